@@ -1,0 +1,54 @@
+# One command for each thing one does here; `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help up demo test check format lock clean bench-latency bench-race
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+up: $(VENV)/.ready ## run the whole system here, without Kubernetes, until Ctrl-C
+	@$(PY) -m local up
+
+demo: $(VENV)/.ready ## the same by itself: assign three beads, show what happened, stop
+	@$(PY) -m local demo
+
+test: $(VENV)/.ready ## all tests but the cluster's
+	@$(PY) -m local.toolchain dolt bd bd@1.0.2
+	$(PY) -m pytest $(PYTEST)
+
+check: $(VENV)/.ready ## format, lint, types and the direction of imports
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.ready ## write the code in the one format
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+lock: ## resolve requirements/*.txt anew, with hashes (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	  --all-extras pyproject.toml -o requirements/dev.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	  --extra functions --extra feeder pyproject.toml -o requirements/runtime.txt
+
+clean: ## remove the environment and the local data
+	rm -rf $(VENV) .local
+
+# Dependencies are pinned with hashes; the project itself is installed in place.
+$(VENV)/.ready: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ". Set PYTHON to a newer one.")'
+	@echo "==> making $(VENV) with the locked dependencies (about half a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+bench-latency: $(VENV)/.ready ## from bd assign to the POST, 200 times, beside the floor (about 4 minutes)
+	$(PY) -m bench.latency
+
+bench-race: $(VENV)/.ready ## 8 dispatchers on 200 beads: exactly one POST each (about 2 minutes)
+	$(PY) -m bench.race

@@ -1,0 +1,1 @@
+"""What the feeder and the two functions share. Imports none of them."""

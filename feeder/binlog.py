@@ -1,0 +1,153 @@
+"""Reads Dolt's binlog. The only importer of pymysqlreplication.
+
+What had to be learned, all measured on Dolt 1.88.1 and 2.2.0:
+
+- Only reading by GTID set works, blocking, and never with an empty set.
+- Error 1236 comes without a gap too, when others write while we connect: only a repeated one is a gap.
+- mysql-replication reconnects by itself from the position it was first given, and tells everything again.
+  It may open one connection here; a second is refused, and the loop that called it decides.
+- A heartbeat comes every 30 s, whatever is asked for.
+- Dolt numbers tables anew in every transaction, so the library's own filters (only_tables, only_schemas) must
+  not be used: a row of a table that was filtered out would be decoded as one of another table.
+"""
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import pymysql
+from pymysqlreplication import BinLogStreamReader
+from pymysqlreplication.event import GtidEvent, HeartbeatLogEvent, QueryEvent, XidEvent
+from pymysqlreplication.gtid import Gtid, GtidSet
+from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
+
+from beads import settings, store
+from feeder.changes import COLUMNS, Row, Transaction
+
+STALL_SECONDS = 65  # two heartbeats and a little: a connection without either is dead
+
+_NEVER_USED = "00000000-0000-0000-0000-000000000001:1"  # what an empty GTID set is written as
+_READ_ERROR = 1236  # what we ask for is not in the log, or the false alarm above
+
+
+class StreamLost(Exception):
+    """The stream ended or could not be opened; open it again, later."""
+
+
+class PositionRefused(StreamLost):
+    """Error 1236. A gap when it comes again and again, a false alarm otherwise."""
+
+
+class Heartbeat:
+    """Nothing happened, and the server is alive."""
+
+
+class Position:
+    """A set of GTIDs: what has been read."""
+
+    def __init__(self, text: str) -> None:
+        self._set = GtidSet(text or _NEVER_USED)
+
+    def add(self, gtid: str) -> None:
+        if Gtid(gtid) not in self._set:
+            self._set.merge_gtid(Gtid(gtid))
+
+    def covers(self, text: str) -> bool:
+        """Whether everything in the GTID set `text` has been read."""
+        return not text or GtidSet(text) in self._set
+
+    def __str__(self) -> str:
+        return str(self._set)
+
+
+class Stream:
+    """One connection to the binlog, from a position on. Close it from any thread to end it."""
+
+    def __init__(self, dolt: settings.Dolt, position: Position) -> None:
+        self._dolt = dolt
+        self._opened: list[Any] = []
+        self._closed = False
+        self._reader = BinLogStreamReader(
+            connection_settings={"charset": "utf8mb4"},  # the rest is _connect's
+            pymysql_wrapper=self._connect,
+            server_id=secrets.randbelow(2**31) + 1,  # one of its own, or the server ends the other's stream
+            auto_position=str(position),
+            resume_stream=True,
+            blocking=True,
+            only_events=[
+                GtidEvent, QueryEvent, XidEvent, HeartbeatLogEvent, WriteRowsEvent, UpdateRowsEvent, DeleteRowsEvent
+            ],
+            ignore_decode_errors=True,  # a text that is no UTF-8 must not stop the feed
+            enable_logging=False,
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Transaction | Heartbeat]:
+        """Whole transactions, in order, and heartbeats. Raises StreamLost; never ends otherwise."""
+        gtid, database = "", ""
+        rows: list[Row] = []
+        for event in self._events():
+            if isinstance(event, HeartbeatLogEvent):
+                yield Heartbeat()
+            elif isinstance(event, GtidEvent):
+                gtid, rows = event.gtid, []
+            elif isinstance(event, QueryEvent):
+                database = _text(event.schema)
+                if _text(event.query) != "BEGIN":  # DDL is a transaction of its own, without an end event
+                    yield Transaction(gtid, database)
+            elif isinstance(event, XidEvent):
+                yield Transaction(gtid, database, tuple(rows))
+            elif event.schema == self._dolt.database and event.table in COLUMNS:
+                rows.extend(_rows(event))
+
+    def close(self) -> None:
+        """End the stream, whichever thread is reading it, and even if it is only being opened."""
+        self._closed = True
+        for connection in self._opened:
+            with contextlib.suppress(Exception):
+                # close() alone does not wake a thread that waits in recv().
+                connection._sock.shutdown(2)
+            with contextlib.suppress(Exception):
+                connection._force_close()
+
+    def _events(self) -> Iterator[Any]:
+        try:
+            yield from self._reader
+        except StreamLost:
+            raise
+        except pymysql.Error as exc:
+            code, text = (*exc.args, "", "")[:2]
+            if code == _READ_ERROR:
+                raise PositionRefused(str(text)) from exc
+            raise StreamLost(f"error {code}: {text}") from exc
+        except (OSError, ValueError, AttributeError) as exc:  # the last two: close() from another thread
+            raise StreamLost(str(exc)) from exc
+        raise StreamLost("the server ended the stream")
+
+    def _connect(self, **arguments: Any) -> Any:
+        """The stream's connection and its control connection; a third would be the library reconnecting."""
+        if len(self._opened) == 2:
+            raise StreamLost("the connection was lost")
+        database = arguments.pop("db", None)  # PyMySQL's name of old, which it warns about
+        connection = store.connect(self._dolt, **arguments, database=database, read_timeout=STALL_SECONDS)
+        self._opened.append(connection)
+        if self._closed:
+            self.close()
+            raise StreamLost("closed")
+        return connection
+
+
+def _rows(event: Any) -> Iterator[Row]:
+    columns = COLUMNS[event.table]
+    for row in event.rows:
+        before = row.get("before_values") or (row.get("values") if isinstance(event, DeleteRowsEvent) else None)
+        after = row.get("after_values") or (row.get("values") if isinstance(event, WriteRowsEvent) else None)
+        yield Row(event.table, _kept(before, columns), _kept(after, columns))
+
+
+def _kept(values: dict[str, Any] | None, columns: tuple[str, ...]) -> dict[str, Any] | None:
+    return {name: values.get(name) for name in columns} if values is not None else None
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -1,0 +1,182 @@
+"""The feed: from the stored position, for ever: read a transaction, tell it, move on.
+
+What can be lost is only time. The position moves after the sink's 2xx, so a crash repeats events with the
+same ids; requests for work are sent beside the feed, and the tick makes good for one that is lost.
+"""
+
+import threading
+import uuid
+
+from beads import log, settings, store
+from feeder import binlog, changes, preflight
+from feeder.emitter import Backoff, Emitter, until_done
+from feeder.gate import Wanted
+from feeder.health import Pulse
+from feeder.position import Keeper
+
+logger = log.get("feeder")
+
+_GAP_AT = 4  # refusals of the position in a row: a false alarm (1 in 8 connects at worst) is none by then
+_REFUSED_WAIT_SECONDS = 0.2
+_SAVE_POLL_SECONDS = 0.25
+
+
+class Unfit(Exception):
+    """The server cannot be tailed; the text says what to set."""
+
+
+class Feed:
+    """Runs in a thread of its own; `stop` ends it, `close` wakes it for that."""
+
+    def __init__(
+        self,
+        dolt: settings.Dolt,
+        assignee: str,
+        emitter: Emitter,
+        wanted: Wanted,
+        pulse: Pulse,
+        stop: threading.Event,
+    ) -> None:
+        self._dolt = dolt
+        self._assignee = assignee
+        self._emitter = emitter
+        self._wanted = wanted
+        self._pulse = pulse
+        self._stop = stop
+        self._store = store.Store(dolt)
+        self._keeper_store = store.Store(dolt)
+        self._stream: binlog.Stream | None = None
+        self._position: binlog.Position
+        self.keeper: Keeper
+
+    def prepare(self) -> bool:
+        """Wait for Dolt, check that it can be tailed, find the position. False when told to stop.
+
+        Raises Unfit.
+        """
+        backoff = Backoff()
+        while not self._stop.is_set():
+            self._pulse.beat()
+            try:
+                self._find_position()
+            except store.StoreError as exc:
+                self._say_once(backoff, f"{exc}; waiting for it")
+                self._stop.wait(backoff.next_seconds())
+            else:
+                if backoff.reset():
+                    logger.warning("Dolt is back", extra=log.context(action="dolt-up"))
+                # What came up while nobody was looking has no event of its own.
+                self._wanted.ask(changes.Cause("resume", f"start-{uuid.uuid4()}"))
+                return True
+        return False
+
+    def run(self) -> None:
+        """Read and tell until told to stop."""
+        backoff, refused = Backoff(), 0
+        while not self._stop.is_set():
+            self._pulse.beat()
+            try:
+                if refused >= _GAP_AT:
+                    self._fill_gap()
+                self._read(backoff)
+            except binlog.PositionRefused as exc:
+                refused += 1
+                logger.info(f"position refused: {exc}", extra=log.context(action="position-refused", times=refused))
+                self._stop.wait(_REFUSED_WAIT_SECONDS)
+                continue
+            except (binlog.StreamLost, store.StoreError, Unfit) as exc:
+                if not self._stop.is_set():
+                    self._say_once(backoff, f"the feed is interrupted: {exc}; reading on as soon as it can be")
+                    self._stop.wait(backoff.next_seconds())
+            refused = 0
+
+    def keep_position(self) -> None:
+        """Store the position as it moves, until told to stop; then once more. For a thread of its own."""
+        while not self._stop.wait(_SAVE_POLL_SECONDS):
+            self._save(last=False)
+        self._save(last=True)
+
+    def close(self) -> None:
+        """Wake a reader that waits for the next event; for use after `stop` is set."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def _find_position(self) -> None:
+        found = preflight.findings(self._store.variables())
+        if found:
+            raise Unfit(" ".join(found))
+        self._store.prepare_state()
+        stored = self._store.position()
+        gtid_set, commit = stored or self._store.head()
+        self._position = binlog.Position(gtid_set)
+        self.keeper = Keeper(self._keeper_store, gtid_set if stored else "", commit)
+        if not stored:
+            self.keeper.mark(str(self._position), told=True)
+            logger.info("no stored position, starting from now", extra=log.context(action="position"))
+
+    def _read(self, backoff: Backoff) -> None:
+        """Read one connection to its end."""
+        self._stream = binlog.Stream(self._dolt, self._position)
+        if self._stop.is_set():
+            return
+        try:
+            for item in self._stream:
+                self._pulse.beat(connected=True)
+                if backoff.reset():
+                    logger.warning("the feed reads on", extra=log.context(action="feed-up"))
+                if isinstance(item, changes.Transaction) and not self._tell(item):
+                    return
+        finally:
+            self._pulse.disconnected()
+            self._stream.close()
+
+    def _tell(self, transaction: changes.Transaction) -> bool:
+        """Ask for work beside the feed, tell the changes in order, move on. False when told to stop."""
+        cause = changes.cause_in(transaction, self._assignee)
+        if cause:
+            self._wanted.ask(cause)
+        told = False
+        for change in changes.changes_in(transaction):
+            if not self._emit(change):
+                return False
+            told = True
+        self._position.add(transaction.gtid)
+        # Storing the position is itself a transaction: it moves no position, or it would never end.
+        if transaction.database != store.STATE_DATABASE:
+            self.keeper.mark(str(self._position), told=told)
+        return True
+
+    def _emit(self, change: changes.Change) -> bool:
+        event = changes.to_event(change, self._dolt.database)
+        return until_done(lambda: self._emitter.send(event), self._stop.wait, self._pulse.beat)
+
+    def _fill_gap(self) -> None:
+        """The binlog no longer holds our position: tell what changed since from Dolt's history."""
+        gtid_set, commit = self._store.head()
+        logger.warning(
+            f"the binlog no longer holds the feed's position; reading history since {self.keeper.commit}",
+            extra=log.context(action="gap"),
+        )
+        number = 0
+        for change in changes.recovered(self._store.changed_since(self.keeper.commit), self.keeper.commit):
+            if not self._emit(change):
+                return
+            number += 1
+        self._position = binlog.Position(gtid_set)
+        self.keeper.restart(str(self._position), commit)
+        self._wanted.ask(changes.Cause("change", f"{commit}:gap"))
+        logger.warning("the gap is filled", extra=log.context(action="gap-filled", changes=number))
+
+    def _save(self, *, last: bool) -> None:
+        try:
+            if last:
+                self.keeper.save()
+            else:
+                self.keeper.save_if_due()
+        except store.StoreError as exc:
+            # Dolt is away; the reader says so. A position that is not stored is repeated, not lost.
+            logger.debug(str(exc), extra=log.context(action="position"))
+
+    def _say_once(self, backoff: Backoff, message: str) -> None:
+        if backoff.first:
+            logger.warning(message, extra=log.context(action="interrupted"))

@@ -1,0 +1,101 @@
+"""The feeder's HTTP endpoint: ticks, answered with a request event or an empty 204, and health."""
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import waitress
+
+from beads import events, log, settings, store
+from feeder import changes
+from feeder.gate import Gate
+from feeder.health import Pulse
+
+logger = log.get("feeder")
+
+_CONNECTIONS = 50  # a Broker and two kinds of probes need a handful
+_IDLE_SECONDS = 30
+
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+Answer = tuple[str, list[tuple[str, str]], bytes]
+
+
+class Endpoint:
+    """The WSGI application. Ticks are answered one at a time: they share one connection to Dolt."""
+
+    def __init__(self, gate: Gate, pulse: Pulse) -> None:
+        self._gate = gate
+        self._pulse = pulse
+        self._one_tick = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        status, headers, body = self._answer(environ)
+        start_response(status, [*headers, ("Content-Length", str(len(body)))] if body else headers)
+        return [body]
+
+    def _answer(self, environ: dict[str, Any]) -> Answer:
+        match environ["REQUEST_METHOD"], environ["PATH_INFO"]:
+            case "POST", "/":
+                return self._tick(environ)
+            case "GET", "/healthz":
+                return _text("200 OK", "alive") if self._pulse.alive else _text("503 Service Unavailable", "stalled")
+            case "GET", "/readyz":
+                if self._pulse.ready:
+                    return _text("200 OK", "ready")
+                return _text("503 Service Unavailable", "waiting for Dolt")
+            case _, "/" | "/healthz" | "/readyz":
+                return _text("405 Method Not Allowed", "POST a tick to /; GET /healthz or /readyz")
+        return _text("404 Not Found", "POST a tick to /; GET /healthz or /readyz")
+
+    def _tick(self, environ: dict[str, Any]) -> Answer:
+        try:
+            event = events.from_request(_headers(environ), environ["wsgi.input"].read(events.MAX_BODY_BYTES + 1))
+        except events.InvalidEvent as exc:
+            return _text("400 Bad Request", str(exc))
+        if event.tick not in ("dispatch", "reap"):
+            return _text("400 Bad Request", "expected a tick of the PingSource dispatch or reap")
+        if event.suspended:
+            return "204 No Content", [], b""
+        try:
+            with self._one_tick:
+                request = self._request_for(event)
+        except store.StoreError as exc:
+            logger.warning(str(exc), extra=log.context(action="tick", event=event.id))
+            return _text("503 Service Unavailable", "Dolt cannot be used now; send the event again later")
+        if request is None:
+            return "204 No Content", [], b""
+        headers, body = events.to_http(request)
+        return "200 OK", list(headers.items()), body
+
+    def _request_for(self, tick: events.Event) -> events.Event | None:
+        cause = changes.Cause("tick", tick.id)
+        if tick.tick == "dispatch":
+            waiting, event_type = self._gate.waiting_with_slot(), events.DISPATCH_REQUESTED
+        else:
+            waiting, event_type = self._gate.stuck(), events.REAP_REQUESTED
+        return changes.request(cause, waiting, event_type) if waiting else None
+
+
+def serve(endpoint: Endpoint, feed: settings.Feed) -> Any:
+    """Bind and return the server, to be run in a thread. Raises OSError when the address is in use."""
+    return waitress.create_server(
+        endpoint,
+        host=feed.host,
+        port=feed.port,
+        threads=4,
+        connection_limit=_CONNECTIONS,
+        channel_timeout=_IDLE_SECONDS,
+        cleanup_interval=10,
+        max_request_body_size=events.MAX_BODY_BYTES,
+        max_request_header_size=32 * 1024,
+        ident=None,
+    )
+
+
+def _headers(environ: dict[str, Any]) -> dict[str, str]:
+    headers = {name[5:].replace("_", "-"): value for name, value in environ.items() if name.startswith("HTTP_")}
+    return {**headers, "content-type": environ.get("CONTENT_TYPE", "")}
+
+
+def _text(status: str, message: str) -> Answer:
+    return status, [("Content-Type", "text/plain; charset=utf-8")], f"{message}\n".encode()

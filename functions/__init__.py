@@ -1,0 +1,1 @@
+"""The two functions, each scaled to zero between events."""

@@ -1,0 +1,1 @@
+"""Hands waiting beads to the agent service."""

@@ -1,0 +1,47 @@
+"""The reap function's door: settings in, one pass per event.
+
+functions-framework --source functions/reap/main.py --target reap
+"""
+
+import os
+import sys
+import threading
+from datetime import UTC, datetime
+
+import flask
+import functions_framework
+
+from beads import events, log, settings, store
+from functions import doorway
+from functions.reap import reaper
+
+log.configure("reap")
+logger = log.get("reap")
+
+try:
+    DOLT, RULES = settings.dolt(os.environ), settings.rules(os.environ)
+except settings.SettingsError as exc:
+    sys.exit(f"reap cannot start: {exc}")
+
+_one_pass = threading.Lock()  # connections are not thread-safe
+_store = store.Store(DOLT)  # connects when first used: gunicorn loads this module before it forks
+
+
+@functions_framework.http
+def reap(request: flask.Request) -> flask.Response:
+    """A CloudEvent in, 204, 4xx or 503 out; see doorway."""
+    return doorway.answer(request, accepts=events.REAP_REQUESTED, tick="reap", act=_act)
+
+
+def _act(event: events.Event) -> None:
+    with _one_pass:
+        result = reaper.run_once(_store, RULES, datetime.now(UTC))
+    for message, beads in (
+        ("took back a claim that a crash left", result.reopened),
+        ("blocked, no progress", result.blocked),
+        ("left alone, it changed meanwhile", result.left_alone),
+    ):
+        for bead in beads:
+            logger.info(message, extra=log.context(action="reap", bead=bead, event=event.id))
+    if result.suspended:
+        logger.info(f"suspended: {result.suspended}", extra=log.context(action="suspended", event=event.id))

@@ -1,0 +1,122 @@
+"""Child processes: started with a log file each, waited for, and stopped with their whole group."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+
+READY_SECONDS = 60  # a cold start on a busy machine takes a few
+STOP_SECONDS = 20
+
+
+class StartError(Exception):
+    """A part could not be started: the text says which, why, and what to do."""
+
+
+class Process:
+    """One child. `stop` is safe to call twice, and after the child died."""
+
+    def __init__(
+        self, name: str, command: Sequence[str | pathlib.Path], log: pathlib.Path, env: Mapping[str, str]
+    ) -> None:
+        self.name = name
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            self._child = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **env},
+                start_new_session=True,  # Ctrl-C in the terminal is ours to hand on, in order
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        return self._child.poll() is None
+
+    def stop(self) -> int:
+        """SIGTERM, then SIGKILL for what is left; returns the exit status."""
+        if self.running:
+            self._signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(STOP_SECONDS)
+        self._signal(signal.SIGKILL)
+        return self._child.wait()
+
+    def kill(self) -> None:
+        """SIGKILL at once, as a crash does."""
+        self._signal(signal.SIGKILL)
+        self._child.wait()
+
+    def wait_until(self, ready: Callable[[], bool], what: str, seconds: float = READY_SECONDS) -> None:
+        """Wait for `ready`. Raises StartError when the child dies first or takes too long."""
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if not self.running:
+                raise StartError(f"{self.name} ended while starting. Its log, {self.log}, ends with:\n{self._tail()}")
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"{self.name} does not {what} after {seconds:g} s. Its log, {self.log}, ends with:\n{self._tail()}"
+                )
+            time.sleep(0.02)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.pid, number)
+
+    def _tail(self) -> str:
+        return "\n".join("  " + line for line in self.log.read_text(errors="replace").splitlines()[-8:])
+
+
+def python(*arguments: str | pathlib.Path) -> list[str]:
+    """This interpreter with arguments."""
+    return [sys.executable, *map(str, arguments)]
+
+
+def listening(port: int) -> bool:
+    """Whether something on this machine accepts connections at the port."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of the URL is answered with 2xx."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(200 <= response.status < 300)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def require_free(port: int, what: str, setting: str) -> None:
+    """Raises StartError when the port is taken."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as exc:
+            raise StartError(
+                f"{what} needs port {port}, which is in use ({exc.strerror}). Stop what listens there, or choose"
+                f" other ports with {setting}."
+            ) from None
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

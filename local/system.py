@@ -1,0 +1,183 @@
+"""All parts of the system on one machine: started in order, watched, and stopped in the opposite order.
+
+Ports are neighbours, counted from LOCAL_PORT: router, dispatch, reap, feeder, agent service, Dolt.
+"""
+
+import contextlib
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+import feeder
+import functions.dispatch
+import functions.reap
+from beads import events, settings
+from local import processes, router, serving, ticks, triggers
+from local.agent_service import AgentService
+from local.dolt import DoltServer
+from local.processes import Process, StartError
+from local.workspace import Workspace
+
+MANIFESTS = pathlib.Path(__file__).parent.parent / "knative" / "base"
+DEFAULT_PORT = 18080
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where each part listens, all on 127.0.0.1."""
+
+    router: int
+    dispatch: int
+    reap: int
+    feeder: int
+    agent: int
+    dolt: int
+
+    @classmethod
+    def counted_from(cls, first: int) -> "Ports":
+        return cls(*range(first, first + 6))
+
+    @classmethod
+    def free(cls) -> "Ports":
+        """Ports that nothing listens on now."""
+        return cls(*(processes.free_port() for _ in range(6)))
+
+
+class System:
+    """The router, the two functions, the feeder and the ticks around a Dolt server and an agent service.
+
+    `observe` is called with every event that the router receives. Use as a context manager.
+    """
+
+    def __init__(
+        self,
+        dolt: settings.Dolt,
+        beadboard_url: str,
+        ports: Ports,
+        logs: pathlib.Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        observe: Callable[[events.Event], None] | None = None,
+        tick_seconds: Mapping[str, float] | None = None,
+    ) -> None:
+        self.ports = ports
+        self.processes: dict[str, Process] = {}
+        self._logs = logs
+        self._observe = observe or (lambda event: None)
+        self._tick_seconds = tick_seconds
+        self._stop = threading.Event()
+        self._closing = contextlib.ExitStack()
+        self._environment = {
+            "DOLT_HOST": dolt.host,
+            "DOLT_PORT": str(dolt.port),
+            "DOLT_USER": dolt.user,
+            "DOLT_PASSWORD": dolt.password,
+            "DOLT_DATABASE": dolt.database,
+            "BEADBOARD_URL": beadboard_url,
+            "HOST": "127.0.0.1",
+            "K_SINK": f"http://127.0.0.1:{ports.router}/",
+            **(environment or {}),
+        }
+
+    def __enter__(self) -> "System":
+        """Start everything and wait until it answers. Raises StartError."""
+        try:
+            self._start_router()
+            for name in ("dispatch", "reap"):
+                self.start_function(name)
+            self.start_feeder()
+            for name, process in self.processes.items():
+                process.wait_until(self._ready[name], "get ready")
+            self._start_ticks()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        # The feeder first: what it would ask for has nobody left to answer.
+        for name in ("feeder", "dispatch", "reap"):
+            if name in self.processes:
+                self.processes[name].stop()
+        self._closing.close()
+
+    def require_running(self) -> None:
+        """Raises StartError when a part has died."""
+        for process in self.processes.values():
+            if not process.running:
+                raise StartError(f"{process.name} has ended; its log is {process.log}")
+
+    def start_function(self, name: str) -> None:
+        """Start dispatch or reap, as the image does."""
+        package = {"dispatch": functions.dispatch, "reap": functions.reap}[name]
+        source = pathlib.Path(str(package.__file__)).parent / "main.py"
+        port = getattr(self.ports, name)
+        processes.require_free(port, f"the function {name}", "LOCAL_PORT")
+        command = processes.python("-m", "functions_framework", "--source", source, "--target", name)
+        self._run(name, command, port)
+
+    def start_feeder(self) -> None:
+        processes.require_free(self.ports.feeder, "the feeder", "LOCAL_PORT")
+        self._run("feeder", processes.python("-m", feeder.__name__), self.ports.feeder)
+
+    @property
+    def _ready(self) -> Mapping[str, Callable[[], bool]]:
+        return {
+            "dispatch": lambda: processes.listening(self.ports.dispatch),
+            "reap": lambda: processes.listening(self.ports.reap),
+            "feeder": lambda: processes.answers(f"http://127.0.0.1:{self.ports.feeder}/readyz"),
+        }
+
+    def _run(self, name: str, command: list[str], port: int) -> None:
+        self.processes[name] = Process(
+            name, command, self._logs / f"{name}.log", {**self._environment, "PORT": str(port)}
+        )
+
+    def _start_router(self) -> None:
+        addresses = {name: f"http://127.0.0.1:{getattr(self.ports, name)}/" for name in ("feeder", "dispatch", "reap")}
+        broker = router.Router(
+            triggers.load_triggers(MANIFESTS, addresses),
+            lambda event, trigger, status: self._observe(event) if trigger is None else None,
+        )
+        self._closing.callback(broker.close)
+        try:
+            server = router.serve(broker, port=self.ports.router)
+        except serving.CannotListen as exc:
+            raise StartError(f"the router: {exc} LOCAL_PORT chooses other ports.") from None
+        self._closing.callback(server.stop)
+
+    def _start_ticks(self) -> None:
+        sources = ticks.Ticks(ticks.load_sources(MANIFESTS), self._environment["K_SINK"], self._tick_seconds)
+        threading.Thread(target=sources.run, args=(self._stop,), name="ticks", daemon=True).start()
+
+
+@contextlib.contextmanager
+def own_server(binary: pathlib.Path, folder: pathlib.Path, port: int, say: Say) -> Iterator[DoltServer]:
+    """A Dolt server of our own, for as long as the block runs."""
+    server = DoltServer(binary, folder, port)
+    say(f"starting Dolt on 127.0.0.1:{port}, data in {os.path.relpath(folder)}")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def stand_in_agent(workspace: Workspace, port: int, say: Say, on_post: Callable[[str], None]) -> Iterator[AgentService]:
+    """The stand-in agent service, for as long as the block runs."""
+    say(f"starting a stand-in agent service on 127.0.0.1:{port}")
+    try:
+        service = AgentService(workspace.folder, workspace.bd, port=port, on_post=on_post)
+    except serving.CannotListen as exc:
+        raise StartError(f"the agent service: {exc} LOCAL_PORT chooses other ports.") from None
+    with service:
+        yield service

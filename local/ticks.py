@@ -1,0 +1,154 @@
+"""The PingSources without Knative: the ticks of knative/base, sent on their schedule."""
+
+import json
+import pathlib
+import re
+import threading
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+
+from beads import events, log
+from local import manifests
+from local.manifests import ManifestError
+
+logger = log.get("ticks")
+
+SOURCES = "sources.knative.dev"
+NAMESPACE = "local"
+
+_EVERY = re.compile(r"\*/([1-9][0-9]?) \* \* \* \*")
+
+
+@dataclass(frozen=True)
+class PingSource:
+    """What a PingSource's manifest says of its ticks."""
+
+    name: str
+    every_minutes: int
+    data: Any = None
+    extensions: Mapping[str, str] = field(default_factory=dict)
+
+    def tick(self) -> events.Event:
+        """The next event: a random id, the time set when it is sent."""
+        return events.Event(
+            id=str(uuid.uuid4()),
+            source=f"/apis/v1/namespaces/{NAMESPACE}/pingsources/{self.name}",
+            type=events.TICK,
+            extensions=self.extensions,
+            data=self.data,
+        )
+
+    def seconds_until_next(self, now: datetime) -> float:
+        """Cron's `*/N`: at every full minute that N divides, beginning anew with each hour."""
+        minute = now.replace(second=0, microsecond=0)
+        to_go = min(self.every_minutes - now.minute % self.every_minutes, 60 - now.minute)
+        return (minute + timedelta(minutes=to_go) - now).total_seconds()
+
+
+def load_sources(folder: pathlib.Path) -> tuple[PingSource, ...]:
+    """The PingSources in the folder's manifests. Raises ManifestError, which names the file and the PingSource."""
+    loaded = []
+    for name, label, manifest in manifests.read(folder, SOURCES, "PingSource"):
+        try:
+            loaded.append(_source(name, manifest))
+        except ManifestError as exc:
+            raise ManifestError(f"{label}: {exc}.") from None
+    if not loaded:
+        raise ManifestError(f"{folder} holds no PingSource. Name the folder with the project's Knative manifests.")
+    return tuple(loaded)
+
+
+class Ticks:
+    """Sends every source's ticks to the sink, each source in a thread of its own: an answer may take long."""
+
+    def __init__(
+        self,
+        sources: tuple[PingSource, ...],
+        sink: str,
+        # Seconds between ticks, by the source's name, in place of its schedule.
+        period_seconds: Mapping[str, float] | None = None,
+        # The Broker answers when the subscribers are done; above a cold start and its retries.
+        timeout_seconds: float = 120.0,
+    ) -> None:
+        self._sources = sources
+        self._sink = sink
+        self._periods = dict(period_seconds or {})
+        self._timeout_seconds = timeout_seconds
+        unknown = self._periods.keys() - {source.name for source in sources}
+        if unknown:
+            raise ValueError(f"a period is given for {', '.join(sorted(unknown))}, which no PingSource is called")
+
+    def run(self, stop: threading.Event) -> None:
+        """Tick until `stop` is set; returns when the last answer has come."""
+        threads = [
+            threading.Thread(target=self._run_one, args=(source, stop), name=f"tick-{source.name}", daemon=True)
+            for source in self._sources
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _run_one(self, source: PingSource, stop: threading.Event) -> None:
+        reached = True
+        with httpx.Client(timeout=self._timeout_seconds, trust_env=False) as client:
+            while not stop.wait(self._wait_seconds(source)):
+                reached = _outage(source, self._send(client, source), reached)
+
+    def _wait_seconds(self, source: PingSource) -> float:
+        period = self._periods.get(source.name)
+        return period if period is not None else source.seconds_until_next(datetime.now(UTC))
+
+    def _send(self, client: httpx.Client, source: PingSource) -> str | None:
+        """POST one tick; what went wrong, or None. A lost tick is not sent again: the next one does its work."""
+        headers, body = events.to_http(source.tick())
+        try:
+            response = client.post(self._sink, headers=headers, content=body)
+        except httpx.HTTPError as exc:
+            return f"no answer ({type(exc).__name__}: {exc})"
+        return None if response.is_success else f"HTTP {response.status_code}"
+
+
+def _outage(source: PingSource, problem: str | None, reached: bool) -> bool:
+    """Say the first failure of an outage, and its end; whether the sink was reached now."""
+    if problem and reached:
+        logger.warning(f"a tick was not taken: {problem}", extra=log.context(action="sink-down", source=source.name))
+    elif not problem and not reached:
+        logger.warning("ticks are taken again", extra=log.context(action="sink-up", source=source.name))
+    return problem is None
+
+
+def _source(name: str, manifest: manifests.Manifest) -> PingSource:
+    spec = manifests.table(manifest.get("spec"), "spec", ("schedule", "contentType", "data", "sink", "ceOverrides"))
+    schedule = _EVERY.fullmatch(str(spec.get("schedule")))
+    if not schedule or int(schedule[1]) > 59:
+        raise ManifestError(f"spec.schedule is {spec.get('schedule')!r}, expected */N * * * * with N from 1 to 59")
+    if spec.get("contentType") != "application/json":
+        raise ManifestError(f"spec.contentType is {spec.get('contentType')!r}, expected application/json")
+    overrides = manifests.table(spec.get("ceOverrides"), "spec.ceOverrides", ("extensions",))
+    return PingSource(
+        name=name,
+        every_minutes=int(schedule[1]),
+        data=_json(spec.get("data")),
+        extensions=_extensions(overrides.get("extensions")),
+    )
+
+
+def _json(text: Any) -> Any:
+    try:
+        return json.loads(text) if text else None
+    except (TypeError, ValueError):
+        raise ManifestError(f"spec.data is {text!r}, expected JSON in quotes") from None
+
+
+def _extensions(value: Any) -> Mapping[str, str]:
+    found = manifests.table(value, "spec.ceOverrides.extensions")
+    for name, text in found.items():
+        if not isinstance(text, str):
+            raise ManifestError(f"spec.ceOverrides.extensions.{name} is {text!r}, expected a text; put it in quotes")
+    return found

@@ -1,0 +1,49 @@
+"""The whole system as people run it: real processes, the real bd, the stand-in agent service."""
+
+import pathlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from beads import events
+from local import processes
+from local.agent_service import AgentService
+from local.system import Ports, System
+from tests.conftest import Beads
+
+
+@dataclass
+class Running:
+    """A running system on an empty workspace, with what passed its router."""
+
+    system: System
+    beads: Beads
+    agent: AgentService
+    routed: list[events.Event]
+
+    def posts(self, bead: str) -> int:
+        return sum(name == bead for _, name in self.agent.received)
+
+
+@pytest.fixture
+def running(beads: Beads, tmp_path: pathlib.Path) -> Iterator[Running]:
+    routed: list[events.Event] = []
+    workspace = beads.workspace
+    with (
+        AgentService(workspace.folder, workspace.bd, work_seconds=0.3, status_cache_seconds=0.2) as agent,
+        # Ticks only where a test wants them.
+        System(
+            beads.dolt, agent.url, Ports.free(), tmp_path, observe=routed.append,
+            tick_seconds={"dispatch": 3600, "reap": 3600},
+        ) as system,
+    ):  # fmt: skip
+        yield Running(system, beads, agent, routed)
+
+
+def free_base() -> int:
+    """A port with five free neighbours."""
+    while True:
+        first = processes.free_port()
+        if first < 65000 and not any(processes.listening(first + offset) for offset in range(6)):
+            return first

@@ -1,0 +1,51 @@
+"""A dispatcher on the real store and a real HTTP agent, with a clock that tests can move."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from beads import agent as agents
+from beads import settings
+from functions.dispatch.dispatcher import Dispatcher
+from tests import support
+from tests.conftest import Beads
+
+
+@dataclass
+class Clock:
+    """The present, plus what a test has let pass."""
+
+    passed: timedelta = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.passed
+
+    def sleep(self, seconds: float) -> None:
+        self.passed += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+DispatcherFactory = Callable[..., Dispatcher]
+
+
+@pytest.fixture
+def make_dispatcher(beads: Beads, agent: support.Agent, clock: Clock) -> Iterator[DispatcherFactory]:
+    """Builds a dispatcher; `url` and `timeout_seconds` replace the agent's, the rest are rules."""
+    services = []
+
+    def make(*, url: str = "", health: bool = False, timeout_seconds: float = 10, **rules: object) -> Dispatcher:
+        service = agents.AgentService(
+            settings.Agent(url or agent.url, f"{agent.url}/health" if health else None, timeout_seconds)
+        )
+        services.append(service)
+        return Dispatcher(beads.store, service, settings.Rules(**rules), clock, clock.sleep)  # type: ignore[arg-type]
+
+    yield make
+    for service in services:
+        service.close()

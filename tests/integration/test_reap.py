@@ -1,0 +1,180 @@
+"""One reap pass on a real Dolt, on each bd version."""
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from beads import notes, store
+from beads.bead import Bead, DispatchRecord
+from beads.settings import Rules
+from functions.reap import reaper
+from tests.conftest import Beads
+from tests.integration.conftest import Clock
+
+RULES = Rules()
+
+
+def claimed(beads: Beads, clock: Clock, bead: str = "x-1") -> Bead:
+    """A bead that dispatch has claimed, and no more."""
+    beads.add(bead)
+    found = next(found for found in beads.store.eligible("agent", clock(), 9) if found.id == bead)
+    return beads.store.claim(found, clock())
+
+
+def dispatched(beads: Beads, clock: Clock, bead: str = "x-1") -> Bead:
+    """A bead that an agent has been told to work on."""
+    found = claimed(beads, clock, bead)
+    beads.store.record_dispatched(found, "job-1", clock())
+    return found
+
+
+# What an agent may do to its bead, each a sign of life; %s is the moment.
+SIGNS = {
+    "note": "UPDATE issues SET notes = 'on it', updated_at = %s WHERE id = 'x-1'",
+    "comment": "INSERT INTO comments (id, issue_id, author, text, created_at)"
+    " VALUES (UUID(), 'x-1', 'agent', 'hi', %s)",
+    "event": "INSERT INTO events (id, issue_id, event_type, actor, created_at)"
+    " VALUES (UUID(), 'x-1', 'updated', 'agent', %s)",
+    "heartbeat": "INSERT INTO leases VALUES ('x-1', 'agent', %s, %s, %s, '')",
+}
+
+
+def shows_life(beads: Beads, clock: Clock, sign: str) -> None:
+    if sign == "heartbeat" and not beads.store._columns().leases:
+        pytest.skip("this bd has no leases")
+    statement = SIGNS[sign]
+    beads.sql(statement, *[clock().replace(tzinfo=None)] * statement.count("%s"))
+
+
+def reap(beads: Beads, clock: Clock) -> reaper.ReapResult:
+    return reaper.run_once(beads.store, RULES, clock())
+
+
+def test_a_silent_bead_is_blocked_with_a_note(beads: Beads, clock: Clock) -> None:
+    """No sign of life for 30 minutes: blocked, the note byte for byte, by beads-reaper."""
+    dispatched(beads, clock)
+    clock.passed += timedelta(minutes=31, seconds=30)
+    assert reap(beads, clock) == reaper.ReapResult(blocked=["x-1"])
+    assert beads.row("x-1")["status"] == "blocked"
+    assert beads.notes("x-1")[-1] == "reaper: no progress for 31m (threshold 30m) — blocking"
+    assert beads.actors("x-1")[-1] == "beads-reaper"
+    assert beads.sql("SELECT committer FROM dolt_log LIMIT 1")[0]["committer"] == "beads-reaper"
+    assert reap(beads, clock) == reaper.ReapResult()
+
+
+def test_a_bead_at_work_is_left_alone(beads: Beads, clock: Clock) -> None:
+    """29 minutes of silence are not 30."""
+    dispatched(beads, clock)
+    clock.passed += timedelta(minutes=29)
+    assert reap(beads, clock) == reaper.ReapResult()
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_any_sign_of_life_counts(beads: Beads, clock: Clock, sign: str) -> None:
+    """A note, a comment, an event or a lease's heartbeat after the dispatch is progress."""
+    dispatched(beads, clock)
+    clock.passed += timedelta(minutes=20)
+    shows_life(beads, clock, sign)
+    clock.passed += timedelta(minutes=20)
+    assert reap(beads, clock) == reaper.ReapResult()
+    clock.passed += timedelta(minutes=11)
+    assert reap(beads, clock).blocked == ["x-1"]
+
+
+@pytest.mark.parametrize("columns", [{"assignee": "bob"}, {"status": "open"}, {"status": "closed"}])
+def test_only_beads_in_progress_for_the_sentinel_are_reaped(
+    beads: Beads, clock: Clock, columns: dict[str, str]
+) -> None:
+    """bob's beads, and beads that nobody works on, are none of our business."""
+    beads.add("x-1", **{"status": "in_progress", **columns})
+    before = beads.row("x-1")
+    assert reap(beads, clock) == reaper.ReapResult()
+    assert beads.row("x-1") == before
+
+
+def test_a_bead_that_was_dispatched_by_hand_is_reaped_too(beads: Beads, clock: Clock) -> None:
+    """Without a claim of ours: its metadata stays as it is."""
+    beads.add("x-1", status="in_progress", metadata='{"team": "blue"}')
+    assert reap(beads, clock).blocked == ["x-1"]
+    assert json.loads(beads.row("x-1")["metadata"]) == {"team": "blue"}
+
+
+@pytest.mark.parametrize("change", [
+    "UPDATE issues SET updated_at = '2027-01-01' WHERE id = 'x-1'",
+    "UPDATE issues SET status = 'closed' WHERE id = 'x-1'",
+    "UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'",
+    "DELETE FROM issues WHERE id = 'x-1'",
+    "INSERT INTO comments (id, issue_id, author, text, created_at) VALUES (UUID(), 'x-1', 'agent', 'hi', '2100-01-01')",
+])  # fmt: skip
+def test_a_bead_that_changed_since_it_was_read_is_left_alone(beads: Beads, clock: Clock, change: str) -> None:
+    """The UPDATE is guarded by the state that was read."""
+    dispatched(beads, clock)
+    clock.passed += timedelta(minutes=31)
+    before = clock() - timedelta(minutes=30)
+    found = beads.store.stuck("agent", before)[0]
+    beads.sql(change)
+    rows = beads.sql("SELECT status, notes FROM issues")
+    assert not beads.store.block_stuck(found, before, notes.no_progress(31, 30), clock())
+    assert beads.sql("SELECT status, notes FROM issues") == rows
+
+
+def test_a_claim_that_a_crash_left_is_taken_back(beads: Beads, clock: Clock) -> None:
+    """No job, no outcome, no sign of life for 120 s: open again, with a note, and claimed anew."""
+    claimed(beads, clock)
+    clock.passed += timedelta(seconds=119)
+    assert reap(beads, clock) == reaper.ReapResult()
+    clock.passed += timedelta(seconds=3)
+    assert reap(beads, clock) == reaper.ReapResult(reopened=["x-1"])
+    row = beads.row("x-1")
+    assert (row["status"], row["assignee"], row["started_at"]) == ("open", "agent", None)
+    assert beads.notes("x-1")[-1] == ("auto-dispatcher claim expired: no job and no sign of life for 120s — reopening")
+    assert beads.store.claim(beads.store.eligible("agent", clock(), 1)[0], clock()).record.attempt == 2
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_a_claim_whose_agent_showed_life_is_not_taken_back(beads: Beads, clock: Clock, sign: str) -> None:
+    """The crash came after the POST, and the agent is at work: the bead is its own."""
+    claimed(beads, clock)
+    clock.passed += timedelta(seconds=5)
+    shows_life(beads, clock, sign)
+    clock.passed += timedelta(minutes=10)
+    assert reap(beads, clock) == reaper.ReapResult()
+
+
+def test_an_unknown_outcome_is_not_taken_back_but_blocked_in_time(beads: Beads, clock: Clock) -> None:
+    """The job may run: only 30 minutes of silence end it."""
+    beads.store.record_unknown(claimed(beads, clock), "no answer", clock())
+    clock.passed += timedelta(minutes=10)
+    assert reap(beads, clock) == reaper.ReapResult()
+    clock.passed += timedelta(minutes=21)
+    assert reap(beads, clock).blocked == ["x-1"]
+
+
+def test_an_abandoned_claim_that_moved_since_it_was_read_is_left_alone(beads: Beads, clock: Clock) -> None:
+    """The agent's first note came between the reaper's look and its write."""
+    claimed(beads, clock)
+    clock.passed += timedelta(minutes=5)
+    found = beads.store.abandoned("agent", clock() - timedelta(minutes=2))[0]
+    beads.sql("UPDATE issues SET notes = 'on it', updated_at = '2100-01-01' WHERE id = 'x-1'")
+    assert not beads.store.roll_back(found, "no", DispatchRecord(), clock(), actor=store.REAPER, unchanged=True)
+    assert beads.row("x-1")["status"] == "in_progress"
+
+
+@pytest.mark.parametrize(("value", "stops"), [("true", True), ("reap", True), ("dispatch", False)])
+def test_the_switch_stops_reap(beads: Beads, clock: Clock, value: str, stops: bool) -> None:
+    """`true` and `reap` stop it, `dispatch` does not."""
+    dispatched(beads, clock)
+    clock.passed += timedelta(minutes=31)
+    beads.workspace.run("config", "set", store.SWITCH_KEY, value)
+    result = reap(beads, clock)
+    assert (result.suspended is not None, result.blocked) == ((True, []) if stops else (False, ["x-1"]))
+
+
+def test_the_mirrored_switch_stops_reap_alone(beads: Beads, clock: Clock) -> None:
+    """The PingSource reap has its own switch."""
+    dispatched(beads, clock)
+    clock.passed += timedelta(minutes=31)
+    beads.store.set_switch("reap", True)
+    assert reap(beads, clock).suspended == "PingSource reap has suspend=true"
+    assert beads.store.switch().dispatch is None

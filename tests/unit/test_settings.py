@@ -1,0 +1,108 @@
+"""Settings: from where, with which defaults, and what a wrong one says."""
+
+import json
+import pathlib
+
+import pytest
+
+from beads import settings
+
+
+def workspace(folder: pathlib.Path, **metadata: object) -> dict[str, str]:
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    return {"BEADS_DIR": str(folder)}
+
+
+def test_a_workspace_says_where_dolt_is(tmp_path: pathlib.Path) -> None:
+    """metadata.json names host, user and database; dolt-server.port is read before the deprecated key."""
+    env = workspace(tmp_path, dolt_server_host="db", dolt_server_port=1, dolt_server_user="bd", dolt_database="beads")
+    (tmp_path / "dolt-server.port").write_text("3399\n")
+    assert settings.dolt(env) == settings.Dolt("db", 3399, "bd", "", "beads")
+
+
+def test_explicit_settings_win_over_the_workspace(tmp_path: pathlib.Path) -> None:
+    """DOLT_* are closer to the process than the workspace."""
+    env = workspace(tmp_path, dolt_server_host="db", dolt_database="beads")
+    env |= {"DOLT_HOST": "other", "DOLT_PORT": "3310", "DOLT_USER": "u", "DOLT_DATABASE": "d", "DOLT_PASSWORD": "p"}
+    assert settings.dolt(env) == settings.Dolt("other", 3310, "u", "p", "d")
+
+
+def test_a_password_is_read_from_a_file_and_never_shown(tmp_path: pathlib.Path) -> None:
+    """DOLT_PASSWORD_FILE, without its last line break; a repr leaves it out."""
+    (tmp_path / "password").write_text("s3cret\n")
+    env = {"DOLT_HOST": "h", "DOLT_DATABASE": "d", "DOLT_PASSWORD_FILE": str(tmp_path / "password")}
+    found = settings.dolt(env)
+    assert found.password == "s3cret"
+    assert "s3cret" not in repr(found)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("MAX_IN_FLIGHT", "0"), ("MAX_IN_FLIGHT", "1.5"), ("MAX_IN_FLIGHT", "many"), ("REAP_AFTER_MINUTES", "-1"),
+    ("CLAIM_TIMEOUT_SECONDS", "nan"), ("SLOT_SILENCE_MINUTES", "inf"), ("CLAIM_TIMEOUT_SECONDS", "30"),
+])  # fmt: skip
+def test_a_wrong_limit_is_named_with_what_was_found(name: str, value: str) -> None:
+    """The error names the variable and the value."""
+    with pytest.raises(settings.SettingsError) as wrong:
+        settings.rules({name: value})
+    assert name in str(wrong.value) and value in str(wrong.value)
+
+
+def test_the_limits_have_the_designs_defaults() -> None:
+    """1 bead at a time, 10 minutes, 120 seconds, 30 minutes."""
+    rules = settings.rules({})
+    assert (rules.assignee, rules.max_in_flight) == ("agent", 1)
+    assert (rules.slot_silence_minutes, rules.claim_timeout_seconds, rules.reap_after_minutes) == (10, 120, 30)
+    assert settings.rules({"REAP_AFTER_MINUTES": "0.5"}).reap_after_minutes == 0.5
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http", "-1", "３３０６"])
+def test_a_port_is_a_port(port: str) -> None:
+    """Digits between 1 and 65535."""
+    with pytest.raises(settings.SettingsError, match="DOLT_PORT"):
+        settings.dolt({"DOLT_HOST": "h", "DOLT_DATABASE": "d", "DOLT_PORT": port})
+
+
+@pytest.mark.parametrize("url", ["beadboard:3000", "ftp://x", "http:///path", "http://x:abc", "http://[::1"])
+def test_an_address_is_a_url_and_is_not_repeated(url: str) -> None:
+    """A URL may hold credentials, so the error does not show it."""
+    with pytest.raises(settings.SettingsError, match="BEADBOARD_URL is not an http") as wrong:
+        settings.agent({"BEADBOARD_URL": url})
+    assert url not in str(wrong.value)
+
+
+def test_what_is_missing_is_named() -> None:
+    """Nothing is guessed where a guess could cost money."""
+    with pytest.raises(settings.SettingsError, match="BEADBOARD_URL is not set"):
+        settings.agent({})
+    with pytest.raises(settings.SettingsError, match="K_SINK is not set"):
+        settings.feed({})
+    with pytest.raises(settings.SettingsError, match="DOLT_HOST is not set"):
+        settings.dolt({})
+
+
+@pytest.mark.parametrize("content", ["{", "[]", ""])
+def test_a_broken_workspace_is_named(tmp_path: pathlib.Path, content: str) -> None:
+    """The file that cannot be read is in the error."""
+    (tmp_path / "metadata.json").write_text(content)
+    with pytest.raises(settings.SettingsError, match=r"metadata\.json"):
+        settings.dolt({"BEADS_DIR": str(tmp_path)})
+
+
+def test_a_folder_that_is_no_workspace_is_named(tmp_path: pathlib.Path) -> None:
+    """No metadata.json: say where it was looked for."""
+    with pytest.raises(settings.SettingsError, match=r"no metadata\.json"):
+        settings.dolt({"BEADS_DIR": str(tmp_path)})
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"extensions": null}', '{"extensions": {}}'])
+def test_overrides_may_be_empty(text: str) -> None:
+    """A SinkBinding sets K_CE_OVERRIDES without a value when there are none."""
+    assert settings.feed({"K_SINK": "http://sink", "K_CE_OVERRIDES": text}).overrides == {}
+
+
+def test_overrides_are_extensions() -> None:
+    """{"extensions": {...}}, names in lower case as CloudEvents wants them."""
+    feed = settings.feed({"K_SINK": "http://sink", "K_CE_OVERRIDES": '{"extensions": {"Cluster": "blue"}}'})
+    assert feed.overrides == {"cluster": "blue"}
+    with pytest.raises(settings.SettingsError, match="K_CE_OVERRIDES"):
+        settings.feed({"K_SINK": "http://sink", "K_CE_OVERRIDES": "[]"})

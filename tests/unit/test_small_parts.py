@@ -1,0 +1,94 @@
+"""The small pure parts: notes, the dispatch record, preflight, back-off, log lines."""
+
+import io
+import json
+import logging
+from datetime import UTC, datetime
+
+import pytest
+
+from beads import log, notes
+from beads.bead import DispatchRecord
+from feeder import emitter, preflight
+
+FIT = {
+    "dolt_version": "2.2.0",
+    "log_bin": "1",
+    "gtid_mode": "ON",
+    "enforce_gtid_consistency": "ON",
+    "binlog_row_metadata": "FULL",
+}
+
+
+def test_the_notes_are_byte_for_byte() -> None:
+    """Other people's scripts read them."""
+    moment = datetime(2026, 7, 15, 9, 30, tzinfo=UTC)
+    assert notes.claimed(moment) == "auto-dispatcher claimed at 2026-07-15T09:30:00Z"
+    assert notes.dispatched("abc123") == "dispatched: job=abc123"
+    assert notes.dispatch_failed(502, '{"error":"Queue full"}') == 'dispatch failed HTTP 502: {"error":"Queue full"}'
+    assert notes.dispatch_failed(0, "refused") == "dispatch failed HTTP 000: refused"
+    assert notes.dispatch_failed(400, "x" * 600) == "dispatch failed HTTP 400: " + "x" * 500
+    assert notes.no_progress(31, 30.0) == "reaper: no progress for 31m (threshold 30m) — blocking"
+
+
+def test_text_from_elsewhere_stays_on_one_line() -> None:
+    """Line breaks of every kind, tabs, escapes and zero-width tricks become spaces."""
+    assert notes.one_line("a\nb\r\nc\x1b[31m\u2028d\u202ee\x00") == "a b  c [31m d e "
+
+
+def test_a_record_survives_its_json() -> None:
+    """What is written under metadata.dispatch is read again; absent fields are left out."""
+    record = DispatchRecord(claim="t", attempt=2, at="2026-07-15T09:30:00Z", failures=1)
+    assert DispatchRecord.from_metadata({"dispatch": json.loads(record.to_json())}) == record
+    assert "job" not in record.to_json()
+
+
+@pytest.mark.parametrize("metadata", [None, [], "x", 3, {}, {"dispatch": None}, {"dispatch": []}])
+def test_metadata_of_any_shape_is_an_empty_record(metadata: object) -> None:
+    """People may edit metadata."""
+    assert DispatchRecord.from_metadata(metadata) == DispatchRecord()
+
+
+def test_a_fit_server_passes_the_preflight() -> None:
+    """As measured on Dolt 2.2.0; log_bin may be said as 1 or ON."""
+    assert preflight.findings(FIT) == []
+    assert preflight.findings({**FIT, "log_bin": "ON", "dolt_version": "1.87.0"}) == []
+
+
+@pytest.mark.parametrize(("name", "value", "needed"), [
+    ("log_bin", "0", "SET PERSIST log_bin = 1"),
+    ("gtid_mode", "OFF", 'SET PERSIST gtid_mode = "ON"'),
+    ("enforce_gtid_consistency", "OFF", 'SET PERSIST enforce_gtid_consistency = "ON"'),
+    ("binlog_row_metadata", "MINIMAL", 'SET PERSIST binlog_row_metadata = "FULL"'),
+    ("dolt_version", "1.86.4", "1.87.0 or newer"),
+    ("dolt_version", "1.9.0", "1.87.0 or newer"),
+])  # fmt: skip
+def test_the_preflight_names_variable_found_needed_and_command(name: str, value: str, needed: str) -> None:
+    """One finding, with all four parts."""
+    (finding,) = preflight.findings({**FIT, name: value})
+    assert name in finding and value in finding and needed in finding
+
+
+def test_the_back_off_doubles_to_its_limit_and_starts_again() -> None:
+    """0.2 s, 0.4, … 30 s, each give or take a fifth."""
+    backoff = emitter.Backoff()
+    assert backoff.first and not backoff.reset()
+    delays = [backoff.next_seconds() for _ in range(12)]
+    assert 0.16 <= delays[0] <= 0.24
+    assert 24 <= delays[-1] <= 36
+    assert not backoff.first and backoff.reset() and backoff.first
+
+
+def test_a_log_line_is_one_line_of_json() -> None:
+    """Whatever a bead's text puts into it."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(log.JsonLines())
+    logger = logging.Logger("beads.test")
+    logger.addHandler(handler)
+    logger.info('said "hi"\nforged line', extra=log.context(action="claim", bead="x-\n1", job=None))
+    (line,) = stream.getvalue().splitlines()
+    found = json.loads(line)
+    assert found["message"] == 'said "hi"\nforged line'
+    assert (found["action"], found["bead"]) == ("claim", "x-\n1")
+    assert "job" not in found

@@ -1,0 +1,400 @@
+"""Getting dolt and bd: real programs (small scripts), a real local release server, a real build with Go."""
+
+import contextlib
+import dataclasses
+import hashlib
+import http.server
+import io
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from local import processes, toolchain
+from local.toolchain import Asset, Tool
+from tests import support
+
+ROOT = pathlib.Path(__file__).parents[2]
+GO = shutil.which("go")
+
+# The real Dolt, but nothing to download: each test adds what it is about.
+DOLT = dataclasses.replace(toolchain.DOLT, assets={})
+
+# A `go` that makes no compiler run: it tells that it started, waits for leave, and writes the program.
+FAKE_GO = """\
+#!/bin/sh
+echo $$ >> "{folder}/started"
+while [ ! -e "{folder}/leave" ]; do /bin/sleep 0.05; done
+while [ "$1" != -o ]; do shift; done
+printf '#!/bin/sh\\necho dolt version 2.2.0\\n' > "$2"
+"""
+
+# What `python -m local.toolchain dolt` does where no release is pinned, with progress told more often.
+COMMAND = """\
+import dataclasses, sys
+from local import toolchain
+toolchain.PROGRESS_SECONDS = 0.05
+toolchain.TOOLS["dolt"] = dataclasses.replace(toolchain.DOLT, assets={})
+sys.exit(toolchain.main(["dolt"]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A machine with nothing on PATH and an empty cache."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("DOLT", "BD"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def releases(folder: pathlib.Path) -> Iterator[str]:
+    """A release server on this machine; gives its address. It serves the folder `releases`."""
+    served = folder / "releases"
+    served.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(served))  # type: ignore[arg-type]
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def program(path: pathlib.Path, says: str) -> pathlib.Path:
+    """A program that answers everything with one line."""
+    return script(path, f"#!/bin/sh\necho '{says}'\n")
+
+
+def script(path: pathlib.Path, text: str) -> pathlib.Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def released(folder: pathlib.Path, address: str, says: str) -> Tool:
+    """A Dolt whose release archive is on the release server."""
+    text = f"#!/bin/sh\necho '{says}'\n".encode()
+    member = tarfile.TarInfo("dolt-x/bin/dolt")
+    member.size = len(text)
+    archive = folder / "releases" / "dolt.tar.gz"
+    with tarfile.open(archive, "w:gz") as files:
+        files.addfile(member, io.BytesIO(text))
+    asset = Asset(f"{address}/dolt.tar.gz", hashlib.sha256(archive.read_bytes()).hexdigest(), member.name)
+    return dataclasses.replace(DOLT, assets={toolchain.this_platform(): asset})
+
+
+def cache(folder: pathlib.Path, name: str) -> pathlib.Path:
+    return folder / "cache" / "beads-dispatch" / "tools" / name
+
+
+def programs(folder: pathlib.Path) -> list[str]:
+    """The files in the cache; a lock file stays and is no program."""
+    found = (folder / "cache").rglob("*")
+    return sorted(
+        str(path.relative_to(cache(folder, ""))) for path in found if path.is_file() and path.suffix != ".lock"
+    )
+
+
+def start(folder: pathlib.Path, name: str) -> subprocess.Popen[bytes]:
+    """The command in a process of its own; what it prints goes to the file `name`."""
+    with (folder / name).open("wb") as output:
+        return subprocess.Popen([sys.executable, "-c", COMMAND], cwd=ROOT, stdout=output, stderr=output)
+
+
+@contextlib.contextmanager
+def ended(*children: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Whatever the test finds, no child is left."""
+    try:
+        yield
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(signal.SIGINT)
+            child.wait(30)
+
+
+class TestPath:
+    def test_a_new_enough_program_on_path_is_used(self, folder: pathlib.Path) -> None:
+        """PATH comes first, and nothing is installed."""
+        expected = program(folder / "bin" / "dolt", "dolt version 1.87.0")
+        assert toolchain.find(DOLT) == expected
+        assert programs(folder) == []
+
+    def test_the_network_is_not_asked_for_a_newer_dolt(self, folder: pathlib.Path) -> None:
+        """Dolt's own check for a newer release is off: it would wait as long as the network lets it."""
+        text = "#!/bin/sh\nread -r config < $DOLT_ROOT_PATH/.dolt/config_global.json\necho dolt version 2.0.0\n"
+        expected = script(folder / "bin" / "dolt", text + '[ "$config" = \'{"versioncheck.disabled": "true"}\' ]\n')
+        assert toolchain.find(DOLT) == expected
+
+    def test_a_dolt_too_old_is_refused_with_the_reason_and_the_next_way_is_taken(
+        self, folder: pathlib.Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """An old Dolt would break its writers, so it is passed over and the user is told in one line."""
+        program(folder / "bin" / "dolt", "dolt version 1.86.4")
+        expected = program(cache(folder, "dolt-2.2.0/dolt"), "dolt version 2.2.0")
+        assert toolchain.find(DOLT) == expected
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "1.86.4" in line
+        assert "Dolt before 1.87.0 breaks its writers when the binlog is on" in line
+
+    def test_versions_are_compared_as_numbers(self, folder: pathlib.Path) -> None:
+        """1.100.0 is newer than 1.87.0."""
+        expected = program(folder / "bin" / "dolt", "dolt version 1.100.0")
+        assert toolchain.find(DOLT) == expected
+
+    def test_a_newer_bd_will_do_unless_1_0_2_is_asked_for(self, folder: pathlib.Path) -> None:
+        """1.3.0 means at least; 1.0.2 means exactly, because of its schema."""
+        newer = program(folder / "bin" / "bd", "bd version 1.4.1 (abc: main@def)")
+        exact = program(cache(folder, "bd-1.0.2/bd"), "bd version 1.0.2 (dev)")
+        assert toolchain.bd() == newer
+        assert toolchain.bd("1.0.2") == exact
+
+    def test_a_bd_version_that_is_not_pinned_is_an_error(self) -> None:
+        """What is not pinned cannot be installed, so it is not looked for."""
+        with pytest.raises(toolchain.ToolError, match=r"bd 1\.2\.0 is not pinned here\. Ask for 1\.3\.0 or 1\.0\.2"):
+            toolchain.bd("1.2.0")
+
+    def test_another_program_of_that_name_is_refused(self, folder: pathlib.Path) -> None:
+        """A program that does not say its version is not the one we look for."""
+        program(folder / "bin" / "bd", "usage: bd letters")
+        expected = program(cache(folder, "bd-1.3.0/bd"), "bd version 1.3.0 (dev)")
+        assert toolchain.bd() == expected
+
+
+class TestOverride:
+    def test_the_override_wins_over_path(self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """DOLT names the program to use."""
+        program(folder / "bin" / "dolt", "dolt version 2.0.0")
+        expected = program(folder / "mine", "dolt version 1.90.0")
+        monkeypatch.setenv("DOLT", str(expected))
+        assert toolchain.dolt() == expected
+
+    def test_an_override_with_an_unfit_version_is_an_error(
+        self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who names a program wants that one: another is not put in its place."""
+        program(folder / "bin" / "dolt", "dolt version 2.0.0")
+        monkeypatch.setenv("DOLT", str(program(folder / "mine", "dolt version 1.86.4")))
+        with pytest.raises(toolchain.ToolError, match=r"^DOLT names .*mine is 1\.86\.4, expected 1\.87\.0 or newer"):
+            toolchain.dolt()
+
+    def test_an_override_that_does_not_exist_is_an_error(
+        self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A path with a slip in it is told, not passed over."""
+        monkeypatch.setenv("BD", str(folder / "nowhere"))
+        with pytest.raises(toolchain.ToolError, match=r"^BD names .*no .*nowhere.*unset it"):
+            toolchain.bd()
+
+
+class TestCache:
+    def test_what_is_in_the_cache_is_used_quietly(
+        self, folder: pathlib.Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """What was installed once is not installed again."""
+        expected = program(cache(folder, "dolt-2.3.3/dolt"), "dolt version 2.3.3")
+        assert toolchain.find(DOLT) == expected
+        assert capfd.readouterr().err == ""
+
+    @pytest.mark.parametrize("broken", ["", "#!/bin/sh\nexit 1\n", "#!/bin/sh\necho dolt version 2.0.0\n"])
+    def test_a_broken_cache_entry_is_replaced(self, folder: pathlib.Path, releases: str, broken: str) -> None:
+        """A cached program that does not run, or is another version than its folder says, is fetched again."""
+        entry = script(cache(folder, "dolt-2.3.3/dolt"), broken)
+        assert toolchain.find(released(folder, releases, "dolt version 2.3.3")) == entry
+        assert "2.3.3" in entry.read_text()
+
+    def test_a_broken_cache_entry_that_cannot_be_replaced_is_removed(self, folder: pathlib.Path) -> None:
+        """It is never used."""
+        script(cache(folder, "dolt-2.3.3/dolt"), "#!/bin/sh\nexit 1\n")
+        with pytest.raises(toolchain.ToolError):
+            toolchain.find(DOLT)
+        assert programs(folder) == []
+
+    def test_a_cache_that_cannot_be_written_is_an_error(
+        self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The error names the setting that moves the cache."""
+        (folder / "file").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "file"))
+        with pytest.raises(toolchain.ToolError, match=r"cannot be written .*Set XDG_CACHE_HOME"):
+            toolchain.find(DOLT)
+
+
+class TestDownload:
+    def test_a_download_with_the_right_checksum_is_installed(self, folder: pathlib.Path, releases: str) -> None:
+        """The program comes out of the archive into the cache, and nothing else stays."""
+        found = toolchain.find(released(folder, releases, "dolt version 2.3.3"))
+        assert found == cache(folder, "dolt-2.3.3/dolt")
+        assert subprocess.check_output([found, "version"], text=True) == "dolt version 2.3.3\n"
+        assert programs(folder) == ["dolt-2.3.3/dolt"]
+
+    def test_a_download_with_the_wrong_checksum_is_never_used(
+        self, folder: pathlib.Path, releases: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """What is not the pinned file is told as an error, deleted, and the next way is tried."""
+        tool = released(folder, releases, "dolt version 2.3.3")
+        asset = dataclasses.replace(tool.assets[toolchain.this_platform()], sha256="0" * 64)
+        tool = dataclasses.replace(tool, assets={toolchain.this_platform(): asset})
+        with pytest.raises(toolchain.ToolError, match=r"has sha256 [0-9a-f]{64}, expected 0{64}[\s\S]*build with Go"):
+            toolchain.find(tool)
+        assert len(re.findall("^dolt: ERROR: ", capfd.readouterr().err, re.MULTILINE)) == 1
+        assert programs(folder) == []
+
+    def test_a_download_that_does_not_run_is_not_kept(self, folder: pathlib.Path, releases: str) -> None:
+        """A program is put into the cache only after it said its version."""
+        with pytest.raises(toolchain.ToolError, match=r"is 2\.0\.0, expected 2\.3\.3"):
+            toolchain.find(released(folder, releases, "dolt version 2.0.0"))
+        assert programs(folder) == []
+
+    def test_a_server_that_cannot_be_reached_gives_one_quiet_line(self, capfd: pytest.CaptureFixture[str]) -> None:
+        """No network is ordinary: one line, no traceback."""
+        asset = Asset(f"http://127.0.0.1:{processes.free_port()}/dolt.tar.gz", "0" * 64, "dolt")
+        with pytest.raises(toolchain.ToolError):
+            toolchain.find(dataclasses.replace(DOLT, assets={toolchain.this_platform(): asset}))
+        expected = "dolt: no release download here (Connection refused), trying Go\n"
+        assert capfd.readouterr().err == expected
+
+    def test_a_release_that_is_gone_gives_one_quiet_line(
+        self, releases: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """A refusal by the server is told by its number."""
+        asset = Asset(f"{releases}/nothing.tar.gz", "0" * 64, "dolt")
+        with pytest.raises(toolchain.ToolError):
+            toolchain.find(dataclasses.replace(DOLT, assets={toolchain.this_platform(): asset}))
+        assert capfd.readouterr().err == "dolt: no release download here (HTTP 404), trying Go\n"
+
+
+class TestGo:
+    @pytest.mark.skipif(GO is None, reason="needs go on PATH, to build a program with it")
+    def test_a_build_with_go_is_installed(
+        self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """Go builds the wrapper module's package into the cache; the user is told how long it takes."""
+        assert GO is not None
+        # Go's build cache is under XDG_CACHE_HOME too; an empty one would make this test slow.
+        environment = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}
+        gocache = subprocess.check_output([GO, "env", "GOCACHE"], env=environment, text=True).strip()
+        monkeypatch.setenv("GOCACHE", gocache)
+        script(folder / "bin" / "go", f'#!/bin/sh\nexec "{GO}" "$@"\n')
+        module = folder / "module"
+        module.mkdir()
+        (module / "go.mod").write_text("module example\n\ngo 1.21\n")
+        (module / "main.go").write_text('package main\n\nfunc main() { println("dolt version 2.2.0") }\n')
+        tool = dataclasses.replace(DOLT, go_module=module, go_package="example")
+        assert toolchain.find(tool) == cache(folder, "dolt-2.2.0/dolt")
+        assert programs(folder) == ["dolt-2.2.0/dolt"]
+        assert "building dolt 2.2.0 with Go, about 4 minutes on 2 cores\n" in capfd.readouterr().err
+
+    def test_progress_is_told_while_go_builds(self, folder: pathlib.Path) -> None:
+        """Minutes without a line look like a program that hangs."""
+        script(folder / "bin" / "go", FAKE_GO.format(folder=folder))
+        child = start(folder, "output")
+        with ended(child):
+            told = "still building dolt 2.2.0, "
+            support.wait_for(lambda: told in (folder / "output").read_text(), "a line of progress")
+            (folder / "leave").touch()
+            assert child.wait(30) == 0
+
+    def test_the_last_lines_of_a_failed_build_are_in_the_error(self, folder: pathlib.Path) -> None:
+        """Go says best why it failed."""
+        script(folder / "bin" / "go", "#!/bin/sh\necho 'no such package' >&2\nexit 3\n")
+        with pytest.raises(toolchain.ToolError, match=r"`go build` ended with 3, its last lines:\n +no such package"):
+            toolchain.find(DOLT)
+        assert programs(folder) == []
+
+    def test_ctrl_c_leaves_nothing_behind(self, folder: pathlib.Path) -> None:
+        """An interrupted build ends its children, removes what it began and prints no traceback."""
+        script(folder / "bin" / "go", FAKE_GO.format(folder=folder))
+        child = start(folder, "output")
+        with ended(child):
+            support.wait_for((folder / "started").exists, "go runs")
+            go = int(support.wait_for((folder / "started").read_text, "its number"))
+            child.send_signal(signal.SIGINT)
+            assert child.wait(30) == 130
+        with pytest.raises(ProcessLookupError):
+            os.kill(go, 0)
+        assert "Traceback" not in (folder / "output").read_text()
+        assert [path.name for path in cache(folder, "").iterdir()] == ["dolt-2.3.3.lock"]
+
+    def test_two_processes_do_not_build_the_same_at_once(self, folder: pathlib.Path) -> None:
+        """The second waits for the first and takes what it built."""
+        script(folder / "bin" / "go", FAKE_GO.format(folder=folder))
+        first = start(folder, "first")
+        with ended(first):
+            support.wait_for((folder / "started").exists, "go runs")
+            second = start(folder, "second")
+            with ended(second):
+                support.wait_for(lambda: "waiting" in (folder / "second").read_text(), "the second waits")
+                (folder / "leave").touch()
+                assert (first.wait(30), second.wait(30)) == (0, 0)
+        assert len((folder / "started").read_text().splitlines()) == 1
+        assert str(cache(folder, "dolt-2.2.0/dolt")) in (folder / "second").read_text().splitlines()
+
+
+class TestError:
+    def test_when_nothing_works_the_error_names_every_way(self, folder: pathlib.Path) -> None:
+        """Each way with its reason, and what to do."""
+        program(folder / "bin" / "dolt", "dolt version 1.86.4")
+        with pytest.raises(toolchain.ToolError) as caught:
+            toolchain.find(DOLT)
+        ways = [line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:-1]]
+        assert ways == ["PATH", "cache", "release download", "build with Go"]
+        assert "1.86.4" in str(caught.value)
+        assert "no go on PATH" in str(caught.value)
+        assert str(caught.value).endswith("put it on PATH, or set DOLT to its path.")
+
+    def test_the_command_prints_paths_alone_on_stdout(
+        self, folder: pathlib.Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """A script can read them; all else goes to stderr."""
+        dolt = program(folder / "bin" / "dolt", "dolt version 2.0.0")
+        bd = program(folder / "bin" / "bd", "bd version 1.3.0")
+        assert toolchain.main([]) == 0
+        assert capfd.readouterr().out == f"{dolt}\n{bd}\n"
+
+
+class TestPins:
+    @pytest.mark.parametrize("tool", [toolchain.DOLT, toolchain.BD_1_3_0, toolchain.BD_1_0_2], ids=lambda t: t.version)
+    def test_downloads_are_pinned_by_checksum_over_https(self, tool: Tool) -> None:
+        """A pin is a whole SHA-256, of an archive of that version."""
+        assert tool.assets
+        for (system, machine), asset in tool.assets.items():
+            assert re.fullmatch("[0-9a-f]{64}", asset.sha256)
+            assert asset.url.startswith("https://")
+            assert f"/v{tool.version}/" in asset.url
+            assert re.search(rf"{system}.{machine}\.tar\.gz$", asset.url)
+        checksums = [asset.sha256 for asset in tool.assets.values()]
+        assert len(set(checksums)) == len(checksums)
+
+    @pytest.mark.parametrize(
+        ("tool", "requirement"),
+        [
+            (toolchain.DOLT, "github.com/dolthub/dolt/go v0.40.5-0.20260715172757-a6690826d767"),
+            (toolchain.BD_1_3_0, "github.com/steveyegge/beads v1.3.0"),
+            (toolchain.BD_1_0_2, "github.com/steveyegge/beads v1.0.2"),
+        ],
+        ids=["dolt", "bd-1.3.0", "bd-1.0.2"],
+    )
+    def test_builds_are_pinned_by_a_module(self, tool: Tool, requirement: str) -> None:
+        """The wrapper module requires the pinned version, and its checksums are there."""
+        assert requirement in (tool.go_module / "go.mod").read_text()
+        assert f"{requirement} h1:" in (tool.go_module / "go.sum").read_text()
+        assert f'import _ "{tool.go_package}"' in (tool.go_module / "tools.go").read_text()
