@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 READY_SECONDS = 60  # a cold start on a busy machine takes a few
 STOP_SECONDS = 20
+_LOWEST_PORT = 10000
+_EPHEMERAL_PORTS = 32768  # Linux: the default start of net.ipv4.ip_local_port_range
 
 
 class StartError(Exception):
@@ -104,19 +107,30 @@ def answers(url: str) -> bool:
 
 def require_free(port: int, what: str, setting: str) -> None:
     """Raises StartError when the port is taken."""
+    if not is_free(port):
+        raise StartError(
+            f"{what} needs port {port}, which is in use. Stop what listens there, or choose other ports with {setting}."
+        )
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen at the port of 127.0.0.1 now."""
     with contextlib.closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError as exc:
-            raise StartError(
-                f"{what} needs port {port}, which is in use ({exc.strerror}). Stop what listens there, or choose"
-                f" other ports with {setting}."
-            ) from None
+        except OSError:
+            return False
+        return True
 
 
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(neighbours: int = 0) -> int:
+    """A port that nothing listens on now, nor on so many after it.
+
+    Below 32768, where Linux begins to take ports for outgoing connections: one of those may take a port between
+    this look and the bind that it is for.
+    """
+    while True:
+        first = random.randrange(_LOWEST_PORT, _EPHEMERAL_PORTS - neighbours)
+        if all(map(is_free, range(first, first + neighbours + 1))):
+            return first

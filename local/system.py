@@ -45,7 +45,7 @@ class Ports:
     @classmethod
     def free(cls) -> "Ports":
         """Ports that nothing listens on now."""
-        return cls(*(processes.free_port() for _ in range(6)))
+        return cls.counted_from(processes.free_port(neighbours=5))
 
 
 class System:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pytest
 
 from beads import events
-from local import processes
 from local.agent_service import AgentService
 from local.system import Ports, System
 from tests.conftest import Beads
@@ -39,11 +38,3 @@ def running(beads: Beads, tmp_path: pathlib.Path) -> Iterator[Running]:
         ) as system,
     ):  # fmt: skip
         yield Running(system, beads, agent, routed)
-
-
-def free_base() -> int:
-    """A port with five free neighbours."""
-    while True:
-        first = processes.free_port()
-        if first < 65000 and not any(processes.listening(first + offset) for offset in range(6)):
-            return first

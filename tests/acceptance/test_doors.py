@@ -18,7 +18,7 @@ from beads import events
 from local import processes
 from local.processes import Process
 from local.system import Ports
-from tests.acceptance.conftest import Running, free_base
+from tests.acceptance.conftest import Running
 from tests.support import wait_for
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -176,11 +176,10 @@ def test_help_is_there(module: str) -> None:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port that somebody else listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        yield listener.getsockname()[1]
+    """A port that somebody else listens on; the five below it are free."""
+    port = processes.free_port(neighbours=5) + 5
+    with socket.create_server(("127.0.0.1", port)):
+        yield port
 
 
 def test_a_port_in_use_is_named(taken: int, tmp_path: pathlib.Path) -> None:
@@ -240,7 +239,7 @@ def test_functions_answer_503_while_dolt_is_down(tmp_path: pathlib.Path) -> None
 
 def test_make_demo_runs_end_to_end(tmp_path: pathlib.Path) -> None:
     """From nothing to three beads, twice in the same folder; nothing is left running."""
-    env = {"LOCAL_PORT": str(free_base())}
+    env = {"LOCAL_PORT": str(processes.free_port(neighbours=5))}
     for _ in range(2):
         status, said = run(sys.executable, "-m", "local", "demo", "--folder", tmp_path, env=env, seconds=180)
         assert status == 0, said
