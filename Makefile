@@ -1,6 +1,6 @@
 # One command for each thing one does here; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up demo test check format lock clean bench-latency bench-race
+.PHONY: help up demo test test-cluster check format lock clean bench-latency bench-race
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,6 +18,10 @@ demo: $(VENV)/.ready ## the same by itself: assign three beads, show what happen
 test: $(VENV)/.ready ## all tests but the cluster's
 	@$(PY) -m local.toolchain dolt bd bd@1.0.2
 	$(PY) -m pytest $(PYTEST)
+
+test-cluster: $(VENV)/.ready ## on the Kubernetes of KUBECONFIG, with IMAGE there already (about 45 minutes)
+	@$(PY) -m local.toolchain dolt bd
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pytest -m cluster tests/cluster $(PYTEST)
 
 check: $(VENV)/.ready ## format, lint, types and the direction of imports
 	$(VENV)/bin/ruff format --check .
@@ -52,3 +56,6 @@ bench-latency: $(VENV)/.ready ## from bd assign to the POST, 200 times, beside t
 
 bench-race: $(VENV)/.ready ## 8 dispatchers on 200 beads: exactly one POST each (about 2 minutes)
 	$(PY) -m bench.race
+
+bench-cluster: $(VENV)/.ready ## the same on the Kubernetes of KUBECONFIG, warm and from zero (about 30 minutes)
+	$(PY) -m bench.cluster $(if $(IMAGE),--image $(IMAGE))

@@ -4,7 +4,11 @@
 Broker for a failed delivery, and delivered again.) 4xx: sending it again cannot help. 503: it may.
 """
 
+import os
+import pathlib
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import flask
 from werkzeug.exceptions import HTTPException
@@ -12,10 +16,25 @@ from werkzeug.exceptions import HTTPException
 from beads import events, log, store
 
 
-def answer(request: flask.Request, *, accepts: str, tick: str, act: Callable[[events.Event], None]) -> flask.Response:
+@dataclass(frozen=True)
+class Pass:
+    """What a pass did, for its line in the log: a sentence, and the beads by what became of them."""
+
+    message: str
+    beads: dict[str, list[str]]
+
+
+def loaded(name: str) -> None:
+    """Say that the function can be called now, and after how long: the part of a cold start that is ours."""
+    age = _process_age_ms()
+    log.get(name).info("loaded", extra=log.context(action="start", ms=None if age is None else round(age)))
+
+
+def answer(request: flask.Request, *, accepts: str, tick: str, act: Callable[[events.Event], Pass]) -> flask.Response:
     """Parse the event and call `act` with it, unless it is a tick that says suspend=true.
 
     `accepts` is the event type of a request, `tick` the name of the PingSource whose ticks are taken too.
+    Every pass ends with one line in the log.
     """
     logger = log.get(tick)
     if request.method != "POST":
@@ -33,15 +52,36 @@ def answer(request: flask.Request, *, accepts: str, tick: str, act: Callable[[ev
     if event.tick and event.suspended:
         logger.info("tick says suspend=true", extra=log.context(action="suspended", event=event.id))
         return _empty()
+    started = time.monotonic()
     try:
-        act(event)
+        done = act(event)
     except store.StoreError as exc:
         logger.error(str(exc), extra=log.context(action="retry", event=event.id))
         return _text(503, "Dolt cannot be used now; send the event again later")
     except Exception:
         logger.exception("the pass failed", extra=log.context(action="failed", event=event.id))
         return _text(500, "the pass failed; see the log")
+    logger.info(
+        done.message,
+        extra=log.context(
+            action="pass",
+            event=event.id,
+            cause=event.extensions.get("cause") or ("tick" if event.tick else None),
+            ms=round((time.monotonic() - started) * 1000),
+            **{kind: ids for kind, ids in done.beads.items() if ids},
+        ),
+    )
     return _empty()
+
+
+def _process_age_ms() -> float | None:
+    """Milliseconds since this process was started; None where there is no /proc. See proc(5): field 22, in ticks."""
+    try:
+        ticks = int(pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(pathlib.Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return (uptime - ticks / os.sysconf("SC_CLK_TCK")) * 1000
 
 
 def _empty() -> flask.Response:

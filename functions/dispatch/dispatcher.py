@@ -1,10 +1,11 @@
 """One dispatch pass: while slots are free, take the first eligible bead, claim it, POST it, record it.
 
 An event is only a hint; everything is read from Dolt. A crash between any two steps loses nothing: the bead
-is open, or it carries a claim that the reap pass takes back.
+is open, or it carries a claim that the reap pass takes back, or one whose POST was begun, which is never sent again.
 """
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -175,11 +176,14 @@ class Dispatcher:
         return False
 
     def _dispatch(self, bead: Bead) -> Outcome:
-        """Steps 2 to 4 for one bead: claim, read back, POST, record."""
+        """Steps 2 to 4 for one bead: claim, mark, read back, POST, record."""
         try:
             claimed = self.beads.claim(bead, self.clock())
         except store.ClaimLost:
             return LostRace(bead)
+        # Marked first: what was changed before the mark is seen by the read after it, what comes later comes after
+        # the POST began. And a dispatcher that was asleep since its claim finds that it has been taken back.
+        self.beads.mark_posting(claimed)
         change = self._changed_since_claim(claimed)
         if change:
             self.beads.withdraw(claimed, change, self.clock())
@@ -246,6 +250,17 @@ class Dispatcher:
     def _clear_hold(self) -> None:
         if self._hold.failures:
             self.beads.set_hold(self._hold, store.Hold())
+
+
+def beads_by_outcome(outcomes: list[Outcome]) -> dict[str, list[str]]:
+    """The ids of the beads of a pass, by what became of each: `dispatched`, `lost_race`, `rejected`, …"""
+    found: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        bead = getattr(outcome, "bead", None)
+        if bead is not None:
+            kind = re.sub(r"(?<!^)(?=[A-Z])", "_", type(outcome).__name__)
+            found.setdefault(kind.lower(), []).append(bead.id)
+    return found
 
 
 def describe(outcome: Outcome) -> str:

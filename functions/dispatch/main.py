@@ -3,7 +3,6 @@
 functions-framework --source functions/dispatch/main.py --target dispatch
 """
 
-import logging
 import os
 import sys
 import threading
@@ -36,14 +35,13 @@ def dispatch(request: flask.Request) -> flask.Response:
     return doorway.answer(request, accepts=events.DISPATCH_REQUESTED, tick="dispatch", act=_act)
 
 
-def _act(event: events.Event) -> None:
+def _act(event: events.Event) -> doorway.Pass:
     with _one_pass:
         outcomes = _collaborators().run_once(slot_freed=event.extensions.get("cause") == "slot")
-    for outcome in outcomes:
-        # A pass that did nothing says nothing; what was dispatched has been said.
-        quiet = isinstance(outcome, dispatcher.NothingEligible | dispatcher.NoSlot | dispatcher.Dispatched)
-        level = logging.DEBUG if quiet else logging.INFO
-        logger.log(level, dispatcher.describe(outcome), extra=log.context(action="pass", event=event.id))
+    for outcome in outcomes[:-1]:
+        if not isinstance(outcome, dispatcher.Dispatched):  # that has been said
+            logger.info(dispatcher.describe(outcome), extra=log.context(action="outcome", event=event.id))
+    return doorway.Pass(dispatcher.describe(outcomes[-1]), dispatcher.beads_by_outcome(outcomes))
 
 
 def _collaborators() -> dispatcher.Dispatcher:
@@ -54,3 +52,6 @@ def _collaborators() -> dispatcher.Dispatcher:
             store.Store(DOLT), agent.AgentService(AGENT), RULES, lambda: datetime.now(UTC), time.sleep
         )
     return _dispatcher
+
+
+doorway.loaded("dispatch")

@@ -16,7 +16,6 @@ from functions import doorway
 from functions.reap import reaper
 
 log.configure("reap")
-logger = log.get("reap")
 
 try:
     DOLT, RULES = settings.dolt(os.environ), settings.rules(os.environ)
@@ -33,15 +32,12 @@ def reap(request: flask.Request) -> flask.Response:
     return doorway.answer(request, accepts=events.REAP_REQUESTED, tick="reap", act=_act)
 
 
-def _act(event: events.Event) -> None:
+def _act(event: events.Event) -> doorway.Pass:
     with _one_pass:
         result = reaper.run_once(_store, RULES, datetime.now(UTC))
-    for message, beads in (
-        ("took back a claim that a crash left", result.reopened),
-        ("blocked, no progress", result.blocked),
-        ("left alone, it changed meanwhile", result.left_alone),
-    ):
-        for bead in beads:
-            logger.info(message, extra=log.context(action="reap", bead=bead, event=event.id))
-    if result.suspended:
-        logger.info(f"suspended: {result.suspended}", extra=log.context(action="suspended", event=event.id))
+    done = f"suspended: {result.suspended}" if result.suspended else "looked for beads that are stuck"
+    beads = {"reopened": result.reopened, "blocked": result.blocked, "left_alone": result.left_alone}
+    return doorway.Pass(done, beads)
+
+
+doorway.loaded("reap")

@@ -1,0 +1,71 @@
+"""What `kubectl apply -k` made: everything Ready, and nobody may do more than needed."""
+
+import pytest
+
+from local.cluster import ClusterError
+from tests.cluster.conftest import Deployed
+
+pytestmark = pytest.mark.cluster
+
+
+def may(deployed: Deployed, account: str, *what: str) -> bool:
+    """Whether the API server lets a service account do that."""
+    user = f"system:serviceaccount:{deployed.namespace.name}:{account}"
+    try:
+        return deployed.namespace.kubectl("auth", "can-i", *what, "--as", user).strip() == "yes"
+    except ClusterError:
+        return False
+
+
+def test_everything_is_ready(deployed: Deployed) -> None:
+    """Each object that has the condition says so, and there is all that the base names."""
+    for kind, names in {
+        "broker": {"default"},
+        "trigger": {"dispatch-requested", "reap-requested", "tick-dispatch", "tick-reap"},
+        "pingsource": {"dispatch", "reap"},
+        "ksvc": {"dispatch", "reap"},
+        "sinkbinding": {"feeder"},
+        "eventtype": None,
+    }.items():
+        items = deployed.namespace.get(kind)["items"]
+        if names:
+            assert {item["metadata"]["name"] for item in items} == names
+        for item in items:
+            ready = [found["status"] for found in item["status"]["conditions"] if found["type"] == "Ready"]
+            assert ready == ["True"], (kind, item["metadata"]["name"], item["status"]["conditions"])
+    assert deployed.namespace.get("networkpolicy")["items"]
+
+
+def test_the_feeder_may_read_pingsources_of_its_namespace_and_nothing_else(deployed: Deployed) -> None:
+    """And the functions nothing at all."""
+    for verb in ("get", "list", "watch"):
+        assert may(deployed, "feeder", verb, "pingsources.sources.knative.dev")
+    for what in (
+        ("update", "pingsources.sources.knative.dev"),
+        ("list", "secrets"),
+        ("list", "pods"),
+        ("get", "configmaps"),
+        ("list", "pingsources.sources.knative.dev", "--all-namespaces"),
+    ):
+        assert not may(deployed, "feeder", *what), what
+    for name in ("dispatch", "reap"):
+        assert not may(deployed, name, "get", "pingsources.sources.knative.dev")
+
+
+def test_the_pods_hold_no_more_than_they_need(deployed: Deployed) -> None:
+    """No token in a function, no pip in the image, nothing to write on but memory, and nobody is root."""
+    deployed.start_agent()
+    deployed.assign_new("wakes a pod")
+    (feeder,) = [p["metadata"]["name"] for p in deployed.namespace.get("pods", "-l", "app=feeder")["items"]]
+    deployed.namespace.kubectl(
+        "wait", "--for=condition=Ready", "pod", "-l", "serving.knative.dev/service=dispatch", "--timeout=60s"
+    )
+    (dispatch,) = deployed.namespace.function_pods("dispatch")
+    token = "import os; print(os.path.exists('/var/run/secrets/kubernetes.io/serviceaccount/token'))"
+    for pod, container, has_token in ((feeder, "feeder", "True"), (dispatch, "dispatch", "False")):
+        run = ("exec", pod, "-c", container, "--", "python", "-c")
+        assert deployed.namespace.kubectl(*run, token).strip() == has_token
+        assert deployed.namespace.kubectl(*run, "import os; print(os.getuid())").strip() == "65532"
+        for refused in ("import pip", "open('/app/x', 'w')", "open('/tmp/x', 'w')"):
+            with pytest.raises(ClusterError):
+                deployed.namespace.kubectl(*run, refused)

@@ -1,0 +1,36 @@
+"""Nothing waits, so nothing runs: pod creations counted from the API over 20 minutes."""
+
+import os
+import time
+
+import pytest
+
+from local.cluster import PodWatch
+from tests.cluster.conftest import Deployed
+
+pytestmark = pytest.mark.cluster
+
+MINUTES = float(os.environ.get("IDLE_MINUTES", "20"))
+
+
+def test_idle_minutes_start_no_pod(deployed: Deployed) -> None:
+    """Both ticks at every minute, and changes that concern nobody: not one pod, and the feeder is as it was."""
+    agent = deployed.start_agent()
+    workspace = deployed.beads.workspace
+    before = deployed.namespace.get("pods", "-l", "app=feeder")["items"]
+    ends = time.monotonic() + MINUTES * 60
+    changes = 0
+    with PodWatch(deployed.namespace) as pods:
+        while time.monotonic() < ends:
+            bead = workspace.create(f"unrelated {changes}", "It concerns nobody")
+            workspace.run("update", bead, "--status", "in_progress")
+            workspace.run("assign", bead, "somebody")
+            workspace.run("close", bead)
+            changes += 4
+            time.sleep(20)
+        assert pods.running
+    print(f"\n{MINUTES:g} idle minutes, {changes} unrelated changes: {len(pods.created)} pods created")
+    assert pods.created == [] and agent.received == []
+    after = deployed.namespace.get("pods", "-l", "app=feeder")["items"]
+    assert [pod["metadata"]["uid"] for pod in after] == [pod["metadata"]["uid"] for pod in before]
+    assert after[0]["status"]["containerStatuses"][0]["restartCount"] == 0

@@ -1,0 +1,126 @@
+"""knative/users.sql, run as the runbook runs it: each user can do its process's work, and nothing else."""
+
+import pathlib
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pymysql
+import pytest
+
+from beads import agent as agents
+from beads import events, settings, store
+from functions.dispatch.dispatcher import Dispatched, Dispatcher, NothingEligible, ServiceFailed
+from functions.reap import reaper
+from local import toolchain
+from local.workspace import Workspace
+from tests import support
+from tests.conftest import Beads
+from tests.integration.conftest import Clock
+from tests.integration.test_feed import Running
+from tests.support import wait_for
+
+USERS_SQL = pathlib.Path(__file__).parents[2] / "knative" / "users.sql"
+NAMES = ("feeder", "dispatch", "reap")
+
+As = Callable[[str], settings.Dolt]
+
+
+@pytest.fixture(scope="module")
+def users(workspace: Workspace) -> None:
+    """The users of the file, on this workspace's database; run twice, as an operator may."""
+    dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
+    text = USERS_SQL.read_text().replace("`beads`.", f"`{dolt.database}`.")
+    for name in NAMES:
+        text = text.replace(f"{name.upper()}_PASSWORD", f"secret of {name}")
+    where = ["--host", dolt.host, "--port", str(dolt.port), "--user", "root", "--password", "", "--no-tls"]
+    for _ in range(2):
+        subprocess.run([toolchain.dolt(), *where, "sql"], input=text, text=True, check=True)
+
+
+@pytest.fixture
+def as_user(beads: Beads, users: None) -> As:
+    """The connection of one of the three users."""
+    return lambda name: replace(beads.dolt, user=f"beads-{name}", password=f"secret of {name}")
+
+
+@pytest.fixture
+def dispatcher(as_user: As, agent: support.Agent, clock: Clock) -> Iterator[Dispatcher]:
+    service = agents.AgentService(settings.Agent(agent.url, None, 5))
+    with support.closing(service), support.closing(store.Store(as_user("dispatch"))) as beads:
+        yield Dispatcher(beads, service, settings.Rules(), clock, clock.sleep)
+
+
+def test_dispatch_can_do_its_work(beads: Beads, dispatcher: Dispatcher, agent: support.Agent, clock: Clock) -> None:
+    """Claim, POST, record; set the hold when the service fails, roll back, clear the hold."""
+    beads.add("x-1")
+    beads.store.set_switch("dispatch", False)
+    agent.behaviour = support.answers(502)
+    assert isinstance(dispatcher.run_once()[0], ServiceFailed)
+    assert beads.row("x-1")["status"] == "open" and beads.store.hold().failures == 1
+    agent.behaviour = support.job
+    clock.passed += timedelta(minutes=11)
+    assert [type(outcome) for outcome in dispatcher.run_once()] == [Dispatched, NothingEligible]
+    assert beads.row("x-1")["status"] == "in_progress" and beads.store.hold().failures == 0
+
+
+def test_reap_can_do_its_work(beads: Beads, as_user: As, dispatcher: Dispatcher, clock: Clock) -> None:
+    """Take back a claim that a crash left, and block a silent bead."""
+    beads.add("x-1")
+    dispatcher.run_once()
+    beads.add("x-2")
+    (waiting,) = beads.store.eligible("agent", clock(), 1)
+    beads.store.claim(waiting, clock())
+    with support.closing(store.Store(as_user("reap"))) as ours:
+        clock.passed += timedelta(minutes=31)
+        result = reaper.run_once(ours, settings.Rules(), clock())
+    assert (result.reopened, result.blocked) == (["x-2"], ["x-1"])
+
+
+def test_the_feeder_can_do_its_work(beads: Beads, as_user: As, sink: support.Sink) -> None:
+    """From a server on which it has never run: make its tables, tail, tell, ask for work, keep its position."""
+    for table in ("positions", "switches", "holds"):
+        beads.sql(f"DROP TABLE {store.STATE_DATABASE}.{table}")
+    feeder = Running(as_user("feeder"), sink.url)
+    try:
+        wait_for(lambda: feeder.pulse.connected, "the feed reads the binlog", 40)
+        with support.closing(store.Store(as_user("feeder"))) as ours:
+            ours.set_switch("reap", True)
+            assert list(ours.changed_since("HEAD")) == []
+        beads.add("x-1")
+        wait_for(lambda: sink.of_type(events.DISPATCH_REQUESTED), "the request", 10)
+        wait_for(lambda: [event.subject for event in sink.of_type(events.ISSUE_CHANGED)] == ["x-1"], "the change", 10)
+    finally:
+        feeder.close()
+    assert beads.store.position() is not None and beads.store.switch().reap
+
+
+# What an intruder in a process would try. %s is the beads' database.
+REFUSED = {
+    "feeder": [
+        "UPDATE %s.issues SET status = 'closed'", "INSERT INTO %s.events (id) VALUES ('x')", "DELETE FROM %s.issues",
+        "DROP TABLE beads_dispatch.positions", "CREATE DATABASE other", "CREATE TABLE %s.other (i INT)",
+        "CALL dolt_commit('-Am', 'x')", "CALL dolt_reset('--hard')", "CREATE USER eve",
+    ],
+    "dispatch": [
+        "DELETE FROM %s.issues", "INSERT INTO %s.issues (id) VALUES ('x')", "UPDATE %s.config SET value = ''",
+        "UPDATE %s.events SET actor = ''", "DELETE FROM %s.events", "DROP TABLE %s.issues",
+        "UPDATE beads_dispatch.switches SET suspended = FALSE", "DELETE FROM beads_dispatch.holds",
+        "SELECT * FROM beads_dispatch.positions", "CALL dolt_reset('--hard')", "CALL dolt_push('origin')",
+        "CALL dolt_branch('x')", "CREATE USER eve",
+    ],
+    "reap": [
+        "DELETE FROM %s.issues", "UPDATE %s.config SET value = ''", "DROP TABLE %s.issues",
+        "UPDATE beads_dispatch.switches SET suspended = FALSE", "UPDATE beads_dispatch.holds SET failures = 0",
+        "SELECT * FROM beads_dispatch.positions", "CALL dolt_reset('--hard')", "CREATE USER eve",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "statement"), [(name, s) for name, all_of in REFUSED.items() for s in all_of])
+def test_everything_else_is_refused(beads: Beads, as_user: As, name: str, statement: str) -> None:
+    """By the server, not by our good manners."""
+    connection = store.connect(as_user(name))
+    with support.closing(connection), connection.cursor() as cursor, pytest.raises(pymysql.Error, match="denied"):
+        cursor.execute(statement.replace("%s", f"`{beads.dolt.database}`"))
