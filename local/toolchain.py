@@ -1,6 +1,7 @@
-"""Finds the programs dolt and bd, and gets them where they are missing: `python -m local.toolchain --help`.
+"""Finds the programs dolt, bd and kustomize, and gets them where they are missing: `python -m local.toolchain --help`.
 
 Four ways, the first that works wins: PATH, our cache, a pinned release download, a pinned build with Go.
+The schemas that the manifests are checked against come out of pinned Go modules, into the same cache.
 Standard library only: this runs before the project's dependencies are installed.
 """
 
@@ -10,6 +11,7 @@ import fcntl
 import functools
 import hashlib
 import http.client
+import json
 import os
 import pathlib
 import platform
@@ -35,10 +37,11 @@ STOP_SECONDS = 10  # for Go to end by itself when we are interrupted
 _GO_MODULES = pathlib.Path(__file__).parent / "go"
 _BD_RELEASES = "https://github.com/gastownhall/beads/releases/download"
 _DOLT_RELEASE = "https://github.com/dolthub/dolt/releases/download/v2.3.3"
+_KUSTOMIZE_RELEASE = "https://github.com/kubernetes-sigs/kustomize/releases/download/kustomize/v5.8.1"
 
 
 class ToolError(Exception):
-    """A program could not be had: the text says which ways were tried, why each failed, what to do."""
+    """Something could not be had: the text says which ways were tried, why each failed, what to do."""
 
 
 class _Failed(Exception):
@@ -73,6 +76,17 @@ class Tool:
     exact: bool = False
     lowest_reason: str = ""  # why an older one is refused
     tags: tuple[str, ...] = ("gms_pure_go",)  # regular expressions in Go, or the build needs ICU's C++ library
+    says: str = "{name} version "  # what stands before the version in what `<name> version` prints
+
+
+@dataclass(frozen=True)
+class Schemas:
+    """Files out of Go modules, which are downloaded and not built."""
+
+    name: str
+    version: str  # of all of it together: names the folder in the cache, so it changes with what follows
+    go_module: pathlib.Path  # a module whose go.mod and go.sum pin those it takes them from
+    files: Mapping[str, tuple[str, ...]]  # by module, the patterns of their paths in it
 
 
 # The download and the build differ: the project was measured on 2.2.0, but of its archives no checksum could be
@@ -166,22 +180,88 @@ BD_1_0_2 = Tool(
     go_minutes=5,
 )
 
+# For darwin no second source confirmed a checksum, so there it is built.
+KUSTOMIZE = Tool(
+    name="kustomize",
+    lowest="5.5.0",  # the oldest that was tried: what kubectl 1.32 has built in
+    version="5.8.1",
+    assets={
+        ("linux", "amd64"): Asset(
+            f"{_KUSTOMIZE_RELEASE}/kustomize_v5.8.1_linux_amd64.tar.gz",
+            "029a7f0f4e1932c52a0476cf02a0fd855c0bb85694b82c338fc648dcb53a819d",
+            "kustomize",
+        ),
+        ("linux", "arm64"): Asset(
+            f"{_KUSTOMIZE_RELEASE}/kustomize_v5.8.1_linux_arm64.tar.gz",
+            "0953ea3e476f66d6ddfcd911d750f5167b9365aa9491b2326398e289fef2c142",
+            "kustomize",
+        ),
+    },
+    go_version="5.8.1",
+    go_module=_GO_MODULES / "kustomize",
+    go_package="sigs.k8s.io/kustomize/kustomize/v5",
+    go_minutes=1,
+    tags=(),
+    says="",
+)
+
+# Kubernetes' own OpenAPI and Knative's custom resource definitions (its 1.21 is 0.48 as a Go module); and Knative's
+# Deployments, whose labels the network policies name.
+SCHEMAS = Schemas(
+    name="schemas",
+    version="kubernetes-1.34.1-knative-0.48.0",
+    go_module=_GO_MODULES / "schemas",
+    files={
+        "k8s.io/kubernetes": ("api/openapi-spec/v3/*_openapi.json",),
+        "knative.dev/eventing": ("config/core/resources/*.yaml", "config/brokers/*/deployments/*.yaml"),
+        "knative.dev/serving": ("config/core/300-resources/*.yaml", "config/core/deployments/*.yaml"),
+    },
+)
+
 # By the name on the command line.
-TOOLS = {"dolt": DOLT, "bd": BD_1_3_0, "bd@1.3.0": BD_1_3_0, "bd@1.0.2": BD_1_0_2}
+TOOLS: dict[str, Tool | Schemas] = {
+    "dolt": DOLT,
+    "bd": BD_1_3_0,
+    "bd@1.3.0": BD_1_3_0,
+    "bd@1.0.2": BD_1_0_2,
+    "kustomize": KUSTOMIZE,
+    "schemas": SCHEMAS,
+}
 
 
 def dolt() -> pathlib.Path:
     """A dolt that will do. Raises ToolError."""
-    return find(TOOLS["dolt"])
+    return find(DOLT)
 
 
 def bd(version: str = "1.3.0") -> pathlib.Path:
     """A bd that will do: 1.3.0 or newer, or exactly 1.0.2 when that is asked for. Raises ToolError."""
-    try:
-        tool = TOOLS[f"bd@{version}"]
-    except KeyError:
-        raise ToolError(f"bd {version} is not pinned here. Ask for 1.3.0 or 1.0.2.") from None
-    return find(tool)
+    for tool in (BD_1_3_0, BD_1_0_2):
+        if tool.version == version:
+            return find(tool)
+    raise ToolError(f"bd {version} is not pinned here. Ask for 1.3.0 or 1.0.2.")
+
+
+def kustomize() -> pathlib.Path:
+    """A kustomize that will do. Raises ToolError."""
+    return find(KUSTOMIZE)
+
+
+def schemas(wanted: Schemas = SCHEMAS) -> pathlib.Path:
+    """A folder with the files, below their module's name at their path in it. Raises ToolError."""
+    folder = _cache() / f"{wanted.name}-{wanted.version}"
+    if folder.is_dir():
+        return folder
+    with _installing(wanted) as scratch:
+        if not folder.is_dir():  # another process may have installed it while we waited for our turn
+            try:
+                _collect(wanted, scratch).replace(folder)
+            except (_Failed, OSError) as exc:
+                raise ToolError(
+                    f"the {wanted.name} {wanted.version} are not here and cannot be downloaded: {exc}\n"
+                    "They come with Go: install it (https://go.dev/dl), put it on PATH, let it reach the network once."
+                ) from None
+    return folder
 
 
 def find(tool: Tool) -> pathlib.Path:
@@ -324,7 +404,8 @@ def _version(tool: Tool, program: pathlib.Path) -> str:
             raise _Failed(f"{program} does not run ({exc.strerror})") from None
         except subprocess.TimeoutExpired:
             raise _Failed(f"`{program} version` does not end") from None
-    found = re.search(rf"^{tool.name} version v?(\d+\.\d+\.\d+)", done.stdout, re.MULTILINE)
+    says = re.escape(tool.says.format(name=tool.name))
+    found = re.search(rf"^{says}v?(\d+\.\d+\.\d+)", done.stdout, re.MULTILINE)
     if done.returncode or found is None:
         said = " ".join(done.stdout.split())[:100]
         raise _Failed(f"`{program} version` ended with {done.returncode} and said {said!r}, expected a version")
@@ -363,19 +444,19 @@ def _install(tool: Tool, failed: dict[str, str]) -> pathlib.Path | None:
 
 
 @contextlib.contextmanager
-def _installing(tool: Tool) -> Iterator[pathlib.Path]:
-    """One process at a time for each tool; gives an empty folder, which is gone afterwards."""
-    scratch = _cache() / f"{tool.name}-{tool.version}.part"
+def _installing(wanted: Tool | Schemas) -> Iterator[pathlib.Path]:
+    """One process at a time for each thing wanted; gives an empty folder, which is gone afterwards."""
+    scratch = _cache() / f"{wanted.name}-{wanted.version}.part"
     try:
         scratch.parent.mkdir(parents=True, exist_ok=True)
         lock = scratch.with_suffix(".lock").open("w")
     except OSError as exc:
         raise ToolError(
-            f"{tool.name} {_wanted(tool)} is not here, and {scratch.parent} cannot be written ({exc.strerror})."
+            f"{wanted.name} {wanted.version} is not here, and {scratch.parent} cannot be written ({exc.strerror})."
             " Set XDG_CACHE_HOME to a folder that can."
         ) from None
     with lock:
-        _lock(lock.fileno(), tool)
+        _lock(lock.fileno(), wanted.name)
         shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed
         scratch.mkdir()
         try:
@@ -384,11 +465,11 @@ def _installing(tool: Tool) -> Iterator[pathlib.Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _lock(file: int, tool: Tool) -> None:
+def _lock(file: int, name: str) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        _say(f"{tool.name}: another process is installing it, waiting")
+        _say(f"{name}: another process is installing it, waiting")
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
@@ -480,57 +561,79 @@ def _short(exc: Exception) -> str:
     return " ".join(text.split())
 
 
-# The build with Go
+# Go: builds and downloads
 
 
 def _build(tool: Tool, scratch: pathlib.Path) -> pathlib.Path:
-    go = shutil.which("go")
-    if go is None:
-        raise _Failed("no go on PATH")
-    if not (tool.go_module / "go.mod").is_file():
-        raise _Failed(f"no {tool.go_module / 'go.mod'}; it is part of a checkout of this project")
     program = scratch / tool.name
     what = f"{tool.name} {tool.go_version}"
-    _say(f"building {what} with Go, about {tool.go_minutes} minutes on 2 cores")
-    command = [go, "build", "-tags", ",".join(tool.tags), "-o", str(program), tool.go_package]
-    _run_go(command, tool.go_module, scratch, what)
+    minutes = f"{tool.go_minutes} minute{'s' if tool.go_minutes > 1 else ''}"
+    arguments = ["build", "-tags", ",".join(tool.tags), "-o", str(program), tool.go_package]
+    _run_go(arguments, tool.go_module, scratch, f"building {what} with Go", f", about {minutes} on 2 cores")
     return _keep(tool, program, tool.go_version)
 
 
-def _run_go(command: Sequence[str], module: pathlib.Path, scratch: pathlib.Path, what: str) -> None:
-    log = scratch / "build.log"
+def _collect(wanted: Schemas, scratch: pathlib.Path) -> pathlib.Path:
+    """The files of every module, in one folder in `scratch`."""
+    collected = scratch / "files"
+    for module, patterns in wanted.files.items():
+        doing = f"downloading {module} for its {wanted.name}"
+        told = json.loads(_run_go(["mod", "download", "-json", module], wanted.go_module, scratch, doing))
+        folder = pathlib.Path(told["Dir"])
+        for pattern in patterns:
+            files = list(folder.glob(pattern))
+            if not files:
+                raise _Failed(f"{module} {told['Version']} holds no {pattern}")
+            for file in files:
+                copy = collected / module / file.relative_to(folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+    return collected
+
+
+def _run_go(arguments: Sequence[str], module: pathlib.Path, scratch: pathlib.Path, doing: str, more: str = "") -> str:
+    """Run Go in `module`, telling what it is doing; returns what it printed on stdout."""
+    go = shutil.which("go")
+    if go is None:
+        raise _Failed("no go on PATH")
+    if not (module / "go.mod").is_file():
+        raise _Failed(f"no {module / 'go.mod'}; it is part of a checkout of this project")
+    _say(doing + more)
     temporary = scratch / "tmp"  # Go's own temporary files, so that they go when scratch goes
-    temporary.mkdir()
+    temporary.mkdir(exist_ok=True)
     # GOWORK: a go.work above this checkout would change what is built.
     pinned = {"GOFLAGS": "-mod=readonly", "GOWORK": "off", "GOTMPDIR": str(temporary)}
-    with log.open("wb") as output:
+    printed, log = scratch / "stdout", scratch / "stderr"
+    with printed.open("wb") as output, log.open("wb") as errors:
         child = subprocess.Popen(
-            command,
+            [go, *arguments],
             cwd=module,
             env={**os.environ, **pinned},
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=output,
+            stderr=errors,
             start_new_session=True,  # so that its compilers can be ended with it
         )
     try:
-        _wait(child, what)
+        _wait(child, doing)
     except BaseException:
         _end(child)
         raise
     if child.returncode:
-        lines = log.read_text(errors="replace").splitlines()[-5:]
-        raise _Failed("\n    ".join([f"`go build` ended with {child.returncode}, its last lines:", *lines]))
+        # `go mod download -json` tells its errors on stdout.
+        lines = [line for file in (printed, log) for line in file.read_text(errors="replace").splitlines()][-5:]
+        raise _Failed("\n    ".join([f"`go {arguments[0]}` ended with {child.returncode}, its last lines:", *lines]))
+    return printed.read_text()
 
 
-def _wait(child: subprocess.Popen[bytes], what: str) -> None:
+def _wait(child: subprocess.Popen[bytes], doing: str) -> None:
     started = time.monotonic()
     while True:
         try:
             child.wait(PROGRESS_SECONDS)
             return
         except subprocess.TimeoutExpired:
-            _say(f"still building {what}, {time.monotonic() - started:.0f} s so far")
+            _say(f"still {doing}, {time.monotonic() - started:.0f} s so far")
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -556,7 +659,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _tool(name: str) -> Tool:
+def _tool(name: str) -> Tool | Schemas:
     try:
         return TOOLS[name]
     except KeyError:
@@ -564,12 +667,12 @@ def _tool(name: str) -> Tool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the path of each program asked for; returns the exit status."""
+    """Print the path of each thing asked for; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m local.toolchain",
-        description="Print the paths of dolt and bd; install them into a cache where they are missing.",
-        epilog="Tried in this order: DOLT or BD in the environment, PATH, the cache"
-        f" ({_cache()}), a release download, a build with Go.",
+        description="Print the paths of programs; install them into a cache where they are missing.",
+        epilog="Tried in this order: DOLT, BD or KUSTOMIZE in the environment, PATH, the cache"
+        f" ({_cache()}), a release download, a build with Go. The schemas: the cache, a download with Go.",
     )
     parser.add_argument("tools", metavar="tool", nargs="*", type=_tool, help=f"{', '.join(TOOLS)}; default: dolt bd")
     tools = parser.parse_args(arguments).tools or [TOOLS["dolt"], TOOLS["bd"]]
@@ -578,7 +681,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, signal.default_int_handler)  # clean up as after Ctrl-C
     try:
         for tool in tools:
-            print(find(tool), flush=True)
+            print(find(tool) if isinstance(tool, Tool) else schemas(tool), flush=True)
     except ToolError as exc:
         _say(str(exc))
         return 1

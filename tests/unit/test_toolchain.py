@@ -1,5 +1,6 @@
-"""Getting dolt and bd: real programs (small scripts), a real local release server, a real build with Go."""
+"""Getting programs and schemas: small scripts as programs, a real local release server and module proxy, real Go."""
 
+import base64
 import contextlib
 import dataclasses
 import hashlib
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from collections.abc import Iterator
 
 import pytest
@@ -53,7 +55,7 @@ def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("DOLT", "BD"):
+    for name in ("DOLT", "BD", "KUSTOMIZE"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -171,6 +173,14 @@ class TestPath:
         """What is not pinned cannot be installed, so it is not looked for."""
         with pytest.raises(toolchain.ToolError, match=r"bd 1\.2\.0 is not pinned here\. Ask for 1\.3\.0 or 1\.0\.2"):
             toolchain.bd("1.2.0")
+
+    def test_kustomize_tells_its_version_alone(self, folder: pathlib.Path) -> None:
+        """It prints no name before it; too old is too old all the same."""
+        program(folder / "bin" / "kustomize", "v5.4.3")
+        expected = program(cache(folder, "kustomize-5.8.1/kustomize"), "v5.8.1")
+        assert toolchain.kustomize() == expected
+        newer = program(folder / "bin" / "kustomize", "v5.9.0")
+        assert toolchain.kustomize() == newer
 
     def test_another_program_of_that_name_is_refused(self, folder: pathlib.Path) -> None:
         """A program that does not say its version is not the one we look for."""
@@ -308,7 +318,7 @@ class TestGo:
         script(folder / "bin" / "go", FAKE_GO.format(folder=folder))
         child = start(folder, "output")
         with ended(child):
-            told = "still building dolt 2.2.0, "
+            told = "still building dolt 2.2.0 with Go, "
             support.wait_for(lambda: told in (folder / "output").read_text(), "a line of progress")
             (folder / "leave").touch()
             assert child.wait(30) == 0
@@ -349,6 +359,77 @@ class TestGo:
         assert str(cache(folder, "dolt-2.2.0/dolt")) in (folder / "second").read_text().splitlines()
 
 
+@pytest.fixture
+def crds(folder: pathlib.Path, releases: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[toolchain.Schemas]:
+    """Schemas in a module on a module proxy of this machine, pinned by a module of ours."""
+    if GO is None:
+        pytest.skip("needs go on PATH, to download a module with it")
+    script(folder / "bin" / "go", f'#!/bin/sh\nexec "{GO}" "$@"\n')
+    monkeypatch.setenv("GOPROXY", releases)
+    monkeypatch.setenv("GOMODCACHE", str(folder / "modules"))
+    files = {"go.mod": b"module example.com/crds\n", "config/a.yaml": b"a: 1\n", "config/a.go": b"package config\n"}
+    served = folder / "releases" / "example.com" / "crds" / "@v"
+    served.mkdir(parents=True)
+    (served / "v1.0.0.info").write_text('{"Version": "v1.0.0"}')
+    (served / "v1.0.0.mod").write_bytes(files["go.mod"])
+    paths = {f"example.com/crds@v1.0.0/{name}": content for name, content in files.items()}
+    with zipfile.ZipFile(served / "v1.0.0.zip", "w") as archive:
+        for path, content in paths.items():
+            archive.writestr(path, content)
+    module = folder / "module"
+    module.mkdir()
+    (module / "go.mod").write_text("module example\n\ngo 1.24.0\n\nrequire example.com/crds v1.0.0\n")
+    (module / "go.sum").write_text(
+        f"example.com/crds v1.0.0 {go_sum(paths)}\n"
+        f"example.com/crds v1.0.0/go.mod {go_sum({'go.mod': files['go.mod']})}\n"
+    )
+    yield toolchain.Schemas("schemas", "1.0.0", module, {"example.com/crds": ("config/*.yaml",)})
+    script(folder / "bin" / "go", f'#!/bin/sh\nexec "{GO}" "$@"\n')
+    subprocess.run(["go", "clean", "-modcache"], check=True)  # its files are read-only
+
+
+def go_sum(files: dict[str, bytes]) -> str:
+    """Go's checksum of a module: of the list of its files' checksums, by name."""
+    lines = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sorted(files.items()))
+    return "h1:" + base64.b64encode(hashlib.sha256(lines.encode()).digest()).decode()
+
+
+class TestSchemas:
+    def test_the_files_come_out_of_the_pinned_module_once(
+        self, folder: pathlib.Path, crds: toolchain.Schemas, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """Those that are asked for and no others; a second time needs neither Go nor the network."""
+        found = toolchain.schemas(crds)
+        assert found == cache(folder, "schemas-1.0.0")
+        assert programs(folder) == ["schemas-1.0.0/example.com/crds/config/a.yaml"]
+        assert capfd.readouterr().err == "downloading example.com/crds for its schemas\n"
+        (folder / "bin" / "go").unlink()
+        assert toolchain.schemas(crds) == found
+        assert capfd.readouterr().err == ""
+
+    def test_a_module_that_is_not_the_pinned_one_is_never_used(
+        self, folder: pathlib.Path, crds: toolchain.Schemas
+    ) -> None:
+        """Go compares the download with go.sum; what differs is an error, and nothing of it is kept."""
+        sums = crds.go_module / "go.sum"
+        sums.write_text(sums.read_text().replace("v1.0.0 h1:", "v1.0.0 h1:A"))
+        with pytest.raises(toolchain.ToolError, match=r"does NOT match an earlier download recorded in go\.sum"):
+            toolchain.schemas(crds)
+        assert programs(folder) == []
+
+    def test_a_file_that_is_not_there_is_an_error(self, folder: pathlib.Path, crds: toolchain.Schemas) -> None:
+        """A folder that was renamed upstream is told, not passed over."""
+        wanted = dataclasses.replace(crds, files={"example.com/crds": ("config/*.yaml", "resources/*.yaml")})
+        with pytest.raises(toolchain.ToolError, match=r"example\.com/crds v1\.0\.0 holds no resources/\*\.yaml"):
+            toolchain.schemas(wanted)
+        assert programs(folder) == []
+
+    def test_without_go_the_error_says_what_to_install(self) -> None:
+        """There is no other way to them."""
+        with pytest.raises(toolchain.ToolError, match=r"no go on PATH\n.*install it \(https://go\.dev/dl\)"):
+            toolchain.schemas()
+
+
 class TestError:
     def test_when_nothing_works_the_error_names_every_way(self, folder: pathlib.Path) -> None:
         """Each way with its reason, and what to do."""
@@ -372,7 +453,11 @@ class TestError:
 
 
 class TestPins:
-    @pytest.mark.parametrize("tool", [toolchain.DOLT, toolchain.BD_1_3_0, toolchain.BD_1_0_2], ids=lambda t: t.version)
+    @pytest.mark.parametrize(
+        "tool",
+        [toolchain.DOLT, toolchain.BD_1_3_0, toolchain.BD_1_0_2, toolchain.KUSTOMIZE],
+        ids=lambda tool: f"{tool.name}-{tool.version}",
+    )
     def test_downloads_are_pinned_by_checksum_over_https(self, tool: Tool) -> None:
         """A pin is a whole SHA-256, of an archive of that version."""
         assert tool.assets
@@ -390,11 +475,21 @@ class TestPins:
             (toolchain.DOLT, "github.com/dolthub/dolt/go v0.40.5-0.20260715172757-a6690826d767"),
             (toolchain.BD_1_3_0, "github.com/steveyegge/beads v1.3.0"),
             (toolchain.BD_1_0_2, "github.com/steveyegge/beads v1.0.2"),
+            (toolchain.KUSTOMIZE, "sigs.k8s.io/kustomize/kustomize/v5 v5.8.1"),
         ],
-        ids=["dolt", "bd-1.3.0", "bd-1.0.2"],
+        ids=["dolt", "bd-1.3.0", "bd-1.0.2", "kustomize"],
     )
     def test_builds_are_pinned_by_a_module(self, tool: Tool, requirement: str) -> None:
         """The wrapper module requires the pinned version, and its checksums are there."""
         assert requirement in (tool.go_module / "go.mod").read_text()
         assert f"{requirement} h1:" in (tool.go_module / "go.sum").read_text()
         assert f'import _ "{tool.go_package}"' in (tool.go_module / "tools.go").read_text()
+
+    def test_the_schemas_are_pinned_by_a_module(self) -> None:
+        """It requires each module they come from, with its checksums, and their version names each one's."""
+        schemas = toolchain.SCHEMAS
+        required = dict(re.findall(r"^\t(\S+) v(\S+)$", (schemas.go_module / "go.mod").read_text(), re.MULTILINE))
+        assert required.keys() == schemas.files.keys()
+        for module, version in required.items():
+            assert f"{module} v{version} h1:" in (schemas.go_module / "go.sum").read_text()
+            assert version in schemas.version.split("-")
