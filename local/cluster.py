@@ -138,6 +138,8 @@ class PodWatch:
         self._child.terminate()
         self._child.wait()
         self._thread.join(5)
+        if self._child.stdout:
+            self._child.stdout.close()
 
     @property
     def running(self) -> bool:
@@ -235,6 +237,7 @@ def _write_overlay(
     (folder / "metadata.json").write_text(json.dumps(metadata))
     name, _, tag = image.rpartition(":")
     values = {"BEADBOARD_URL": f"http://{agent[0]}:{agent[1]}", **rules}
+    policies = {"beads-dispatch-dolt": dolt, "beads-dispatch-agent": agent}
     quick = [
         {"op": "add", "path": "/spec/template/metadata/annotations/autoscaling.knative.dev~1window", "value": "6s"}
     ]
@@ -258,9 +261,19 @@ def _write_overlay(
                 }
                 for source, schedule in schedules.items()
             ),
+            *(
+                {"target": {"kind": "NetworkPolicy", "name": policy}, "patch": json.dumps([_egress(*address)])}
+                for policy, address in policies.items()
+            ),
         ],
     }
     (folder / "kustomization.yaml").write_text(json.dumps(kustomization))
+
+
+def _egress(host: str, port: int) -> dict[str, Any]:
+    """A patch that lets the pods of a NetworkPolicy reach this machine."""
+    to = [{"to": [{"ipBlock": {"cidr": f"{host}/32"}}], "ports": [{"port": port}]}]
+    return {"op": "replace", "path": "/spec/egress", "value": to}
 
 
 def _run(*command: str, stdin: str | None = None) -> str:

@@ -4,6 +4,7 @@ import pytest
 
 from local.cluster import ClusterError
 from tests.cluster.conftest import Deployed
+from tests.support import wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -54,12 +55,10 @@ def test_the_feeder_may_read_pingsources_of_its_namespace_and_nothing_else(deplo
 
 def test_the_pods_hold_no_more_than_they_need(deployed: Deployed) -> None:
     """No token in a function, no pip in the image, nothing to write on but memory, and nobody is root."""
-    deployed.start_agent()
+    agent = deployed.start_agent()
     deployed.assign_new("wakes a pod")
     (feeder,) = [p["metadata"]["name"] for p in deployed.namespace.get("pods", "-l", "app=feeder")["items"]]
-    deployed.namespace.kubectl(
-        "wait", "--for=condition=Ready", "pod", "-l", "serving.knative.dev/service=dispatch", "--timeout=60s"
-    )
+    wait_for(lambda: agent.received, "the POST", 30)
     (dispatch,) = deployed.namespace.function_pods("dispatch")
     token = "import os; print(os.path.exists('/var/run/secrets/kubernetes.io/serviceaccount/token'))"
     for pod, container, has_token in ((feeder, "feeder", "True"), (dispatch, "dispatch", "False")):

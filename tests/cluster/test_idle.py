@@ -25,7 +25,7 @@ def test_idle_minutes_start_no_pod(deployed: Deployed) -> None:
             bead = workspace.create(f"unrelated {changes}", "It concerns nobody")
             workspace.run("update", bead, "--status", "in_progress")
             workspace.run("assign", bead, "somebody")
-            workspace.run("close", bead)
+            workspace.run("close", bead, actor="somebody")
             changes += 4
             time.sleep(20)
         assert pods.running
