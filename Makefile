@@ -1,6 +1,7 @@
 # One command for each thing one does here; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up demo test test-cluster check format lock clean bench-latency bench-race
+.PHONY: help up demo test test-cluster check format lock clean chaos bench bench-latency bench-chain bench-idle bench-scale \
+  bench-throughput bench-burden bench-cold bench-race
 
 PYTHON ?= python3
 VENV := .venv
@@ -52,8 +53,33 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-bench-latency: $(VENV)/.ready ## from bd assign to the POST, 200 times, beside the floor (about 4 minutes)
+chaos: $(VENV)/.ready ## the promises under faults: kills, outages, gaps, races, bad input (half an hour; CHAOS='feed --seed 1')
+	@$(PY) -m local.toolchain dolt bd
+	$(PY) -m chaos $(CHAOS)
+
+bench: $(VENV)/.ready ## every measurement below, most of them smaller, under 15 minutes
+	$(PY) -m bench
+
+bench-latency: $(VENV)/.ready ## from bd assign to the POST, 500 times, beside the floor (about 12 minutes)
 	$(PY) -m bench.latency
+
+bench-chain: $(VENV)/.ready ## the next bead after a close, 50 in a row (about 1 minute)
+	$(PY) -m bench.chain
+
+bench-idle: $(VENV)/.ready ## what waiting costs: an hour's ticks and 10 quiet minutes
+	$(PY) -m bench.idle
+
+bench-scale: $(VENV)/.ready ## gate, claim and reap on 1,000, 10,000 and 100,000 beads (about 3 minutes)
+	$(PY) -m bench.scale
+
+bench-throughput: $(VENV)/.ready ## changes a second, and catching up after 10,000 (about 4 minutes)
+	$(PY) -m bench.throughput
+
+bench-burden: $(VENV)/.ready ## what binlog and feeder cost each bd update (about 2 minutes)
+	$(PY) -m bench.burden
+
+bench-cold: $(VENV)/.ready ## a function's start to its first answer, by parts (about 2 minutes)
+	$(PY) -m bench.cold
 
 bench-race: $(VENV)/.ready ## 8 dispatchers on 200 beads: exactly one POST each (about 2 minutes)
 	$(PY) -m bench.race

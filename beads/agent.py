@@ -1,21 +1,31 @@
 """The agent service: BeadBoard's two routes, and claude-agent-service's /health.
 
-The one seam between httpx's errors and ours. What matters after a POST is whether the job may be running:
+The one seam between HTTP's errors and ours. What matters after a POST is whether the job may be running:
 
 - `Unreachable`: nothing was sent. It does not run.
 - `Refused`: an answer that says no. It does not run.
 - `NoAnswer`: sent, and no usable answer came. It may run.
+
+http.client, because connecting is a call of its own there: what fails in it was not sent, what fails after it may
+have been. And because it is loaded anyway: httpx would be an eighth of dispatch's cold start.
 """
 
+import base64
+import contextlib
+import http.client
 import json
+import socket
+import ssl
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
-
-import httpx
+from urllib.parse import quote, unquote, urlsplit
 
 from beads import settings
 
 _ANSWER_LIMIT = 64 * 1024  # bytes of an answer that are read; a job id needs a hundred
+_PLAIN_IN_URL = "/?%:@!$&'()*+,;="  # what may stand in a path and a query as it is
 
 # 4xx that say nothing about the bead: who we are, how often we ask, or that the service is busy (409).
 _NOT_THE_BEAD = frozenset({401, 403, 407, 408, 409, 425, 429})
@@ -44,27 +54,20 @@ class NoAnswer(AgentError):
 
 
 class AgentService:
-    """A client that lives as long as its process; safe to use for one call at a time."""
+    """Asks with a connection for each question: one that was kept alive and that the other side has closed cannot be
+    told from a request that was lost on the way, and that doubt would be noted on a bead.
+    """
 
     def __init__(self, agent: settings.Agent) -> None:
         self._agent = agent
-        # No kept-alive connections: one that the other side has closed cannot be told from a request
-        # that was lost on the way, and that doubt would be noted on a bead.
+        secure = agent.beadboard_url.startswith("https") or (agent.health_url or "").startswith("https")
         # Certificates are loaded (some 20 ms) only where they are used.
-        self._client = httpx.Client(
-            timeout=agent.timeout_seconds,
-            limits=httpx.Limits(max_keepalive_connections=0),
-            verify=agent.beadboard_url.startswith("https") or (agent.health_url or "").startswith("https"),
-            headers={"accept-encoding": "identity", "user-agent": "beads-dispatch"},
-        )
+        self._tls = ssl.create_default_context() if secure else None
 
-    def close(self) -> None:
-        self._client.close()
-
-    def dispatch(self, bead_id: str) -> str:
-        """POST the bead; returns the job id. Raises Unreachable, Refused or NoAnswer."""
+    def dispatch(self, bead_id: str, traceparent: str = "") -> str:
+        """POST the bead, in that span; returns the job id. Raises Unreachable, Refused or NoAnswer."""
         url = f"{self._agent.beadboard_url}/api/agent-dispatch"
-        code, body = self._ask("POST", url, json={"taskId": bead_id})
+        code, body = self._ask("POST", url, json.dumps({"taskId": bead_id}).encode(), traceparent)
         if not 200 <= code < 300:
             raise Refused(code, body.decode("utf-8", "replace"))
         job = _field(body, "job_id")
@@ -99,28 +102,92 @@ class AgentService:
         except NoAnswer as exc:
             raise Unreachable(str(exc)) from exc
 
-    def _ask(self, method: str, url: str, **more: Any) -> tuple[int, bytes]:
+    def _ask(self, method: str, url: str, body: bytes | None = None, traceparent: str = "") -> tuple[int, bytes]:
         """Status and body, the body cut at a limit; redirects are not followed.
 
         An answer of 2xx must be whole to be one; of any other, the status is enough.
         """
         deadline = time.monotonic() + self._agent.timeout_seconds
-        code, body = 0, b""
-        try:
-            with self._client.stream(method, url, **more) as response:
-                code = response.status_code
-                for chunk in response.iter_raw():
-                    body += chunk
-                    if len(body) > _ANSWER_LIMIT or time.monotonic() > deadline:
-                        if 200 <= code < 300:
-                            raise NoAnswer(f"HTTP {code} whose body is too long or too slow")
+        connection, target, headers = self._prepared(url)
+        if traceparent:
+            headers["traceparent"] = traceparent
+        with _ended_after(self._agent.timeout_seconds, connection):
+            try:
+                connection.connect()
+            except (OSError, UnicodeError) as exc:  # the second: a host name that cannot be one
+                raise Unreachable(
+                    _words("ConnectTimeout" if isinstance(exc, TimeoutError) else "ConnectError", exc)
+                ) from exc
+            if time.monotonic() > deadline:  # one address after the other, each with its own timeout
+                raise Unreachable("ConnectTimeout")
+            code, answer = 0, b""
+            try:
+                connection.request(method, target, body, headers)
+                response = connection.getresponse()
+                if response.status < 200:
+                    raise NoAnswer(f"HTTP {response.status}, which announces an answer and is none")
+                code, whole = response.status, response.length
+                while (whole is None or len(answer) < whole) and (chunk := response.read1(_ANSWER_LIMIT)):
+                    answer += chunk
+                    if len(answer) > _ANSWER_LIMIT:
                         break
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as exc:
-            raise Unreachable(_words(exc)) from exc
-        except httpx.HTTPError as exc:
-            if not code or 200 <= code < 300:
-                raise NoAnswer(_words(exc)) from exc
-        return code, body
+                if 200 <= code < 300:
+                    _require_whole(answer, whole, code, late=time.monotonic() > deadline)
+            except (OSError, http.client.HTTPException) as exc:
+                if not code or 200 <= code < 300:
+                    late = isinstance(exc, TimeoutError) or time.monotonic() > deadline
+                    raise NoAnswer(_words("ReadTimeout" if late else type(exc).__name__, exc)) from exc
+        return code, answer
+
+    def _prepared(self, url: str) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
+        """A connection that is not open yet, what to ask it for, and the headers."""
+        parts = urlsplit(url)
+        host, timeout = parts.hostname or "", self._agent.timeout_seconds
+        connection = (
+            http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=self._tls)
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(host, parts.port, timeout=timeout)
+        )
+        headers = {
+            "Accept": "application/json",
+            "Connection": "close",
+            "Content-Type": "application/json",
+            "User-Agent": "beads-dispatch",
+        }
+        if parts.username is not None:
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+        target = quote(parts.path or "/", safe=_PLAIN_IN_URL) + (
+            "?" + quote(parts.query, safe=_PLAIN_IN_URL) if parts.query else ""
+        )
+        return connection, target, headers
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float, connection: http.client.HTTPConnection) -> Iterator[None]:
+    """Close the connection at the end of the block, and end it under the block after so many seconds: a socket's own
+    timeout limits each wait, not their sum, and a service that trickles its answer would never reach it."""
+
+    def end() -> None:
+        with contextlib.suppress(OSError, AttributeError):  # the second: not connected yet, or no more
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        connection.close()
+
+
+def _require_whole(answer: bytes, length: int | None, code: int, *, late: bool) -> None:
+    """Raises NoAnswer unless all of an answer was read; one without a length is whole when its end came in time."""
+    if len(answer) > _ANSWER_LIMIT or (late and len(answer) != length):
+        raise NoAnswer(f"HTTP {code} whose body is too long or too slow")
+    if length is not None and len(answer) < length:
+        raise NoAnswer(f"HTTP {code} whose body was cut short")
 
 
 def _field(body: bytes, name: str) -> Any:
@@ -131,6 +198,6 @@ def _field(body: bytes, name: str) -> Any:
     return found.get(name) if isinstance(found, dict) else None
 
 
-def _words(exc: Exception) -> str:
+def _words(name: str, exc: Exception) -> str:
     """The error without the URL, which may hold credentials."""
-    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+    return f"{name}: {exc}" if str(exc) else name

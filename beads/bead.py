@@ -17,6 +17,11 @@ class Status(StrEnum):
     CLOSED = "closed"
 
 
+# What DispatchRecord.outcome may say. Both mean that the job may run.
+POSTING = "posting"
+UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True)
 class DispatchRecord:
     """What we keep under `metadata.dispatch` of a bead. Absent fields are left out of the JSON."""
@@ -25,8 +30,9 @@ class DispatchRecord:
     attempt: int = 0  # claims so far
     at: str | None = None  # when it was claimed, `2026-07-15T09:30:00Z`
     job: str | None = None  # the agent service's job
-    outcome: str | None = None  # "unknown" when the POST was sent and no answer came
+    outcome: str | None = None  # POSTING until the answer is recorded, UNKNOWN when none came; None otherwise
     failures: int = 0  # refusals in a row that count against the bead
+    outages: int = 0  # failures of the service with this bead, since its last job
     retry_at: str | None = None  # not before this moment, same form as `at`
 
     def to_json(self) -> str:
@@ -42,7 +48,7 @@ class DispatchRecord:
             **{
                 name: found[name] for name in ("claim", "at", "job", "outcome", "retry_at") if _is(str, found.get(name))
             },
-            **{name: found[name] for name in ("attempt", "failures") if _is(int, found.get(name))},
+            **{name: found[name] for name in ("attempt", "failures", "outages") if _is(int, found.get(name))},
         )
 
 

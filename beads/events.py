@@ -18,6 +18,9 @@ TICK = "dev.knative.sources.ping"  # what a PingSource sends
 
 FEEDER_SOURCE = "/beads/feeder"
 
+# What describes the data of an event of a type (knative/schemas): a name, to be compared. Nothing is fetched from it.
+SCHEMA_OF = "urn:beads:schema:{type}"
+
 MAX_BODY_BYTES = 64 * 1024  # a tick or a request is a few hundred bytes
 
 _NAME = re.compile(r"[a-z0-9]+")
@@ -42,6 +45,7 @@ class Event:
     subject: str | None = None
     extensions: Mapping[str, str] = field(default_factory=dict)
     data: Any = None
+    dataschema: str | None = None
 
     @property
     def tick(self) -> str | None:
@@ -66,6 +70,8 @@ def to_http(event: Event, overrides: Mapping[str, str] | None = None) -> tuple[d
     }
     if event.subject:
         attributes["subject"] = event.subject
+    if event.dataschema:
+        attributes["dataschema"] = event.dataschema
     headers, _ = to_binary(CloudEvent(attributes, None))
     # cloudevents 1.12 writes attributes into headers as they are.
     encoded = {name: quote(value, safe=_PLAIN_IN_HEADER) for name, value in headers.items() if value}
@@ -125,6 +131,7 @@ def _checked(attributes: dict[str, Any], data: Any) -> Event:
             if name not in known and _NAME.fullmatch(name) and value is not None
         },
         data=data,
+        dataschema=str(attributes["dataschema"]) if attributes.get("dataschema") else None,
     )
 
 

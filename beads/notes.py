@@ -50,5 +50,9 @@ def claim_expired(timeout_seconds: float) -> str:
     return f"auto-dispatcher claim expired: no job and no sign of life for {timeout_seconds:g}s — reopening"
 
 
+def released(actor: str) -> str:
+    return f"auto-dispatcher claim released by {one_line(actor, 100)} — reopening"
+
+
 def no_progress(silent_minutes: int, threshold_minutes: float) -> str:
     return f"reaper: no progress for {silent_minutes}m (threshold {threshold_minutes:g}m) — blocking"

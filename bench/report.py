@@ -1,6 +1,8 @@
 """Percentiles, tables and JSON, the same for every measurement."""
 
 import json
+import math
+import os
 import pathlib
 import platform
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 def percentile(samples: Sequence[float], percent: float) -> float:
     """The value that `percent` of the samples do not exceed (nearest rank)."""
     ordered = sorted(samples)
-    return ordered[max(0, min(len(ordered) - 1, round(percent / 100 * len(ordered) + 0.5) - 1))]
+    return ordered[max(1, math.ceil(percent / 100 * len(ordered))) - 1]
 
 
 def summary(samples: Sequence[float]) -> dict[str, float]:
@@ -37,7 +39,8 @@ def write(name: str, figures: Mapping[str, Any]) -> None:
     """Write the figures as JSON below bench/results/."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    machine = {"python": platform.python_version(), "machine": platform.machine()}
-    document = {"measured": datetime.now(UTC).isoformat(timespec="seconds"), **machine, **figures}
+    machine = {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()}
+    load = [round(value, 1) for value in os.getloadavg()]  # figures from a busy machine say so
+    document = {"measured": datetime.now(UTC).isoformat(timespec="seconds"), **machine, "load": load, **figures}
     path.write_text(json.dumps(document, indent=2) + "\n")
     print(f"\nwritten to {path}")

@@ -21,6 +21,8 @@ class InstantAgent:
 
     def __init__(self, on_post: Callable[[str], None] = lambda bead: None) -> None:
         self.posts: list[tuple[float, str]] = []
+        self.active = 0  # what it says is at work
+        self.asked: list[float] = []  # when somebody asked how much is at work
         self.arrived = threading.Condition()
         agent = self
 
@@ -28,7 +30,8 @@ class InstantAgent:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self._answer({"busy": False, "active": 0, "queued": 0})
+                agent.asked.append(time.time())
+                self._answer({"busy": agent.active > 0, "active": agent.active, "queued": 0})
 
             def do_POST(self) -> None:
                 now = time.time()
@@ -74,12 +77,12 @@ class InstantAgent:
 
 
 @contextlib.contextmanager
-def world() -> Iterator[tuple[pathlib.Path, Workspace, settings.Dolt]]:
+def world(*, log_bin: bool = True) -> Iterator[tuple[pathlib.Path, Workspace, settings.Dolt]]:
     """A folder, a workspace of the newest bd in it, and the connection to its Dolt."""
     with tempfile.TemporaryDirectory(prefix="beads-bench-") as name:
         folder = pathlib.Path(name)
         print("starting Dolt and making a workspace", flush=True)
-        server = DoltServer(toolchain.dolt(), folder / "dolt", processes.free_port())
+        server = DoltServer(toolchain.dolt(), folder / "dolt", processes.free_port(), log_bin=log_bin)
         server.start()
         try:
             workspace = Workspace(toolchain.bd(), folder / "workspace")

@@ -7,7 +7,7 @@ import sys
 import threading
 
 from beads import agent, events, log, settings, store
-from feeder import changes, http, switch
+from feeder import changes, http, metrics, switch
 from feeder.emitter import Backoff, Emitter, SinkError
 from feeder.feed import Feed, Unfit
 from feeder.gate import Gate, Wanted
@@ -24,7 +24,7 @@ environment:
   K_SINK               where events go (needed)
   DOLT_HOST, DOLT_PORT, DOLT_USER, DOLT_PASSWORD or DOLT_PASSWORD_FILE, DOLT_DATABASE
                        the beads' Dolt server; or BEADS_DIR, a bd workspace's .beads folder
-  PORT                 for ticks, /healthz and /readyz (8080)
+  PORT                 for ticks, /healthz, /readyz and /metrics (8080)
   AGENT_ASSIGNEE       the sentinel that beads are assigned to (agent)
   BEADBOARD_URL, AGENT_HEALTH_URL
                        the agent service; without it a tick does not ask whether it is busy
@@ -52,7 +52,8 @@ def main() -> int:
     pulse, wanted = Pulse(), Wanted()
     reader = Feed(dolt, rules.assignee, Emitter(feed), wanted, pulse, stop)
     try:
-        server = http.serve(http.Endpoint(Gate(store.Store(dolt), rules, service), pulse), feed)
+        scrape = metrics.Scrape(store.Store(dolt), rules.assignee, pulse)
+        server = http.serve(http.Endpoint(Gate(store.Store(dolt), rules, service), pulse, scrape), feed)
     except OSError as exc:
         return _fail(f"cannot listen on {feed.host}:{feed.port} ({exc.strerror}); set PORT to a free one.")
     threading.Thread(target=server.run, name="http", daemon=True).start()
@@ -97,6 +98,7 @@ def send_requests(wanted: Wanted, gate: Gate, emitter: Emitter, stop: threading.
             waiting = gate.waiting()
             if waiting:
                 emitter.send(changes.request(cause, waiting, events.DISPATCH_REQUESTED))
+                metrics.REQUESTS.labels("dispatch", cause.cause).inc()
             backoff.reset()
         except (SinkError, store.StoreError) as exc:
             if backoff.first:

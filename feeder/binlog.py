@@ -50,12 +50,30 @@ class Position:
         self._set = GtidSet(text or _NEVER_USED)
 
     def add(self, gtid: str) -> None:
-        if Gtid(gtid) not in self._set:
+        if str(self) == _NEVER_USED:
+            self._set = GtidSet(gtid)
+        elif Gtid(gtid) not in self._set:
             self._set.merge_gtid(Gtid(gtid))
 
     def covers(self, text: str) -> bool:
         """Whether everything in the GTID set `text` has been read."""
-        return not text or GtidSet(text) in self._set
+        return text in ("", _NEVER_USED) or _within(GtidSet(text), self._set)
+
+    def within(self, text: str) -> bool:
+        """Whether nothing has been read that is not in the GTID set `text`."""
+        return str(self) == _NEVER_USED or (bool(text) and _within(self._set, GtidSet(text)))
+
+    def behind(self, text: str) -> int:
+        """How many transactions of the GTID set `text` have not been read."""
+        missing = GtidSet(text).gtids
+        for read in self._set.gtids:
+            missing = [gtid - read for gtid in missing]
+        return sum(end - start for gtid in missing for start, end in gtid.intervals)
+
+    @property
+    def last(self) -> int:
+        """The newest transaction's number."""
+        return max(int(part.rpartition("-")[2].rpartition(":")[2]) for part in str(self).split(","))
 
     def __str__(self) -> str:
         return str(self._set)
@@ -135,6 +153,11 @@ class Stream:
             self.close()
             raise StreamLost("closed")
         return connection
+
+
+def _within(part: Any, whole: Any) -> bool:
+    """Whether a GTID set holds all of another; the library's own `in` asks whether the intervals are the same."""
+    return all(gtid in whole for gtid in part.gtids)
 
 
 def _rows(event: Any) -> Iterator[Row]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from beads import events, store
+from beads import events, store, trace
 from beads.bead import Status
 
 # Columns that are kept of a row; descriptions of a megabyte are dropped as they come.
@@ -15,6 +15,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "dependencies": ("issue_id",),
     "config": ("key", "value"),
 }
+
+
+NO_BEAD: Mapping[str, str | None] = {"assignee": None, "status": None}
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Change:
     before: Mapping[str, str | None]
     after: Mapping[str, str | None]
     actor: str = ""
-    recovered: bool = False  # read from Dolt's history, because the binlog no longer held it
+    recovered: bool = False  # found by comparing, because the binlog did not tell it
 
 
 @dataclass(frozen=True)
@@ -94,29 +97,51 @@ def cause_in(transaction: Transaction, assignee: str) -> Cause | None:
     return found
 
 
-def recovered(rows: Iterable[Mapping[str, Any]], commit: str) -> Iterator[Change]:
-    """The changes between a Dolt commit and now, from the rows of dolt_diff.
+def seen_in(transaction: Transaction) -> dict[str, store.Seen | None]:
+    """How each bead that was born, changed or deleted is to be seen now; None for one that is no more."""
+    found: dict[str, store.Seen | None] = {}
+    for number, row in _numbered(transaction.rows, "issues"):
+        if row.before is None or _side(row.before) != _side(row.after):
+            found |= seen(f"{transaction.gtid}:{number}", str((row.after or row.before or {})["id"]), _side(row.after))
+    return found
 
-    Their ids are made of the commit, the bead and what it became: the same gap gives the same ids.
+
+def seen(event: str, bead: str, after: Mapping[str, str | None]) -> dict[str, store.Seen | None]:
+    """The same for one bead, told by the event of that id."""
+    return {bead: store.Seen(after["assignee"] or "", after["status"], event) if after["status"] else None}
+
+
+def missed(rows: Iterable[Mapping[str, Any]], sequence: str) -> Iterator[Change]:
+    """The changes that the binlog did not tell, from the rows of store.unseen; plain births among them.
+
+    Their ids are made of what was told of the bead last and what it became: the same gap gives the same ids, and no
+    other gap does.
     """
     for row in rows:
         before = {name: row[f"from_{name}"] for name in COLUMNS["issues"]} if row["from_id"] is not None else None
         after = {name: row[f"to_{name}"] for name in COLUMNS["issues"]} if row["to_id"] is not None else None
-        change = Row("issues", before, after)
-        if _side(before) == _side(after) or _plain_birth(change):
-            continue
         bead = after or before or {}
-        told = repr((bead["id"], sorted(_side(after).items()))).encode()
+        told = repr((row["event"], row["bead"], sorted(_side(after).items()))).encode()
         yield Change(
-            id=f"{commit}:{hashlib.sha256(told).hexdigest()[:16]}",
-            sequence=commit,
-            bead=str(bead["id"]),
+            id=f"recovered:{hashlib.sha256(told).hexdigest()[:32]}",
+            sequence=sequence,
+            bead=str(row["bead"]),
             title=str(bead["title"]),
             priority=bead["priority"],
             before=_side(before),
             after=_side(after),
             recovered=True,
         )
+
+
+def is_told(change: Change) -> bool:
+    """Whether a change is one that is told: not the birth of a bead that is open and unassigned."""
+    return change.before["status"] is not None or change.after != {"assignee": None, "status": Status.OPEN}
+
+
+def sequence_after(number: int) -> str:
+    """For what is told between the transaction of that number and the next."""
+    return f"{number:020d}.recovered"
 
 
 def to_event(change: Change, database: str) -> events.Event:
@@ -134,6 +159,7 @@ def to_event(change: Change, database: str) -> events.Event:
             "partitionkey": change.bead,
             "sequence": change.sequence,
             "recovered": "true" if change.recovered else "",
+            "traceparent": trace.of_event(change.id, events.ISSUE_CHANGED).traceparent,
         },
         data={
             "id": change.bead,
@@ -143,6 +169,7 @@ def to_event(change: Change, database: str) -> events.Event:
             "after": dict(change.after),
             "actor": change.actor,
         },
+        dataschema=events.SCHEMA_OF.format(type=events.ISSUE_CHANGED),
     )
 
 
@@ -152,8 +179,9 @@ def request(cause: Cause, waiting: int, event_type: str) -> events.Event:
         id=cause.id,
         source=events.FEEDER_SOURCE,
         type=event_type,
-        extensions={"cause": cause.cause},
+        extensions={"cause": cause.cause, "traceparent": trace.of_event(cause.id, event_type).traceparent},
         data={"waiting": waiting},
+        dataschema=events.SCHEMA_OF.format(type=event_type),
     )
 
 
@@ -186,7 +214,7 @@ def _numbered(rows: Iterable[Row], *tables: str) -> Iterator[tuple[int, Row]]:
 
 def _side(bead: Mapping[str, Any] | None) -> dict[str, str | None]:
     if bead is None:
-        return {"assignee": None, "status": None}
+        return dict(NO_BEAD)
     return {"assignee": bead["assignee"] or None, "status": bead["status"]}
 
 

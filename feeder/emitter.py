@@ -1,11 +1,16 @@
 """POSTs CloudEvents to the sink. The feeder's only HTTP client."""
 
+import contextlib
 import random
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 
 from beads import events, log, settings
+from feeder import metrics
 
 logger = log.get("feeder")
 
@@ -23,6 +28,7 @@ class Emitter:
     def __init__(self, feed: settings.Feed) -> None:
         self._feed = feed
         self._client = httpx.Client(timeout=feed.sink_timeout_seconds, verify=feed.sink.startswith("https"))
+        self._connection: Any = None
 
     def close(self) -> None:
         self._client.close()
@@ -31,11 +37,38 @@ class Emitter:
         """POST one event; returns when the sink accepted it with 2xx. Raises SinkError."""
         headers, body = events.to_http(event, self._feed.overrides)
         try:
-            response = self._client.post(self._feed.sink, headers=headers, content=body)
+            with self._ended_in_time():
+                response = self._client.post(
+                    self._feed.sink, headers=headers, content=body, extensions={"trace": self._trace}
+                )
         except httpx.HTTPError as exc:
+            metrics.SINK_ERRORS.inc()
             raise SinkError(f"the sink gave no answer ({type(exc).__name__}: {exc})") from exc
         if not response.is_success:
+            metrics.SINK_ERRORS.inc()
             raise SinkError(f"the sink answered HTTP {response.status_code}")
+
+    @contextlib.contextmanager
+    def _ended_in_time(self) -> Iterator[None]:
+        """End the connection under the block after SINK_TIMEOUT_SECONDS: httpx limits each wait, not their sum, and a
+        sink that trickles its answer would hold the feed for ever."""
+
+        def end() -> None:
+            with contextlib.suppress(OSError, AttributeError):  # the second: not connected yet
+                self._connection.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(self._feed.sink_timeout_seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        """httpx's way to its connection, which it keeps from one event to the next."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._connection = info["return_value"]
 
 
 class Backoff:

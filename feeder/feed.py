@@ -1,14 +1,15 @@
 """The feed: from the stored position, for ever: read a transaction, tell it, move on.
 
 What can be lost is only time. The position moves after the sink's 2xx, so a crash repeats events with the
-same ids; requests for work are sent beside the feed, and the tick makes good for one that is lost.
+same ids; what the binlog does not tell is found by comparing; requests for work are sent beside the feed, and the
+tick makes good for one that is lost.
 """
 
 import threading
 import uuid
 
 from beads import log, settings, store
-from feeder import binlog, changes, preflight
+from feeder import binlog, changes, metrics, missed, preflight
 from feeder.emitter import Backoff, Emitter, until_done
 from feeder.gate import Wanted
 from feeder.health import Pulse
@@ -45,7 +46,9 @@ class Feed:
         self._stop = stop
         self._store = store.Store(dolt)
         self._keeper_store = store.Store(dolt)
+        self._comparison = missed.Comparison(self._store, stop.wait)
         self._stream: binlog.Stream | None = None
+        self._unfit = ""  # what was said last of the server's settings
         self._position: binlog.Position
         self.keeper: Keeper
 
@@ -77,14 +80,20 @@ class Feed:
             self._pulse.beat()
             try:
                 if refused >= _GAP_AT:
-                    self._fill_gap()
+                    self._jump()
+                    refused = 0
                 self._read(backoff)
             except binlog.PositionRefused as exc:
                 refused += 1
                 logger.info(f"position refused: {exc}", extra=log.context(action="position-refused", times=refused))
                 self._stop.wait(_REFUSED_WAIT_SECONDS)
                 continue
-            except (binlog.StreamLost, store.StoreError, Unfit) as exc:
+            except Unfit as exc:
+                if str(exc) != self._unfit:
+                    logger.error(f"the feed cannot go on: {exc}", extra=log.context(action="unfit"))
+                self._unfit = str(exc)
+                self._stop.wait(backoff.next_seconds())
+            except (binlog.StreamLost, store.StoreError) as exc:
                 if not self._stop.is_set():
                     self._say_once(backoff, f"the feed is interrupted: {exc}; reading on as soon as it can be")
                     self._stop.wait(backoff.next_seconds())
@@ -102,22 +111,33 @@ class Feed:
             self._stream.close()
 
     def _find_position(self) -> None:
+        self._require_fit()
+        self._store.prepare_state()
+        stored = self._store.position()
+        if stored is None:
+            executed = self._store.executed()
+            self._store.start_position(executed, f"start-{uuid.uuid4()}")
+            logger.info("no stored position, starting from now", extra=log.context(action="position"))
+        self._position = binlog.Position(executed if stored is None else stored)
+        self.keeper = Keeper(self._keeper_store, str(self._position))
+        self._pulse.position = str(self._position)
+
+    def _require_fit(self) -> None:
+        """Raises Unfit. Asked at each connect: the server may have been restarted with other settings."""
         found = preflight.findings(self._store.variables())
         if found:
             raise Unfit(" ".join(found))
-        self._store.prepare_state()
-        stored = self._store.position()
-        gtid_set, commit = stored or self._store.head()
-        self._position = binlog.Position(gtid_set)
-        self.keeper = Keeper(self._keeper_store, gtid_set if stored else "", commit)
-        if not stored:
-            self.keeper.mark(str(self._position), told=True)
-            logger.info("no stored position, starting from now", extra=log.context(action="position"))
 
     def _read(self, backoff: Backoff) -> None:
         """Read one connection to its end."""
+        self._require_fit()
+        self._unfit = ""
+        if not self._position.within(self._store.executed()):
+            # Such a server would say nothing at all until it has executed as much as we have read.
+            raise binlog.PositionRefused("the server has not executed all that was read: it was restored or replaced")
+        self._comparison.begin()
         self._stream = binlog.Stream(self._dolt, self._position)
-        if self._stop.is_set():
+        if self._stop.is_set() or not self._tell_missed(idle=False):
             return
         try:
             for item in self._stream:
@@ -125,6 +145,8 @@ class Feed:
                 if backoff.reset():
                     logger.warning("the feed reads on", extra=log.context(action="feed-up"))
                 if isinstance(item, changes.Transaction) and not self._tell(item):
+                    return
+                if self._comparison.comes and not self._tell_missed(idle=isinstance(item, binlog.Heartbeat)):
                     return
         finally:
             self._pulse.disconnected()
@@ -141,31 +163,48 @@ class Feed:
                 return False
             told = True
         self._position.add(transaction.gtid)
+        self._pulse.position = str(self._position)
+        seen = changes.seen_in(transaction)
+        self._comparison.told(seen)
         # Storing the position is itself a transaction: it moves no position, or it would never end.
         if transaction.database != store.STATE_DATABASE:
-            self.keeper.mark(str(self._position), told=told)
+            self.keeper.mark(str(self._position), seen, told=told)
+        return True
+
+    def _tell_missed(self, *, idle: bool) -> bool:
+        """Tell what the binlog did not, as soon as that is known. False when told to stop."""
+        number = 0
+        for change in self._comparison.missed(self._position, self.keeper.save, idle=idle):
+            if changes.is_told(change):
+                if not self._emit(change):
+                    return False
+                number += 1
+            self.keeper.mark(str(self._position), changes.seen(change.id, change.bead, change.after), told=True)
+        if number:
+            self._wanted.ask(changes.Cause("change", f"missed-{uuid.uuid4()}"))
+            logger.warning(
+                f"told {number} changes that the binlog does not hold",
+                extra=log.context(action="missed", changes=number),
+            )
         return True
 
     def _emit(self, change: changes.Change) -> bool:
         event = changes.to_event(change, self._dolt.database)
-        return until_done(lambda: self._emitter.send(event), self._stop.wait, self._pulse.beat)
+        told = until_done(lambda: self._emitter.send(event), self._stop.wait, self._pulse.beat)
+        if told:
+            metrics.CHANGES.labels(str(change.recovered).lower()).inc()
+        return told
 
-    def _fill_gap(self) -> None:
-        """The binlog no longer holds our position: tell what changed since from Dolt's history."""
-        gtid_set, commit = self._store.head()
+    def _jump(self) -> None:
+        """The binlog does not go on from our position: begin from now. What was missed, the comparison finds."""
+        self._position = binlog.Position(self._store.executed())
+        self.keeper.jump(str(self._position))
+        self._pulse.position = str(self._position)
         logger.warning(
-            f"the binlog no longer holds the feed's position; reading history since {self.keeper.commit}",
+            "the binlog does not go on from where the feed was (it was purged, or the server was restored or replaced);"
+            " going on from now, and telling how the beads differ from what was told",
             extra=log.context(action="gap"),
         )
-        number = 0
-        for change in changes.recovered(self._store.changed_since(self.keeper.commit), self.keeper.commit):
-            if not self._emit(change):
-                return
-            number += 1
-        self._position = binlog.Position(gtid_set)
-        self.keeper.restart(str(self._position), commit)
-        self._wanted.ask(changes.Cause("change", f"{commit}:gap"))
-        logger.warning("the gap is filled", extra=log.context(action="gap-filled", changes=number))
 
     def _save(self, *, last: bool) -> None:
         try:
@@ -176,6 +215,7 @@ class Feed:
         except store.StoreError as exc:
             # Dolt is away; the reader says so. A position that is not stored is repeated, not lost.
             logger.debug(str(exc), extra=log.context(action="position"))
+        self._pulse.unstored(self.keeper.unstored_since)
 
     def _say_once(self, backoff: Backoff, message: str) -> None:
         if backoff.first:

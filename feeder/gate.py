@@ -10,6 +10,8 @@ from feeder.changes import Cause
 
 logger = log.get("feeder")
 
+_COUNTED = 10  # waiting beads; whether there is one is what matters, and a hundred cost ten times as much
+
 
 class Gate:
     """Asks Dolt, with the predicate that dispatch itself uses. For one thread at a time."""
@@ -23,7 +25,7 @@ class Gate:
         """How many beads dispatch would take now, slots aside: a close comes a moment before its slot is free."""
         now = datetime.now(UTC)
         self._beads.refresh()
-        count = self._beads.count_eligible(self._rules.assignee, now)
+        count = self._beads.count_eligible(self._rules.assignee, now, _COUNTED, enough=1)
         if not count or self._beads.switch().dispatch:
             return 0
         hold = self._beads.hold()

@@ -16,6 +16,8 @@ class Pulse:
         self._beat = time.monotonic()
         self._connected = False
         self._ready = False
+        self._unstored_since: float | None = None
+        self.position: str | None = None  # the GTID set of what was read and told; None until it is known
 
     def beat(self, *, connected: bool = False) -> None:
         """A sign of life; `connected` when it came from the binlog."""
@@ -24,6 +26,10 @@ class Pulse:
 
     def disconnected(self) -> None:
         self._connected = False
+
+    def unstored(self, since: float | None) -> None:
+        """Since when (by time.monotonic) the stored position has not been `position`; None when it is."""
+        self._unstored_since = since
 
     def prepared(self) -> None:
         """Dolt was reached and is fit: ticks can be answered and the feed can be read."""
@@ -36,6 +42,11 @@ class Pulse:
     @property
     def ready(self) -> bool:
         return self._ready
+
+    @property
+    def unstored_seconds(self) -> float:
+        """For how long the stored position has not been that of all that was read and told; 0 when it is."""
+        return 0.0 if self._unstored_since is None else time.monotonic() - self._unstored_since
 
     @property
     def connected(self) -> bool:

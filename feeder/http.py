@@ -1,20 +1,24 @@
-"""The feeder's HTTP endpoint: ticks, answered with a request event or an empty 204, and health."""
+"""The feeder's HTTP endpoint: ticks, answered with a request event or an empty 204; health; metrics."""
 
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import waitress
+from waitress.channel import HTTPChannel
 
 from beads import events, log, settings, store
-from feeder import changes
+from feeder import changes, metrics
 from feeder.gate import Gate
 from feeder.health import Pulse
 
 logger = log.get("feeder")
 
 _CONNECTIONS = 50  # a Broker and two kinds of probes need a handful
-_IDLE_SECONDS = 30
+_IDLE_SECONDS = 30  # without a byte, or with an unfinished request
+_LOOK_SECONDS = 5  # between looks for connections that are idle
+
+_USAGE = "POST a tick to /; GET /healthz, /readyz or /metrics"
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Answer = tuple[str, list[tuple[str, str]], bytes]
@@ -23,9 +27,10 @@ Answer = tuple[str, list[tuple[str, str]], bytes]
 class Endpoint:
     """The WSGI application. Ticks are answered one at a time: they share one connection to Dolt."""
 
-    def __init__(self, gate: Gate, pulse: Pulse) -> None:
+    def __init__(self, gate: Gate, pulse: Pulse, scrape: metrics.Scrape) -> None:
         self._gate = gate
         self._pulse = pulse
+        self._scrape = scrape
         self._one_tick = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -43,9 +48,11 @@ class Endpoint:
                 if self._pulse.ready:
                     return _text("200 OK", "ready")
                 return _text("503 Service Unavailable", "waiting for Dolt")
-            case _, "/" | "/healthz" | "/readyz":
-                return _text("405 Method Not Allowed", "POST a tick to /; GET /healthz or /readyz")
-        return _text("404 Not Found", "POST a tick to /; GET /healthz or /readyz")
+            case "GET", "/metrics":
+                return "200 OK", [("Content-Type", metrics.CONTENT_TYPE)], self._scrape.page()
+            case _, "/" | "/healthz" | "/readyz" | "/metrics":
+                return _text("405 Method Not Allowed", _USAGE)
+        return _text("404 Not Found", _USAGE)
 
     def _tick(self, environ: dict[str, Any]) -> Answer:
         try:
@@ -54,6 +61,7 @@ class Endpoint:
             return _text("400 Bad Request", str(exc))
         if event.tick not in ("dispatch", "reap"):
             return _text("400 Bad Request", "expected a tick of the PingSource dispatch or reap")
+        metrics.LAST_TICK.labels(event.tick).set_to_current_time()
         if event.suspended:
             return "204 No Content", [], b""
         try:
@@ -73,23 +81,42 @@ class Endpoint:
             waiting, event_type = self._gate.waiting_with_slot(), events.DISPATCH_REQUESTED
         else:
             waiting, event_type = self._gate.stuck(), events.REAP_REQUESTED
-        return changes.request(cause, waiting, event_type) if waiting else None
+        if not waiting:
+            return None
+        metrics.REQUESTS.labels(tick.tick, cause.cause).inc()
+        return changes.request(cause, waiting, event_type)
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    """A connection whose idle time counts from the beginning of a request: one that sends it byte by byte would be
+    active for ever, and a few dozen of those would keep the probes and the Broker out."""
+
+    @property
+    def last_activity(self) -> float:
+        return self._last_activity
+
+    @last_activity.setter
+    def last_activity(self, moment: float) -> None:
+        if self.request is None:
+            self._last_activity = moment
 
 
 def serve(endpoint: Endpoint, feed: settings.Feed) -> Any:
     """Bind and return the server, to be run in a thread. Raises OSError when the address is in use."""
-    return waitress.create_server(
+    server = waitress.create_server(
         endpoint,
         host=feed.host,
         port=feed.port,
         threads=4,
         connection_limit=_CONNECTIONS,
         channel_timeout=_IDLE_SECONDS,
-        cleanup_interval=10,
+        cleanup_interval=_LOOK_SECONDS,
         max_request_body_size=events.MAX_BODY_BYTES,
         max_request_header_size=32 * 1024,
         ident=None,
     )
+    server.channel_class = _Channel
+    return server
 
 
 def _headers(environ: dict[str, Any]) -> dict[str, str]:

@@ -8,20 +8,22 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import flask
 from werkzeug.exceptions import HTTPException
 
 from beads import events, log, store
+from beads.trace import Trace, begun, parse
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What a pass did, for its line in the log: a sentence, and the beads by what became of them."""
+    """What a pass did, for its line in the log: a sentence, the beads by what became of them, the jobs it started."""
 
     message: str
     beads: dict[str, list[str]]
+    jobs: list[str] = field(default_factory=list)
 
 
 def loaded(name: str) -> None:
@@ -30,11 +32,13 @@ def loaded(name: str) -> None:
     log.get(name).info("loaded", extra=log.context(action="start", ms=None if age is None else round(age)))
 
 
-def answer(request: flask.Request, *, accepts: str, tick: str, act: Callable[[events.Event], Pass]) -> flask.Response:
-    """Parse the event and call `act` with it, unless it is a tick that says suspend=true.
+def answer(
+    request: flask.Request, *, accepts: str, tick: str, act: Callable[[events.Event, Trace], Pass]
+) -> flask.Response:
+    """Parse the event and call `act` with it and its trace, unless it is a tick that says suspend=true.
 
     `accepts` is the event type of a request, `tick` the name of the PingSource whose ticks are taken too.
-    Every pass ends with one line in the log.
+    Every pass ends with one line in the log. A tick has no trace, so the pass begins one.
     """
     logger = log.get(tick)
     if request.method != "POST":
@@ -53,21 +57,24 @@ def answer(request: flask.Request, *, accepts: str, tick: str, act: Callable[[ev
         logger.info("tick says suspend=true", extra=log.context(action="suspended", event=event.id))
         return _empty()
     started = time.monotonic()
+    trace = parse(event.extensions.get("traceparent")) or begun()
+    about = {"event": event.id, "trace": trace.trace_id}
     try:
-        done = act(event)
+        done = act(event, trace)
     except store.StoreError as exc:
-        logger.error(str(exc), extra=log.context(action="retry", event=event.id))
+        logger.error(str(exc), extra=log.context(action="retry", **about))
         return _text(503, "Dolt cannot be used now; send the event again later")
     except Exception:
-        logger.exception("the pass failed", extra=log.context(action="failed", event=event.id))
+        logger.exception("the pass failed", extra=log.context(action="failed", **about))
         return _text(500, "the pass failed; see the log")
     logger.info(
         done.message,
         extra=log.context(
             action="pass",
-            event=event.id,
+            **about,
             cause=event.extensions.get("cause") or ("tick" if event.tick else None),
             ms=round((time.monotonic() - started) * 1000),
+            jobs=done.jobs or None,
             **{kind: ids for kind, ids in done.beads.items() if ids},
         ),
     )

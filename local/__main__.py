@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from beads import log, settings, store
+from cli.timeline import Step
 from local import system, toolchain
 from local.processes import StartError
 from local.system import DEFAULT_PORT, Ports, System
-from local.timeline import Step, Timeline, table
+from local.timeline import Timeline, table
 from local.workspace import EXAMPLES, BdError, Workspace
 
 _HELP = """\

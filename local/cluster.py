@@ -141,20 +141,10 @@ class PodWatch:
         if self._child.stdout:
             self._child.stdout.close()
 
-    @property
-    def running(self) -> bool:
-        """Whether it still sees: a count of 0 by a watch that ended says nothing."""
-        return self._child.poll() is None
-
     def _read(self) -> None:
         assert self._child.stdout
-        text = ""
-        for line in self._child.stdout:
-            text += line
-            if line != "}\n":  # the documents are indented, so this is the end of one
-                continue
-            event = json.loads(text)
-            text = ""
+        for line in self._child.stdout:  # a document each: kubectl indents a list, but not a watch
+            event = json.loads(line)
             name = event["object"]["metadata"]["name"]
             if event["type"] == "ADDED" and name not in self._known:
                 self.created.append((time.time(), name))
@@ -185,7 +175,7 @@ def deployed(
         make_users(dolt, passwords)
         say(f"deploying into namespace {namespace.name}; pods reach this machine at {address}")
         _run("kubectl", "create", "namespace", namespace.name)
-        stack.callback(_run, "kubectl", "delete", "namespace", namespace.name, "--timeout=120s")
+        stack.callback(_run, "kubectl", "delete", "namespace", namespace.name, "--wait=false")
         labels = [f"{name}={value}" for name, value in _NAMESPACE_LABELS.items()]
         _run("kubectl", "label", "namespace", namespace.name, *labels)
         namespace.apply(

@@ -141,8 +141,8 @@ class Router:
 def read(headers: Mapping[str, str], body: bytes) -> events.Event:
     """The event in a request or in a reply, with all its attributes. Raises InvalidEvent.
 
-    `time` and `dataschema`, for which this system has no use but which a Broker hands on, are kept among the
-    extensions: that is where they are filtered, and sent, like every other attribute.
+    `time`, for which this system has no use but which a Broker hands on, is kept among the extensions: that is where it
+    is filtered, and sent, like every other attribute.
     """
     event = events.from_request(headers, body)
     if isinstance(event.data, bytes):
@@ -150,7 +150,7 @@ def read(headers: Mapping[str, str], body: bytes) -> events.Event:
     given = {name[3:].lower(): unquote(value) for name, value in headers.items() if name.lower().startswith("ce-")}
     if "specversion" not in given:
         given = json.loads(body)
-    more = {name: str(given[name]) for name in ("time", "dataschema") if given.get(name)}
+    more = {"time": str(given["time"])} if given.get("time") else {}
     return replace(event, extensions={**event.extensions, **more})
 
 

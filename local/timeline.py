@@ -1,57 +1,14 @@
 """What happened to each bead and when, from Dolt's history and the feed; milliseconds between the steps."""
 
-import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from beads import events, settings, store
+from cli import timeline
+from cli.timeline import Step, steps_in
 
 STEPS = ("assigned", "event", "claimed", "dispatched", "closed")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One thing that happened to a bead."""
-
-    what: str
-    at: datetime
-
-
-def steps_in(history: Iterable[Mapping[str, Any]], assignee: str) -> list[Step]:
-    """The steps in a bead's history, oldest first. Pure."""
-    found = []
-    for version in history:
-        what = _step(version, assignee)
-        if what:
-            found.append(Step(what, version["at"].replace(tzinfo=UTC)))
-    return found
-
-
-def _step(version: Mapping[str, Any], assignee: str) -> str | None:
-    before, after = _record(version["from_metadata"]), _record(version["to_metadata"])
-    was, now = version["from_status"], version["to_status"]
-    if after.get("job") and after.get("job") != before.get("job"):
-        return "dispatched"
-    if after.get("claim") and after.get("claim") != before.get("claim"):
-        return "claimed"
-    if now != was and now == "closed":
-        return "closed"
-    if now != was and now == "blocked":
-        return "blocked"
-    if now == "open" and was == "in_progress":
-        return "given back"
-    if now == "open" and version["to_assignee"] == assignee and version["from_assignee"] != assignee:
-        return "assigned"
-    return None
-
-
-def _record(metadata: Any) -> dict[str, Any]:
-    found = json.loads(metadata) if isinstance(metadata, str | bytes) else metadata
-    record = found.get("dispatch") if isinstance(found, dict) else None
-    return record if isinstance(record, dict) else {}
 
 
 class Timeline:
@@ -66,11 +23,9 @@ class Timeline:
     ) -> None:
         self._store = store.Store(dolt)
         self._assignee = assignee
-        self._show = show
         self._posts_are_told = posts_are_told
         self._lock = threading.Lock()
-        self._seen: dict[str, list[Step]] = {}
-        self._titles: dict[str, str] = {}
+        self._steps = timeline.Timeline(lambda entry: show(entry.line()))
 
     def observe(self, event: events.Event) -> None:
         """Take note of an event that the router received."""
@@ -78,42 +33,30 @@ class Timeline:
             return
         now = datetime.now(UTC)
         with self._lock:
-            self._titles[event.subject] = (event.data or {}).get("title", "")
+            self._steps.name(event.subject, (event.data or {}).get("title", ""))
             waits = event.extensions.get("assignee") == self._assignee
-            if waits or event.subject in self._seen:
+            if waits or self._steps.knows(event.subject):
                 self._read(event.subject)
             if waits and event.extensions.get("status") == "open":
-                self._add(event.subject, Step("event", now))
+                self._steps.add(event.subject, Step("event", now))
 
     def posted(self, bead_id: str) -> None:
         """Take note that the agent service received a bead."""
         step = Step("dispatched", datetime.now(UTC))
         with self._lock:
             self._read(bead_id)
-            self._add(bead_id, step)
+            self._steps.add(bead_id, step)
 
     def refresh(self, bead_id: str) -> list[Step]:
         """Read a bead's history again; returns its steps so far, in order of time."""
         with self._lock:
             self._read(bead_id)
-            return sorted(self._seen.get(bead_id, []), key=lambda step: step.at)
+            return self._steps.steps(bead_id)
 
     def _read(self, bead_id: str) -> None:
         for step in steps_in(self._store.history(bead_id), self._assignee):
             if not (self._posts_are_told and step.what == "dispatched"):
-                self._add(bead_id, step)
-
-    def _add(self, bead_id: str, step: Step) -> None:
-        steps = self._seen.setdefault(bead_id, [])
-        if step in steps:
-            return
-        earlier = [other.at for other in steps if other.at <= step.at]
-        since = f"+{(step.at - max(earlier)).total_seconds() * 1000:.0f} ms" if earlier else ""
-        steps.append(step)
-        self._show(
-            f"{step.at:%H:%M:%S.%f}"[:-3]
-            + f"  {bead_id:<14} {step.what:<11} {since:>10}  {self._titles.get(bead_id, '')[:40]}"
-        )
+                self._steps.add(bead_id, step)
 
 
 def table(rows: Mapping[str, list[Step]]) -> str:

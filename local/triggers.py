@@ -123,6 +123,7 @@ def _attribute(event: events.Event, name: str) -> str | None:
         "subject": event.subject,
         "specversion": "1.0",
         "datacontenttype": "application/json",
+        "dataschema": event.dataschema,
     }
     return own[name] if name in own else event.extensions.get(name)
 

@@ -4,6 +4,7 @@ An event is only a hint; everything is read from Dolt. A crash between any two s
 is open, or it carries a claim that the reap pass takes back, or one whose POST was begun, which is never sent again.
 """
 
+import functools
 import random
 import re
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from beads import agent as agents
 from beads import log, notes, slots, store
 from beads.bead import Bead, Status
 from beads.settings import Rules
+from beads.trace import Trace, begun
 
 logger = log.get("dispatch")
 
@@ -115,20 +117,27 @@ class Dispatcher:
     clock: Callable[[], datetime]
     sleep: Callable[[float], None]
     _hold: store.Hold = field(default_factory=store.Hold, init=False)  # as it was before the bead at hand
+    _trace: Trace = field(default_factory=begun, init=False)  # of the pass at hand
 
-    def run_once(self, *, slot_freed: bool = False) -> list[Outcome]:
+    def run_once(self, trace: Trace | None = None, *, slot_freed: bool = False) -> list[Outcome]:
         """One pass; returns what happened, in order. The last outcome is the reason it stopped.
 
-        `slot_freed`: wait a little for the slot. Raises StoreError when Dolt cannot be reached: the event
-        is then worth sending again.
+        `trace`: what the pass belongs to; without it one begins. `slot_freed`: wait a little for the slot. Raises
+        StoreError when Dolt cannot be reached: the event is then worth sending again.
         """
         self.beads.refresh()
+        self._trace = trace or begun()
         outcomes: list[Outcome] = []
         wait = SLOT_WAIT_SECONDS if slot_freed else 0
         while not outcomes or not isinstance(outcomes[-1], Stop):
             outcomes.append(self._next(outcomes, wait))
             wait = 0
         return outcomes
+
+    def by_hand(self, bead: Bead) -> Outcome:
+        """Dispatch one eligible bead because a person says so: asks neither switch, hold, slots nor its retry time."""
+        self._hold, self._trace = self.beads.hold(), begun()
+        return self._dispatch(bead, functools.partial(self.beads.claim, before_its_time=True))
 
     def _next(self, so_far: list[Outcome], wait: float) -> Outcome:
         stop = self._switch_or_hold()
@@ -163,7 +172,11 @@ class Dispatcher:
         lost = [outcome.bead.id for outcome in so_far if isinstance(outcome, LostRace)]
         withdrawn = [outcome.bead.id for outcome in so_far if isinstance(outcome, Withdrawn)]
         skip = {*lost, *(bead for bead in withdrawn if withdrawn.count(bead) >= _TRIES_PER_BEAD)}
-        found = self.beads.eligible(self.rules.assignee, self.clock(), _LOOK_AHEAD if lost else 1, sorted(skip))
+        # While the service fails, another bead is tried each time: it may be the bead, and the others would wait.
+        probe = self._hold.failures > 0
+        found = self.beads.eligible(
+            self.rules.assignee, self.clock(), _LOOK_AHEAD if lost else 1, sorted(skip), probe=probe
+        )
         return random.choice(found) if found else None
 
     def _slot_within(self, seconds: float) -> bool:
@@ -175,10 +188,10 @@ class Dispatcher:
                 return True
         return False
 
-    def _dispatch(self, bead: Bead) -> Outcome:
+    def _dispatch(self, bead: Bead, claim: Callable[[Bead, datetime], Bead] | None = None) -> Outcome:
         """Steps 2 to 4 for one bead: claim, mark, read back, POST, record."""
         try:
-            claimed = self.beads.claim(bead, self.clock())
+            claimed = (claim or self.beads.claim)(bead, self.clock())
         except store.ClaimLost:
             return LostRace(bead)
         # Marked first: what was changed before the mark is seen by the read after it, what comes later comes after
@@ -188,21 +201,22 @@ class Dispatcher:
         if change:
             self.beads.withdraw(claimed, change, self.clock())
             return Withdrawn(claimed, change)
-        logger.info("claimed", extra=log.context(action="claim", **claimed.log_context()))
+        trace = self._trace.trace_id
+        logger.info("claimed", extra=log.context(action="claim", trace=trace, **claimed.log_context()))
         try:
-            job = self.agent.dispatch(claimed.id)
+            job = self.agent.dispatch(claimed.id, self._trace.child().traceparent)
         except agents.Unreachable as exc:
             return self._service_failed(claimed, str(exc), note=notes.dispatch_failed(0, str(exc)))
         except agents.Refused as exc:
             note = notes.dispatch_failed(exc.code, exc.body)
-            if exc.counts:
+            if exc.counts or self._only_this_one(claimed, exc.code):
                 return self._rejected(claimed, exc.code, note)
             return self._service_failed(claimed, f"HTTP {exc.code}", note=note)
         except agents.NoAnswer as exc:
             self.beads.record_unknown(claimed, str(exc), self.clock())
             return OutcomeUnknown(claimed, str(exc))
         # Said before it is recorded: with Dolt gone by now, this line is where the job can be found.
-        logger.info("dispatched", extra=log.context(action="dispatch", job=job, **claimed.log_context()))
+        logger.info("dispatched", extra=log.context(action="dispatch", trace=trace, job=job, **claimed.log_context()))
         self.beads.record_dispatched(claimed, notes.one_line(job), self.clock())
         self._clear_hold()
         return Dispatched(claimed, job)
@@ -222,12 +236,17 @@ class Dispatcher:
             return "the bead was changed at the same moment"
         return None
 
+    def _only_this_one(self, bead: Bead, code: int) -> bool:
+        """Whether a failure of the service counts against the bead all the same: it failed with this bead before, and
+        took another one in between."""
+        return code >= 500 and bead.record.outages > 0 and not self._hold.failures
+
     def _rejected(self, bead: Bead, code: int, note: str) -> Rejected:
         """Roll back a bead that the service refused: a later retry, or `blocked` after the fifth in a row."""
         failures = bead.record.failures + 1
         if failures >= BLOCK_AT:
             # A person who opens it again gives it five new tries.
-            record = replace(bead.record, failures=0)
+            record = replace(bead.record, failures=0, outages=0)
             note = f"{note}\n{notes.blocked_after(failures)}"
             status = Status.BLOCKED
         else:
@@ -244,7 +263,8 @@ class Dispatcher:
         until = self.clock() + timedelta(seconds=seconds)
         self.beads.set_hold(self._hold, store.Hold(failures + 1, until, f"agent service: {why}"))
         if bead is not None:
-            self.beads.roll_back(bead, note, bead.record, self.clock(), actor=store.DISPATCHER)
+            record = replace(bead.record, outages=bead.record.outages + 1)
+            self.beads.roll_back(bead, note, record, self.clock(), actor=store.DISPATCHER)
         return ServiceFailed(bead, why, seconds)
 
     def _clear_hold(self) -> None:

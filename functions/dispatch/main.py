@@ -13,6 +13,7 @@ import flask
 import functions_framework
 
 from beads import agent, events, log, settings, store
+from beads.trace import Trace
 from functions import doorway
 from functions.dispatch import dispatcher
 
@@ -35,13 +36,15 @@ def dispatch(request: flask.Request) -> flask.Response:
     return doorway.answer(request, accepts=events.DISPATCH_REQUESTED, tick="dispatch", act=_act)
 
 
-def _act(event: events.Event) -> doorway.Pass:
+def _act(event: events.Event, trace: Trace) -> doorway.Pass:
     with _one_pass:
-        outcomes = _collaborators().run_once(slot_freed=event.extensions.get("cause") == "slot")
+        outcomes = _collaborators().run_once(trace, slot_freed=event.extensions.get("cause") == "slot")
     for outcome in outcomes[:-1]:
         if not isinstance(outcome, dispatcher.Dispatched):  # that has been said
-            logger.info(dispatcher.describe(outcome), extra=log.context(action="outcome", event=event.id))
-    return doorway.Pass(dispatcher.describe(outcomes[-1]), dispatcher.beads_by_outcome(outcomes))
+            said = log.context(action="outcome", event=event.id, trace=trace.trace_id)
+            logger.info(dispatcher.describe(outcome), extra=said)
+    jobs = [outcome.job for outcome in outcomes if isinstance(outcome, dispatcher.Dispatched)]
+    return doorway.Pass(dispatcher.describe(outcomes[-1]), dispatcher.beads_by_outcome(outcomes), jobs)
 
 
 def _collaborators() -> dispatcher.Dispatcher:

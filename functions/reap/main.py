@@ -12,6 +12,7 @@ import flask
 import functions_framework
 
 from beads import events, log, settings, store
+from beads.trace import Trace
 from functions import doorway
 from functions.reap import reaper
 
@@ -32,7 +33,7 @@ def reap(request: flask.Request) -> flask.Response:
     return doorway.answer(request, accepts=events.REAP_REQUESTED, tick="reap", act=_act)
 
 
-def _act(event: events.Event) -> doorway.Pass:
+def _act(event: events.Event, trace: Trace) -> doorway.Pass:
     with _one_pass:
         result = reaper.run_once(_store, RULES, datetime.now(UTC))
     done = f"suspended: {result.suspended}" if result.suspended else "looked for beads that are stuck"

@@ -1,6 +1,6 @@
 """A dispatcher on the real store and a real HTTP agent, with a clock that tests can move."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -35,17 +35,13 @@ DispatcherFactory = Callable[..., Dispatcher]
 
 
 @pytest.fixture
-def make_dispatcher(beads: Beads, agent: support.Agent, clock: Clock) -> Iterator[DispatcherFactory]:
+def make_dispatcher(beads: Beads, agent: support.Agent, clock: Clock) -> DispatcherFactory:
     """Builds a dispatcher; `url` and `timeout_seconds` replace the agent's, the rest are rules."""
-    services = []
 
     def make(*, url: str = "", health: bool = False, timeout_seconds: float = 10, **rules: object) -> Dispatcher:
         service = agents.AgentService(
             settings.Agent(url or agent.url, f"{agent.url}/health" if health else None, timeout_seconds)
         )
-        services.append(service)
         return Dispatcher(beads.store, service, settings.Rules(**rules), clock, clock.sleep)  # type: ignore[arg-type]
 
-    yield make
-    for service in services:
-        service.close()
+    return make

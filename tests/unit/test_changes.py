@@ -127,19 +127,21 @@ def diff(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[st
     }
 
 
-def test_history_gives_the_same_changes_with_ids_that_repeat() -> None:
-    """A gap that is read twice tells the same ids, marked as recovered; what is no change is not told."""
+def test_what_was_missed_is_told_with_ids_that_repeat() -> None:
+    """The same gap gives the same ids, another gap others; marked as recovered; a plain birth is told to nobody."""
     rows = [
-        diff(bead(), bead("agent")),
-        diff(bead("agent"), bead("agent", title="N")),
-        diff(None, bead(name="x-2")),
-        diff(None, bead("agent", name="x-3")),
-        diff(bead("agent", name="x-4"), None),
+        {"bead": "x-1", "event": "e1", **diff(bead(), bead("agent"))},
+        {"bead": "x-2", "event": None, **diff(None, bead(name="x-2"))},
+        {"bead": "x-3", "event": None, **diff(None, bead("agent", name="x-3"))},
+        {"bead": "x-4", "event": "e1", **diff(bead("agent", name="x-4"), None)},
     ]
-    found = list(changes.recovered(rows, "c0ffee"))
-    assert [change.bead for change in found] == ["x-1", "x-3", "x-4"]
-    assert found == list(changes.recovered(rows, "c0ffee"))
-    assert len({change.id for change in found}) == 3
+    found = list(changes.missed(rows, changes.sequence_after(7)))
+    assert [change.bead for change in found if changes.is_told(change)] == ["x-1", "x-3", "x-4"]
+    assert found == list(changes.missed(rows, changes.sequence_after(7)))
+    assert len({change.id for change in found}) == 4
+    (later,) = changes.missed([{**rows[0], "event": "e2"}], "")
+    assert later.id != found[0].id
+    assert f"{7:020d}.000001" < found[0].sequence < f"{8:020d}.000000"
     assert all(changes.to_event(change, "db").extensions["recovered"] == "true" for change in found)
 
 

@@ -1,0 +1,176 @@
+"""One POST per claim: many dispatchers, an agent service that answers in every way, and people who take beads."""
+
+import collections
+import contextlib
+import multiprocessing
+import pathlib
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pymysql
+
+from beads import agent as agents
+from beads import log, settings, store
+from chaos import report, verify, world
+from chaos.report import Row
+from chaos.servers import Agent
+from chaos.world import World
+from functions.dispatch import dispatcher
+from functions.reap import reaper
+
+PART = "claims"
+
+# How the agent service answers a POST, and how often.
+ANSWERS = {"ok": 62, "slow": 20, "cut": 6, "half": 2, "409": 3, "500": 3, "400": 4}
+# A Dolt commit is dated when it begins, and beside other writers it takes a while until others see it.
+_TOLERANCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Size:
+    dispatchers: int
+    beads: int
+    kills: int  # of dispatchers, each followed by a new one
+    people: float  # beads that somebody takes, a second
+
+
+SHORT = Size(dispatchers=4, beads=40, kills=2, people=2.0)
+FULL = Size(dispatchers=16, beads=1000, kills=40, people=1.0)
+
+
+def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
+    size = SHORT if short else FULL
+    here.empty()
+    names = [f"c-{number:04}" for number in range(size.beads)]
+    here.add(names)
+    answers = random.Random(chance.random())
+    agent = Agent(lambda bead: answers.choices(list(ANSWERS), list(ANSWERS.values()))[0])
+    began = time.monotonic()
+    taken: list[str] = []
+    stop = threading.Event()
+    people = threading.Thread(target=_take, args=(here, chance, names, size.people, taken, stop), daemon=True)
+    people.start()
+    try:
+        passes = _compete(here, agent, chance, size)
+    finally:
+        stop.set()
+        people.join()
+    _settle(here, agent)
+    seconds = time.monotonic() - began
+    history = list(verify.versions(here.dolt, here.began))
+    verdict = verify.judge(history, verify.written_by_others(here.dolt))
+    agent.close()
+    ends = ", ".join(f"{number} {end}" for end, number in sorted(verdict.ends().items(), key=lambda item: -item[1]))
+    yield report.row(
+        PART, f"{size.dispatchers} dispatchers ({size.kills} killed) on {size.beads} beads, every claim in history",
+        f"{len(verdict.claims)} claims: {ends}; {seconds:.0f} s, {passes['LostRace']} lost races", verdict.broken,
+    )  # fmt: skip
+    yield _posts(agent, verdict, history, size, taken)
+    unsettled = [row["id"] for row in here.sql("SELECT id FROM issues WHERE status = 'open' AND assignee = 'agent'")]
+    yield report.row(PART, "beads still waiting at the end", str(len(unsettled)), unsettled)
+
+
+def _posts(agent: Agent, verdict: verify.Verdict, history: list[verify.Version], size: Size, taken: list[str]) -> Row:
+    """The agent service's own count against the claims in Dolt's history."""
+    claims = collections.Counter(claim.bead for claim in verdict.claims)
+    posts, jobs = agent.times(), collections.Counter(bead for _, bead in agent.accepted)
+    broken = [f"{bead}: {n} POSTs and {claims[bead]} claims" for bead, n in posts.items() if n > claims[bead]]
+    broken += [f"{bead}: {n} jobs" for bead, n in jobs.items() if n > 1]
+    broken += verify.posts_not_ours(history, agent.posts, world.SENTINEL, _TOLERANCE_SECONDS)
+    recorded = {claim.bead for claim in verdict.claims if claim.jobs}
+    broken += [f"{bead}: a job in history and none at the agent service" for bead in recorded - set(jobs)]
+    figures = (
+        f"{len(agent.posts)} POSTs, {sum(jobs.values())} jobs, {sum(n > 1 for n in jobs.values())} beads with two,"
+        f" {len(taken)} beads taken by people meanwhile"
+    )
+    return report.row(PART, "POSTs at the agent service against claims in history", figures, broken)
+
+
+def work(dolt: settings.Dolt, url: str, ahead: Any, journal: pathlib.Path) -> None:
+    """One dispatcher process: passes until nothing is left. Holds and retry times are waited for by moving the clock
+    that all share, `ahead` seconds from the machine's."""
+    log.configure("chaos", level="CRITICAL")
+
+    def clock() -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=ahead.value)
+
+    rules = settings.Rules(max_in_flight=10**6)
+    service = agents.AgentService(settings.Agent(url, f"{url}/health", 5.0))
+    passes = dispatcher.Dispatcher(store.Store(dolt), service, rules, clock, time.sleep)
+    while True:
+        try:
+            outcomes = passes.run_once()
+        except store.StoreError:
+            continue
+        with journal.open("a") as lines:
+            lines.write("".join(f"{type(outcome).__name__}\n" for outcome in outcomes))
+        match outcomes[-1]:
+            case dispatcher.Held(until, _):
+                ahead.value = max(ahead.value, (until - datetime.now(UTC)).total_seconds())
+            case dispatcher.NothingEligible() if len(outcomes) == 1:
+                return
+
+
+def _compete(here: World, agent: Agent, chance: random.Random, size: Size) -> collections.Counter[str]:
+    """Run the dispatchers, kill some of them, and count their outcomes."""
+    context = multiprocessing.get_context("spawn")
+    # No lock and no queue between them: one that is killed while it holds such a thing stops all others.
+    ahead = context.RawValue("d", 0.0)
+    journal = here.log("outcomes")
+    journal.parent.mkdir(exist_ok=True)
+
+    def start() -> Any:
+        worker = context.Process(target=work, args=(here.dolt, agent.url, ahead, journal))
+        worker.start()
+        return worker
+
+    workers = [start() for _ in range(size.dispatchers)]
+    kills, said = 0, 0
+    while any(worker.is_alive() for worker in workers):
+        time.sleep(0.2)
+        posted = len(agent.posts)
+        if kills < size.kills and posted > (kills + 1) * size.beads / (size.kills + 2):
+            victim = chance.choice([number for number, worker in enumerate(workers) if worker.is_alive()])
+            workers[victim].kill()
+            workers[victim].join()
+            kills += 1
+            workers[victim] = start()
+        if posted >= said + 200:
+            said = posted
+            report.say(f"{PART}: {posted} POSTs, {kills} dispatchers killed")
+    return collections.Counter(journal.read_text().split())
+
+
+def _settle(here: World, agent: Agent) -> None:
+    """What the killed ones left: ticks of both kinds on a clock that is moved, for two hours."""
+    clock = world.Clock(datetime.now(UTC) + timedelta(hours=3))
+    agent.behave = lambda bead: "ok"
+    with contextlib.closing(store.Store(here.dolt)) as beads:
+        one = here.dispatcher(agent.url, clock)
+        for _ in range(6):
+            reaper.run_once(beads, settings.Rules(reap_after_minutes=10**6), clock())
+            one.run_once()
+            clock.sleep(1300)
+        one.beads.close()
+
+
+def _take(
+    here: World, chance: random.Random, names: list[str], a_second: float, taken: list[str], stop: threading.Event
+) -> None:
+    """Somebody assigns beads to herself or closes them, with plain SQL and a Dolt commit."""
+    while not stop.wait(1 / a_second):
+        bead = chance.choice(names)
+        sets = chance.choice(["assignee = 'bob'", "status = 'closed'", "status = 'deferred'"])
+        with contextlib.suppress(pymysql.Error):
+            connection = store.connect(here.dolt)
+            with contextlib.closing(connection), connection.cursor() as cursor:
+                connection.begin()
+                if cursor.execute(f"UPDATE issues SET {sets} WHERE id = %s AND status = 'open'", (bead,)):
+                    cursor.execute("CALL DOLT_COMMIT('-Am', %s, '--author', 'bob <bob@localhost>')", (f"bob {bead}",))
+                    taken.append(bead)
+                connection.commit()

@@ -1,0 +1,152 @@
+"""People use bd on the very beads that are being dispatched: nothing of theirs is undone, nothing of ours is lost."""
+
+import collections
+import contextlib
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from beads import settings, store
+from beads.bead import DispatchRecord
+from chaos import report, verify, world
+from chaos.report import Row
+from chaos.servers import Agent
+from chaos.world import World
+from functions.dispatch.dispatcher import Dispatched, Outcome
+from functions.reap import reaper
+from local.workspace import BdError
+
+PART = "people"
+_TOLERANCE_SECONDS = 3.0  # a Dolt commit is dated when it begins, and takes long beside others
+
+
+def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
+    seconds, people, beads = (12, 2, 6) if short else (180, 4, 16)
+    here.empty()
+    names = [f"h-{number:02}" for number in range(beads)]
+    here.add(names)
+    agent = Agent(slow_seconds=0.1)
+    fast = random.Random(chance.random())
+
+    def work(bead: str) -> None:
+        """An agent that has closed its bead before its job is recorded, now and then."""
+        if fast.random() < 0.3:
+            with contextlib.suppress(BdError):
+                here.workspace.run("close", bead, "--force", actor="agent")
+
+    agent.on_post = work
+    stop = threading.Event()
+    done: collections.Counter[str] = collections.Counter()
+    outcomes: list[Outcome] = []
+    threads = [
+        threading.Thread(target=_person, args=(here, random.Random(chance.random()), names, done, stop))
+        for _ in range(people)
+    ]
+    threads.append(threading.Thread(target=_dispatch, args=(here, agent, outcomes, stop)))
+    for thread in threads:
+        thread.start()
+    time.sleep(seconds)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    agent.close()
+    history = list(verify.versions(here.dolt, here.began))
+    verdict = verify.judge(history, verify.written_by_others(here.dolt))
+    ends = ", ".join(f"{number} {end}" for end, number in sorted(verdict.ends().items()))
+    kinds = collections.Counter(type(outcome).__name__ for outcome in outcomes)
+    commands = sum(done.values()) - done["refused"]
+    yield report.row(
+        PART, "claims, in Dolt's history",
+        f"{commands} bd commands by {people} people ({done['refused']} refused by bd),"
+        f" {len(verdict.claims)} claims: {ends}; {kinds['LostRace']} lost races, {kinds['Withdrawn']} withdrawn",
+        verdict.broken,
+    )  # fmt: skip
+    late = verify.posts_not_ours(history, agent.posts, world.SENTINEL, _TOLERANCE_SECONDS)
+    doubled = [bead for bead, number in agent.times().items() if number > sum(c.bead == bead for c in verdict.claims)]
+    yield report.row(
+        PART, "POSTs for beads that people had taken", f"{len(late)} of {len(agent.posts)}", late + doubled
+    )
+    yield _unclosed(here, history)
+    yield _kept(here, outcomes)
+
+
+def _person(
+    here: World, chance: random.Random, names: list[str], done: collections.Counter[str], stop: threading.Event
+) -> None:
+    """One bd command after the other; most of them give beads to the agent again."""
+    while not stop.is_set():
+        bead = chance.choice(names)
+        command = chance.choice(
+            [
+                ("note", bead, f"a note at {time.time_ns()}"), ("assign", bead, chance.choice(["alice", "bob"])),
+                ("update", bead, "--status", "blocked"), ("update", bead, "--status", "open"),
+                ("close", bead, "--force"), ("update", bead, "--defer", "+1h"), ("update", bead, "--defer", ""),
+                ("reopen", bead),
+                ("update", bead, "--assignee", "agent", "--status", "open"), ("assign", bead, "agent"),
+                ("update", bead, "--assignee", "agent", "--status", "open"),
+            ]
+        )  # fmt: skip
+        try:
+            here.workspace.run(*command, actor="person")
+            done[command[0]] += 1
+        except BdError:
+            done["refused"] += 1
+
+
+def _dispatch(here: World, agent: Agent, outcomes: list[Outcome], stop: threading.Event) -> None:
+    one = here.dispatcher(agent.url)
+    while not stop.is_set():
+        outcomes += one.run_once()[:-1]
+        reaper.run_once(one.beads, settings.Rules(), datetime.now(UTC))
+        time.sleep(0.05)
+    one.beads.close()
+
+
+def _unclosed(here: World, history: list[verify.Version]) -> Row:
+    """No commit of ours opens what was closed, or writes to a bead that is somebody else's but to give it back."""
+    ours = {
+        row["commit_hash"]: row["message"]
+        for row in here.sql("SELECT commit_hash, message FROM dolt_log WHERE committer IN %s", store.OURS)
+    }
+    others = verify.written_by_others(here.dolt)
+    unclosed, changed = [], 0
+    previous: dict[str, datetime] = {}
+    for version in history:
+        since, previous[version.bead] = previous.get(version.bead, version.at), version.at
+        # bd makes its Dolt commit a moment after its write: a commit of ours may hold what a person did before it.
+        if version.commit in ours and version.before and version.after:
+            changed += 1
+            if verify.explained(others, version, since):
+                continue
+            if version.before.status == "closed" != version.after.status:
+                unclosed.append(f"{version.bead}: {version.after.status} in {ours[version.commit]}")
+            if version.before.assignee != version.after.assignee:
+                unclosed.append(f"{version.bead}: its assignee changed in {ours[version.commit]}")
+    return report.row(PART, "closed beads opened by us", f"{len(unclosed)} in {changed} changes of ours", unclosed)
+
+
+def _kept(here: World, outcomes: list[Outcome]) -> Row:
+    """Every job is in the audit trail; the newest job of each bead in its metadata. `bd note` may take it from the
+    notes: it writes the whole column from what it has read before."""
+    comments = {row["comment"] for row in here.sql("SELECT comment FROM events WHERE actor IN %s", store.OURS)}
+    newest: dict[str, str] = {}
+    lost, gone, jobs = [], 0, 0
+    for outcome in outcomes:
+        bead = getattr(outcome, "bead", None)
+        if bead is not None and type(outcome).__name__ != "LostRace":
+            newest.pop(bead.id, None)
+        if isinstance(outcome, Dispatched):
+            jobs += 1
+            newest[outcome.bead.id] = outcome.job
+            if f"dispatched: job={outcome.job}" not in comments:
+                lost.append(f"{outcome.bead.id}: {outcome.job} is not in the events table")
+            gone += f"dispatched: job={outcome.job}" not in here.row(outcome.bead.id)["notes"]
+    for name, job in newest.items():
+        record = DispatchRecord.from_metadata(json.loads(here.row(name)["metadata"] or "{}"))
+        if record.job != job:
+            lost.append(f"{name}: {job} is not in metadata")
+    figures = f"{jobs} jobs: 0 missing in events, 0 in metadata; {gone} lines gone from notes (bd note rewrites them)"
+    return report.row(PART, "our notes beside theirs", figures if not lost else f"{len(lost)} lost", lost)

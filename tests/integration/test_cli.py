@@ -1,0 +1,926 @@
+"""The command beads-dispatch on a real Dolt, with both bd versions, and bd itself for what it tells people to type."""
+
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from beads import notes, settings, store
+from beads.bead import DispatchRecord
+from cli import main
+from functions.reap import reaper
+from local.dolt import DoltServer
+from tests import support
+from tests.conftest import Beads
+from tests.integration.conftest import Clock, DispatcherFactory
+
+SCRIPT = pathlib.Path(sys.executable).parent / "beads-dispatch"
+
+
+@dataclass
+class Answer:
+    """What a command line came to."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def ask(beads: Beads, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `beads-dispatch …` in this process; a status that is not 0 has to be asked for."""
+
+    def ask(*words: str, status: int = 0, **env: str) -> Answer:
+        capsys.readouterr()
+        found = main.run(words, {"BEADS_DIR": str(beads.workspace.beads_dir), **env})
+        answer = Answer(found, *capsys.readouterr())
+        assert answer.status == status, answer.err
+        return answer
+
+    return ask
+
+
+def gate(answer: Answer, name: str) -> dict[str, Any]:
+    """One gate of an explanation in JSON."""
+    (found,) = [one for one in answer.json["gates"] if one["name"] == name]
+    return dict(found)
+
+
+# --- explain: every gate, and the command that mends it -----------------------------------------------------
+
+
+def mend(beads: Beads, command: str) -> None:
+    """Type what a person is told to type, without the remark behind it."""
+    words = shlex.split(command.partition("   (")[0].replace("<what is true when it is done>", "It works."))
+    if words[0] == "bd":
+        beads.workspace.run(*words[1:])
+    else:
+        assert words[0] == "beads-dispatch"
+        assert main.run(words[1:], {"BEADS_DIR": str(beads.workspace.beads_dir)}) == 0
+
+
+def in_an_hour() -> datetime:
+    return (datetime.now(UTC) + timedelta(hours=1)).replace(tzinfo=None, microsecond=0)
+
+
+def link(beads: Beads, one: str, other: str, kind: str) -> None:
+    """A dependency of `one` on `other`."""
+    beads.workspace.run("dep", "add", one, other, "--type", kind)
+
+
+def not_assigned(beads: Beads) -> None:
+    beads.sql("UPDATE issues SET assignee = NULL WHERE id = 'x-1'")
+
+
+def assigned_to_a_person(beads: Beads) -> None:
+    beads.sql("UPDATE issues SET assignee = 'ann' WHERE id = 'x-1'")
+
+
+def closed(beads: Beads) -> None:
+    beads.sql("UPDATE issues SET status = 'closed', closed_at = UTC_TIMESTAMP() WHERE id = 'x-1'")
+
+
+def blocked_by_status(beads: Beads) -> None:
+    beads.sql("UPDATE issues SET status = 'blocked' WHERE id = 'x-1'")
+
+
+def blank_acceptance(beads: Beads) -> None:
+    beads.sql("UPDATE issues SET acceptance_criteria = %s WHERE id = 'x-1'", "\u00a0\n\t ")
+
+
+def metadata_is_a_list(beads: Beads) -> None:
+    beads.sql("UPDATE issues SET metadata = '[1, 2]' WHERE id = 'x-1'")
+
+
+def blocked_by_another(beads: Beads) -> None:
+    link(beads, "x-1", beads.add("x-2", assignee=None, title="Comes first"), "blocks")
+
+
+def blocked_parent(beads: Beads) -> None:
+    parent, blocker = beads.add("x-2", assignee=None), beads.add("x-3", assignee=None)
+    link(beads, "x-1", parent, "parent-child")
+    link(beads, parent, blocker, "blocks")
+
+
+def deferred(beads: Beads) -> None:
+    beads.sql("UPDATE issues SET defer_until = %s WHERE id = 'x-1'", in_an_hour())
+
+
+def deferred_parent(beads: Beads) -> None:
+    link(beads, "x-1", beads.add("x-2", assignee=None, defer_until=in_an_hour()), "parent-child")
+
+
+def suspended(beads: Beads) -> None:
+    beads.workspace.run("config", "set", store.SWITCH_KEY, "true")
+
+
+BROKEN = {
+    not_assigned: ("assignee", "assigned to nobody, not to agent"),
+    assigned_to_a_person: ("assignee", "assigned to ann, not to agent"),
+    closed: ("status", "it is closed, not open"),
+    blocked_by_status: ("status", "it is blocked, not open"),
+    blank_acceptance: ("acceptance", "it has no acceptance criteria"),
+    metadata_is_a_list: ("metadata", "its metadata is a JSON array"),
+    blocked_by_another: ("ready", "it is blocked by x-2 (Comes first), which is open"),
+    blocked_parent: ("ready", "its ancestor x-2 is blocked by x-3"),
+    deferred: ("ready", "it is deferred until"),
+    deferred_parent: ("ready", "its parent x-2 (Bead x-2) is deferred until"),
+    suspended: ("switch", f"dispatch is suspended: bd config {store.SWITCH_KEY} is true"),
+}
+
+
+@pytest.mark.parametrize("break_it", BROKEN, ids=lambda function: function.__name__)
+def test_explain_names_what_keeps_a_bead_and_the_command_that_mends_it(
+    beads: Beads, ask: Command, break_it: Callable[[Beads], None]
+) -> None:
+    """The command is typed, and then nothing keeps it."""
+    beads.add("x-1")
+    assert ask("explain", "x-1", "--json").json["verdict"] == "nothing holds it back: it is the next to go"
+    break_it(beads)
+    answer = ask("explain", "x-1", "--json")
+    name, said = BROKEN[break_it]
+    assert said in answer.json["verdict"]
+    assert gate(answer, name)["holds"] is False
+    assert [one["name"] for one in answer.json["gates"] if one["holds"] is False] == [name]
+    mend(beads, answer.json["mend"])
+    # Some of bd's commands take the assignee away with the status.
+    again = ask("explain", "x-1", "--json").json
+    if again["mend"]:
+        assert "assigned to nobody" in again["verdict"]
+        mend(beads, again["mend"])
+    assert ask("explain", "x-1", "--json").json["verdict"] == "nothing holds it back: it is the next to go"
+
+
+def test_explain_says_the_first_of_several_reasons_and_shows_all(beads: Beads, ask: Command) -> None:
+    """In the order of the predicate, each with its own command."""
+    beads.add("x-1", assignee=None, acceptance="", is_template=1)
+    suspended(beads)
+    answer = ask("explain", "x-1")
+    assert "Now: it is assigned to nobody, not to agent." in answer.out
+    assert "mend it with: bd assign x-1 agent" in answer.out
+    for said in ("NO   acceptance", "NO   template", "NO   switch", "beads-dispatch resume"):
+        assert said in answer.out
+    assert "\x1b" not in answer.out
+
+
+def test_an_ephemeral_bead_is_never_ready(beads: Beads, ask: Command) -> None:
+    """bd's view leaves it out."""
+    beads.add("x-1", ephemeral=1)
+    answer = ask("explain", "x-1", "--json")
+    assert answer.json["verdict"] == "it is ephemeral"
+    assert answer.json["mend"] == "bd update x-1 --persistent"
+
+
+def test_a_retry_time_is_waited_for(beads: Beads, ask: Command, now: datetime) -> None:
+    """With how long it still takes."""
+    retry = notes.timestamp(now + timedelta(minutes=5))
+    beads.add("x-1", metadata=json.dumps({"dispatch": {"failures": 2, "attempt": 2, "retry_at": retry}}))
+    answer = ask("explain", "x-1", "--json")
+    assert answer.json["verdict"].startswith("after 2 refusals in a row it waits until ")
+    assert answer.json["mend"].startswith("beads-dispatch dispatch x-1")
+
+
+def test_metadata_that_people_wrote_never_breaks_an_answer(beads: Beads, ask: Command) -> None:
+    """Whatever they put where our record is."""
+    beads.add("x-1", metadata=json.dumps({"dispatch": {"retry_at": "zzz", "claim": 3, "failures": "many"}}))
+    assert "it waits until zzz" in ask("explain", "x-1").out
+    beads.add("x-2", title="a\x1b[31m\nforged: line", metadata=json.dumps({"dispatch": "x"}))
+    assert "\x1b" not in ask("explain", "x-2").out
+    assert "\x1b" not in ask("status").out
+
+
+def test_a_hold_is_said_with_its_reason(beads: Beads, ask: Command, now: datetime) -> None:
+    """All dispatching waits, whatever the bead is."""
+    beads.add("x-1")
+    beads.store.set_hold(store.Hold(), store.Hold(3, now + timedelta(minutes=4), "agent service: HTTP 502"))
+    answer = ask("explain", "x-1", "--json")
+    assert "after 3 failures of the agent service: agent service: HTTP 502" in answer.json["verdict"]
+    assert gate(answer, "hold")["holds"] is False
+
+
+def test_a_pingsource_that_says_stop_is_resumed_with_kn(beads: Beads, ask: Command) -> None:
+    """bd's config has nothing to do with it."""
+    beads.add("x-1")
+    beads.store.set_switch("dispatch", True)
+    answer = ask("explain", "x-1", "--json")
+    assert answer.json["verdict"] == "dispatch is suspended: PingSource dispatch has suspend=true"
+    assert answer.json["mend"] == "kn source ping resume dispatch"
+
+
+def test_a_bead_waits_for_the_slot_of_another(
+    beads: Beads, ask: Command, make_dispatcher: DispatcherFactory, agent: support.Agent
+) -> None:
+    """By Dolt alone, and by what the agent service says where its address is known."""
+    beads.add("x-1", priority=1)
+    beads.add("x-2")
+    make_dispatcher().run_once()
+    slots = gate(ask("explain", "x-2", "--json"), "slots")
+    assert (slots["holds"], slots["says"].partition(";")[0]) == (False, "1 of 1 at work: x-1")
+    assert slots["mend"].startswith("beads-dispatch release x-1")
+    assert ask("explain", "x-2", "--json", "--max-in-flight", "2").json["verdict"].startswith("nothing holds it back")
+    agent.busy = True
+    slots = gate(ask("explain", "x-2", "--json", "--max-in-flight", "2", BEADBOARD_URL=agent.url), "slots")
+    assert (slots["holds"], "the agent service is busy" in slots["says"]) == (False, True)
+
+
+def test_the_place_among_those_that_wait_is_told(beads: Beads, ask: Command) -> None:
+    """Priority, then updated_at, then id."""
+    for number, priority in enumerate((3, 0, 2, 1)):
+        beads.add(f"x-{number}", priority=priority)
+    verdict = ask("explain", "x-2", "--json").json["verdict"]
+    assert verdict == "nothing holds it back: it is number 3 of those that wait, after x-1, x-3"
+
+
+def test_a_bead_that_is_at_work_is_explained_as_such(
+    beads: Beads, ask: Command, make_dispatcher: DispatcherFactory
+) -> None:
+    """With its job and its last sign of life."""
+    beads.add("x-1")
+    make_dispatcher().run_once()
+    job = beads.store.read_back("x-1").record.job  # type: ignore[union-attr]
+    verdict = ask("explain", "x-1", "--json").json["verdict"]
+    assert verdict.startswith("it is at work already, claimed 20")
+    assert f", job {job}; last sign of life" in verdict
+    assert "change by beads-dispatcher" in verdict
+
+
+def test_a_bead_that_is_not_there_is_an_error(ask: Command) -> None:
+    """One line, status 1, now and then."""
+    for words in (["explain", "nope"], ["explain", "nope", "--as-of", "HEAD"], ["release", "nope"]):
+        answer = ask(*words, status=1)
+        assert answer.out == ""
+        assert answer.err.startswith("beads-dispatch: there is no bead nope in ")
+        assert len(answer.err.splitlines()) == 1
+
+
+# --- explain: what happened ---------------------------------------------------------------------------------
+
+
+def test_the_history_tells_claims_jobs_failures_and_blocks_with_their_actors(
+    beads: Beads, ask: Command, make_dispatcher: DispatcherFactory, agent: support.Agent, clock: Clock
+) -> None:
+    """A refusal, a job, a silent agent, a person who opens it again."""
+    bead = beads.workspace.create("A bead", "It works.")
+    beads.workspace.run("assign", bead, "agent", actor="ann")
+    agent.behaviour = support.answers(400, b'{"error": "no such bead"}')
+    dispatcher = make_dispatcher()
+    dispatcher.run_once()
+    agent.behaviour = support.job
+    clock.passed += timedelta(minutes=3)
+    dispatcher.run_once()
+    job = beads.store.read_back(bead).record.job  # type: ignore[union-attr]
+    clock.passed += timedelta(minutes=31)
+    reaper.run_once(beads.store, settings.Rules(), clock())
+    beads.workspace.run("update", bead, "--status", "open", actor="bob")
+    told = [(step["what"], step["actor"], step["detail"]) for step in ask("explain", bead, "--json").json["history"]]
+    assert [(what.partition(", retry")[0], actor) for what, actor, _ in told] == [
+        ("created", told[0][1]),
+        ("assigned to agent", "ann"),
+        ("claimed, attempt 1", "beads-dispatcher"),
+        ("given back, refusal 1 in a row", "beads-dispatcher"),
+        ("claimed, attempt 2", "beads-dispatcher"),
+        (f"dispatched, job {job}", "beads-dispatcher"),
+        ("became blocked", "beads-reaper"),
+        ("became open", "bob"),
+    ]
+    details = {what: detail for what, _, detail in told}
+    assert details[f"dispatched, job {job}"] == f"dispatched: job={job}"
+    assert details["became blocked"] == "reaper: no progress for 31m (threshold 30m) — blocking"
+    refused = next(detail for what, _, detail in told if what.startswith("given back"))
+    assert refused == 'dispatch failed HTTP 400: {"error": "no such bead"}'
+
+
+# --- explain --as-of ----------------------------------------------------------------------------------------
+
+
+def test_the_past_is_asked_the_same_question(beads: Beads, ask: Command) -> None:
+    """By commit, by the beginning of one, by moment, by how long ago; each state has its own answer."""
+    commits = {}
+    for name, words in (
+        ("created", ("create", "A bead", "--id", f"{prefix(beads)}-9")),
+        ("assigned", ("assign", f"{prefix(beads)}-9", "agent")),
+        ("accepted", ("update", f"{prefix(beads)}-9", "--acceptance", "It works.")),
+        ("closed", ("close", f"{prefix(beads)}-9", "--reason", "done")),
+    ):
+        beads.workspace.run(*words, actor="agent")
+        commits[name] = beads.sql("SELECT commit_hash, date FROM dolt_log LIMIT 1")[0]
+    bead = f"{prefix(beads)}-9"
+    expected = {
+        "created": "it is assigned to nobody, not to agent",
+        "assigned": "it has no acceptance criteria",
+        "accepted": "nothing that has a history held it back; unknown: switch, hold, slots",
+        "closed": "it is closed, not open",
+    }
+    for name, verdict in expected.items():
+        commit, date = commits[name]["commit_hash"], commits[name]["date"]
+        moment = date.replace(tzinfo=UTC).isoformat(timespec="milliseconds")
+        for written in (commit, commit[:12], moment):
+            answer = ask("explain", bead, "--as-of", written, "--json").json
+            assert (answer["verdict"], answer["commit"], answer["mend"]) == (verdict, commit, None)
+            assert answer["history"][-1]["commit"] == commit
+    assert ask("explain", bead, "--as-of", "HEAD~1", "--json").json["commit"] == commits["accepted"]["commit_hash"]
+    assert ask("explain", bead, "--as-of", "0s", "--json").json["commit"] == commits["closed"]["commit_hash"]
+
+
+def prefix(beads: Beads) -> str:
+    return str(beads.sql("SELECT value FROM config WHERE `key` = 'issue_prefix'")[0]["value"])
+
+
+def test_what_has_no_history_is_unknown(beads: Beads, ask: Command, now: datetime) -> None:
+    """Suspended and held now; what was then nobody knows, and nobody guesses."""
+    beads.add("x-1")
+    beads.sql("CALL DOLT_COMMIT('-Am', 'a bead')")
+    beads.store.set_switch("dispatch", True)
+    beads.store.set_hold(store.Hold(), store.Hold(1, now + timedelta(minutes=9), "down"))
+    answer = ask("explain", "x-1", "--as-of", "HEAD", "--json")
+    for name in ("switch", "hold", "slots"):
+        assert (gate(answer, name)["holds"], gate(answer, name)["says"].startswith("unknown: ")) == (None, True)
+    assert "switch, hold, slots" in answer.json["verdict"]
+
+
+def test_slots_of_the_past_are_told_as_far_as_signs_of_life_have_a_history(
+    beads: Beads, ask: Command, make_dispatcher: DispatcherFactory
+) -> None:
+    """Events are versioned by bd 1.0.2, and kept out of the commits by bd 1.3.0."""
+    beads.add("x-1", priority=1)
+    beads.add("x-2")
+    beads.sql("CALL DOLT_COMMIT('-Am', 'two beads')")
+    make_dispatcher().run_once()
+    found = gate(ask("explain", "x-2", "--as-of", "HEAD", "--json"), "slots")
+    if beads.sql("SELECT 1 FROM dolt_ignore WHERE pattern = 'events'"):
+        assert found["holds"] is None
+        assert "unknown: 1 of our claims in progress then: x-1; signs of life and" in found["says"]
+    else:
+        assert (found["holds"], found["says"]) == (False, "no slot was free: 1 of our claims in progress then: x-1")
+
+
+def test_a_deferral_and_a_retry_count_by_the_clock_of_then(beads: Beads, ask: Command, now: datetime) -> None:
+    """A state that was, asked at a moment before and at one after they were over."""
+    until = (now + timedelta(seconds=30)).replace(microsecond=0)
+    beads.add("x-1", defer_until=until.replace(tzinfo=None))
+    beads.add("x-2", metadata=json.dumps({"dispatch": {"failures": 1, "retry_at": notes.timestamp(until)}}))
+    # A parent makes bd's view decide.
+    link(beads, "x-1", beads.add("x-3", assignee=None), "parent-child")
+    beads.sql("CALL DOLT_COMMIT('-Am', 'deferred', '--allow-empty')")
+    commit = beads.store.commit("HEAD")
+    assert commit is not None
+    for moment, eligible in ((until - timedelta(seconds=1), []), (until, ["x-1", "x-2"])):
+        past = store.Past(beads.dolt, commit.hash, moment)
+        assert [bead.id for bead in past.eligible("agent", moment, 9)] == eligible
+        assert [one.gates["ready"] for one in past.examined("agent", moment, "x-1")] == [bool(eligible)]
+        past.close()
+
+
+@pytest.mark.parametrize("written", ["nonsense", "2026-99-99", "0000000", "HEAD~99999", "'; DROP TABLE issues"])
+def test_a_past_that_is_none_is_an_error(beads: Beads, ask: Command, written: str) -> None:
+    """One line that says what it could be."""
+    beads.add("x-1")
+    answer = ask("explain", "x-1", "--as-of", written, status=1)
+    assert "is no single commit of this database, and no moment such as" in answer.err
+
+
+def test_a_moment_before_the_history_is_an_error(beads: Beads, ask: Command) -> None:
+    """Not an empty answer."""
+    beads.add("x-1")
+    first = beads.sql("SELECT commit_hash FROM dolt_log ORDER BY commit_order LIMIT 1")[0]["commit_hash"]
+    answer = ask("explain", "x-1", "--as-of", "2000-01-01", status=1)
+    assert f"is before Dolt's history: it begins with commit {first} at " in answer.err
+    assert "is older than bd's tables" in ask("explain", "x-1", "--as-of", first, status=1).err
+
+
+# --- status -------------------------------------------------------------------------------------------------
+
+
+def test_status_shows_everything_at_once(
+    beads: Beads, ask: Command, make_dispatcher: DispatcherFactory, now: datetime
+) -> None:
+    """What is at work, what waits in which order, what cools down, what is not eligible and why."""
+    beads.add("w-1", priority=0)
+    make_dispatcher().run_once()
+    retry = notes.timestamp(now + timedelta(minutes=5))
+    beads.add("c-1", metadata=json.dumps({"dispatch": {"failures": 2, "retry_at": retry}}))
+    beads.add("n-1", acceptance="")
+    beads.add("n-2", defer_until=in_an_hour())
+    beads.add("q-2", priority=2)
+    beads.add("q-1", priority=1)
+    # bd takes ids with another prefix for another project's.
+    beads.add("q-3")
+    link(beads, "q-3", "q-1", "blocks")
+    found = ask("status", "--json").json
+    assert [one["bead"] for one in found["at_work"]] == ["w-1"]
+    assert found["at_work"][0]["job"].startswith("job-")
+    assert found["at_work"][0]["sign"] == "change by beads-dispatcher"
+    assert [one["bead"] for one in found["waiting"]] == ["q-1", "q-2"]
+    assert [(one["bead"], one["until"], one["why"]) for one in found["cooling"]] == [
+        ("c-1", retry, "refused 2 times in a row")
+    ]
+    reasons = {one["bead"]: one["why"] for one in found["not_eligible"]}
+    assert (reasons["n-1"], reasons["q-3"]) == ("no acceptance criteria", "blocked")
+    assert reasons["n-2"].startswith("deferred until ")
+    text = ask("status").out
+    for line in ("dispatch:  on", "reap:      on", "hold:      none", "At work: 1 (at most 1 at once)", "1.  q-1"):
+        assert line in text
+
+
+def test_the_last_sign_of_life_says_whose_it_is(beads: Beads, ask: Command, make_dispatcher: DispatcherFactory) -> None:
+    """A comment, and where there are leases a heartbeat, count as the bead's own changes do."""
+    beads.add("x-1")
+    make_dispatcher().run_once()
+    later = (datetime.now(UTC) + timedelta(seconds=5)).replace(tzinfo=None, microsecond=0)
+    beads.sql(
+        "INSERT INTO comments (id, issue_id, author, text, created_at) VALUES (UUID(), 'x-1', 'ann', '', %s)", later
+    )
+    (working,) = ask("status", "--json").json["at_work"]
+    assert (working["sign"], working["last_sign"][:19]) == ("comment by ann", later.isoformat())
+    if beads.sql("SHOW TABLES LIKE 'leases'"):
+        beats = later + timedelta(seconds=5)
+        beads.sql(
+            "INSERT INTO leases (issue_id, holder, granted_at, lease_expires_at, heartbeat_at)"
+            " VALUES ('x-1', 'agent', %s, %s, %s)", later, beats, beats,
+        )  # fmt: skip
+        (working,) = ask("status", "--json").json["at_work"]
+        assert (working["sign"], working["last_sign"][:19]) == ("heartbeat by agent", beats.isoformat())
+
+
+def test_the_lag_of_the_feed_is_counted(beads: Beads, ask: Command) -> None:
+    """From the stored position to what the server has executed."""
+    assert "no feeder has stored a position" in ask("status").out
+    beads.store.start_position(beads.store.executed(), "test")
+    before = ask("status", "--json").json["feed"]["behind"]
+    for number in range(3):
+        beads.add(f"x-{number}")
+    assert ask("status", "--json").json["feed"]["behind"] == before + 3
+    assert f"{before + 3} transactions behind" in ask("status").out
+
+
+def test_status_says_who_stopped_it(beads: Beads, ask: Command, now: datetime) -> None:
+    """bd's config, a PingSource, the hold."""
+    beads.workspace.run("config", "set", store.SWITCH_KEY, "dispatch")
+    beads.store.set_switch("reap", True)
+    beads.store.set_hold(store.Hold(), store.Hold(1, now + timedelta(minutes=2), "agent service: HTTP 503"))
+    text = ask("status").out
+    assert f"dispatch:  suspended: bd config {store.SWITCH_KEY} is dispatch" in text
+    assert "reap:      suspended: PingSource reap has suspend=true" in text
+    assert "more): agent service: HTTP 503" in text
+
+
+# --- reap --dry-run -----------------------------------------------------------------------------------------
+
+
+def test_reap_dry_run_says_what_the_reaper_then_does(
+    beads: Beads, ask: Command, make_dispatcher: DispatcherFactory, now: datetime
+) -> None:
+    """A claim without a job, a silent bead, one that is at work; and it changes nothing."""
+    early = now - timedelta(minutes=40)
+    claimed = beads.store.claim(_bead(beads, "a-1"), early)
+    silent = _bead(beads, "s-1")
+    beads.store.record_dispatched(beads.store.claim(silent, early), "job-1", early)
+    _bead(beads, "w-1")
+    make_dispatcher(max_in_flight=9).run_once()
+    found = ask("reap", "--dry-run", "--json").json
+    assert (found["open_again"], found["block"]) == ([claimed.id], ["s-1"])
+    assert [one["bead"] for one in found["later"]] == ["w-1"]
+    text = ask("reap", "--dry-run").out
+    assert "would open again: a-1" in text and "would block: s-1" in text and "in progress: w-1" in text
+    status = ask("status", "--json").json
+    assert (status["to_reopen"], status["to_block"]) == (["a-1"], ["s-1"])
+    result = reaper.run_once(beads.store, settings.Rules(), datetime.now(UTC))
+    assert (result.reopened, result.blocked) == (found["open_again"], found["block"])
+    assert "would take nothing now" in ask("reap", "--dry-run").out
+
+
+def _bead(beads: Beads, name: str) -> Any:
+    beads.add(name)
+    return next(bead for bead in beads.store.eligible("agent", datetime.now(UTC), 99) if bead.id == name)
+
+
+# --- suspend, resume ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("steps", "value", "switch"), [
+    (["suspend"], "true", (True, True)),
+    (["suspend dispatch"], "dispatch", (True, False)),
+    (["suspend dispatch", "suspend reap"], "true", (True, True)),
+    (["suspend", "resume reap"], "dispatch", (True, False)),
+    (["suspend", "resume dispatch"], "reap", (False, True)),
+    (["suspend", "resume"], "false", (False, False)),
+    (["suspend reap", "suspend reap", "resume dispatch"], "reap", (False, True)),
+])  # fmt: skip
+def test_the_switch_is_moved_as_bd_config_set_moves_it(
+    beads: Beads, ask: Command, steps: list[str], value: str, switch: tuple[bool, bool]
+) -> None:
+    """bd reads the same value, the functions obey it, and no Dolt commit is made of it."""
+    before = beads.store.commit("HEAD")
+    for step in steps:
+        ask(*step.split())
+    assert beads.workspace.run("config", "get", store.SWITCH_KEY).strip().endswith(value)
+    found = beads.store.switch()
+    assert (found.dispatch is not None, found.reap is not None) == switch
+    assert beads.store.commit("HEAD") == before
+
+
+def test_a_value_of_a_persons_own_is_obeyed_and_replaced(beads: Beads, ask: Command) -> None:
+    """`bd config set … stop` stops both; resuming one leaves the other."""
+    beads.workspace.run("config", "set", store.SWITCH_KEY, "stop")
+    assert "dispatch is on" in ask("resume", "dispatch").out
+    assert beads.store.switch().reap is not None
+
+
+# --- dispatch by hand ---------------------------------------------------------------------------------------
+
+
+def test_dispatch_by_hand_is_the_functions_own_dispatch(beads: Beads, ask: Command, agent: support.Agent) -> None:
+    """Claim, POST, record; suspended, held and cooling down do not stop a person."""
+    later = notes.timestamp(datetime.now(UTC) + timedelta(minutes=9))
+    beads.add("x-1", metadata=json.dumps({"dispatch": {"failures": 1, "attempt": 1, "retry_at": later}, "mine": 1}))
+    suspended(beads)
+    beads.store.set_hold(store.Hold(), store.Hold(1, datetime.now(UTC) + timedelta(minutes=9), "down"))
+    answer = ask("dispatch", "x-1", "--json", BEADBOARD_URL=agent.url)
+    assert agent.posts == ["x-1"]
+    found = beads.store.read_back("x-1")
+    assert found is not None
+    assert (found.status, found.record.job, found.record.attempt) == ("in_progress", answer.json["job"], 2)
+    assert beads.notes("x-1")[-1] == f"dispatched: job={answer.json['job']}"
+    assert set(beads.actors("x-1")) == {"beads-dispatcher"}
+    assert json.loads(beads.row("x-1")["metadata"])["mine"] == 1
+    assert beads.store.hold() == store.Hold()
+    for said in ("dispatch is suspended", "it waits until", "all dispatching waits until"):
+        assert f"{said}" in answer.err
+    assert answer.err.count("dispatching by hand all the same") == 3
+
+
+@pytest.mark.parametrize("break_it", [assigned_to_a_person, closed, blank_acceptance, blocked_by_another, deferred])
+def test_a_bead_that_is_not_eligible_is_not_dispatched_by_hand_either(
+    beads: Beads, ask: Command, agent: support.Agent, break_it: Callable[[Beads], None]
+) -> None:
+    """The reason and the command that mends it; nothing is sent or written."""
+    beads.add("x-1")
+    break_it(beads)
+    before = beads.row("x-1")
+    answer = ask("dispatch", "x-1", status=1, BEADBOARD_URL=agent.url)
+    assert BROKEN[break_it][1] in answer.err and "Mend it with: bd " in answer.err
+    assert (agent.posts, beads.row("x-1")) == ([], before)
+
+
+def test_by_hand_too_a_slot_has_to_be_free(beads: Beads, ask: Command, agent: support.Agent) -> None:
+    """MAX_IN_FLIGHT is a promise."""
+    beads.add("x-1")
+    agent.busy = True
+    assert "no slot is free" in ask("dispatch", "x-1", status=1, BEADBOARD_URL=agent.url).err
+    assert (agent.posts, beads.notes("x-1")) == ([], [])
+
+
+def test_what_the_agent_service_refuses_is_rolled_back_by_hand_too(
+    beads: Beads, ask: Command, agent: support.Agent
+) -> None:
+    """As the function does: a note, a retry time, status 1."""
+    beads.add("x-1")
+    agent.behaviour = support.answers(400, b"no such task")
+    assert "x-1: refused with HTTP 400" in ask("dispatch", "x-1", status=1, BEADBOARD_URL=agent.url).err
+    found = beads.store.read_back("x-1")
+    assert found is not None
+    assert (found.status, found.record.failures) == ("open", 1)
+    assert beads.notes("x-1")[-1] == "dispatch failed HTTP 400: no such task"
+
+
+def test_dispatch_by_hand_needs_the_agent_services_address(beads: Beads, ask: Command) -> None:
+    """A wrong guess would start paid work somewhere else."""
+    beads.add("x-1")
+    assert "BEADBOARD_URL is not set" in ask("dispatch", "x-1", status=1).err
+    assert "does not say whether it is busy" in ask("dispatch", "x-1", status=1, BEADBOARD_URL="http://127.0.0.1:9").err
+
+
+# --- release ------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_is_given_back_in_a_persons_name(
+    beads: Beads, ask: Command, make_dispatcher: DispatcherFactory
+) -> None:
+    """Open again, with a note, an audit row and a Dolt commit of theirs; the warning says that the job may run on."""
+    beads.add("x-1")
+    make_dispatcher().run_once()
+    answer = ask("release", "x-1", BEADS_ACTOR="Ann Other <ann@example.com>")
+    found = beads.store.read_back("x-1")
+    assert found is not None
+    assert (found.status, found.record.claim, found.record.job, found.assignee) == ("open", None, None, "agent")
+    assert found.record.attempt == 1
+    assert beads.notes("x-1")[-1] == "auto-dispatcher claim released by Ann Other ann@example.com — reopening"
+    assert "Ann Other ann@example.com" in beads.actors("x-1")
+    commit = beads.store.commit("HEAD")
+    assert commit is not None
+    assert commit.author == "Ann Other ann@example.com"
+    assert "may still run" in answer.out and "bd assign x-1 ''" in answer.out
+    assert beads.workspace.show("x-1")["status"] == "open"
+    history = ask("explain", "x-1", "--json").json["history"]
+    assert (history[-1]["what"], history[-1]["actor"]) == ("given back", "Ann Other ann@example.com")
+
+
+@pytest.mark.parametrize(("status", "claim", "said"), [
+    ("closed", "t", "x-1 is closed: only a bead in progress has a claim to give back"),
+    ("blocked", "t", "x-1 is blocked: only a bead in progress"),
+    ("in_progress", None, "without a claim of beads-dispatch. `bd update x-1 --status open` opens it"),
+])  # fmt: skip
+def test_what_is_not_at_work_by_our_claim_stays_as_it_is(
+    beads: Beads, ask: Command, status: str, claim: str | None, said: str
+) -> None:
+    """A closed bead is never opened."""
+    record = DispatchRecord(claim=claim, attempt=1, at="2026-01-01T00:00:00Z")
+    beads.add("x-1", status=status, metadata=json.dumps({"dispatch": json.loads(record.to_json())}))
+    before = beads.row("x-1")
+    assert said in ask("release", "x-1", status=1).err
+    assert beads.row("x-1") == before
+
+
+def test_a_bead_that_is_closed_while_it_is_released_stays_closed(
+    beads: Beads, ask: Command, make_dispatcher: DispatcherFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The precondition is repeated in the write."""
+    beads.add("x-1")
+    make_dispatcher().run_once()
+    read = store.Store.read_back
+
+    def read_then_close(self: store.Store, bead_id: str) -> Any:
+        found = read(self, bead_id)
+        beads.sql("UPDATE issues SET status = 'closed' WHERE id = 'x-1'")
+        return found
+
+    monkeypatch.setattr(store.Store, "read_back", read_then_close)
+    assert "changed at this moment" in ask("release", "x-1", status=1).err
+    assert beads.row("x-1")["status"] == "closed"
+
+
+# --- replay -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def played(beads: Beads, make_dispatcher: DispatcherFactory) -> str:
+    """A small history: two beads, dispatched one after the other; returns the commit before it."""
+    commit = beads.store.commit("HEAD")
+    assert commit is not None
+    for name, priority in (("x-1", 1), ("x-2", 2)):
+        beads.add(name, priority=priority)
+    beads.sql("CALL DOLT_COMMIT('-Am', 'two beads')")
+    dispatcher = make_dispatcher()
+    for name in ("x-1", "x-2"):
+        dispatcher.run_once()
+        beads.sql("UPDATE issues SET status = 'closed' WHERE id = %s", name)
+        beads.sql("CALL DOLT_COMMIT('-Am', %s)", f"close {name}")
+    return commit.hash
+
+
+def test_the_replay_of_what_was_agrees_with_it(beads: Beads, ask: Command, played: str) -> None:
+    """Each would have gone when it went, give or take the time that dispatch itself took."""
+    found = ask("replay", "--from", played, "--to", "HEAD", "--json").json
+    rows = {row["bead"]: row for row in found["rows"]}
+    claims = {
+        name: beads.sql(
+            "SELECT date AS at FROM dolt_log WHERE message = %s ORDER BY date DESC LIMIT 1",
+            f"beads-dispatcher: claim {name}",
+        )[0]["at"]
+        for name in rows
+    }
+    assert list(rows) == ["x-1", "x-2"]
+    for name, row in rows.items():
+        assert row["went_at"] == claims[name].isoformat(timespec="milliseconds") + "Z"
+        assert row["would_at"] <= row["went_at"]
+    assert rows["x-1"]["would_at"] == rows["x-1"]["eligible_at"] == rows["x-2"]["eligible_at"]
+    assert rows["x-2"]["would_at"] > rows["x-1"]["would_at"]
+    text = ask("replay", "--from", played).out
+    assert "2 would have gone" in text and "2 went" in text
+
+
+def test_a_replay_asks_what_if(beads: Beads, ask: Command, played: str) -> None:
+    """With two slots the second waits for nobody; with another assignee none would have gone."""
+    rows = ask("replay", "--from", played, "--max-in-flight", "2", "--json").json["rows"]
+    assert {row["bead"]: row["would_at"] == row["eligible_at"] for row in rows} == {"x-1": True, "x-2": True}
+    rows = ask("replay", "--from", played, "--assignee", "robot", "--json").json["rows"]
+    assert {row["note"] for row in rows} == {"not eligible with these rules"}
+    assert {row["would_at"] for row in rows} == {None}
+
+
+def test_a_replay_and_the_past_write_nothing(beads: Beads, ask: Command, played: str) -> None:
+    """Same log, same working set, same own database; Dolt refuses writes to a past, whatever is tried."""
+
+    def state() -> list[Any]:
+        return [
+            beads.sql("SELECT commit_hash FROM dolt_log"),
+            beads.sql("SELECT * FROM dolt_status"),
+            beads.sql("SELECT DOLT_HASHOF_DB('WORKING') AS h"),
+            beads.sql(f"SELECT * FROM {store.STATE_DATABASE}.holds"),
+            beads.store.executed(),
+        ]
+
+    before = state()
+    ask("replay", "--from", played, "--max-in-flight", "3", "--reap-after-minutes", "0.001")
+    ask("explain", "x-1", "--as-of", played, status=1)
+    ask("explain", "x-1", "--as-of", "HEAD")
+    assert state() == before
+    past = store.Past(beads.dolt, played, datetime.now(UTC))
+    now = datetime.now(UTC)
+    bead = _bead(beads, "x-3")
+    writes: list[Callable[[], Any]] = [
+        lambda: past.claim(bead, now),
+        lambda: past.set_configured_switch(dispatch=True, reap=True),
+        lambda: past.set_switch("dispatch", True),
+        lambda: past.set_hold(store.Hold(), store.Hold(1, now, "x")),
+    ]
+    before = state()
+    for write in writes:
+        with pytest.raises(store.StoreError, match=r"read-only|READ ONLY"):
+            write()
+        past.close()
+    assert state() == before
+
+
+def test_a_replay_tells_silence_and_the_switch(
+    beads: Beads, ask: Command, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """What would have been blocked when, beside when it was; and bd's config as far as it was committed."""
+    start = beads.store.commit("HEAD")
+    assert start is not None
+    beads.add("x-1")
+    beads.sql("CALL DOLT_COMMIT('-Am', 'a bead')")
+    make_dispatcher().run_once()
+    suspended(beads)
+    beads.sql("CALL DOLT_COMMIT('-Am', 'the switch', '--allow-empty')")
+    beads.workspace.run("config", "set", store.SWITCH_KEY, "false")
+    quiet_until = datetime.now(UTC) + timedelta(seconds=1.5)
+    support.wait_for(lambda: datetime.now(UTC) > quiet_until, "a silence")
+    clock.passed += timedelta(minutes=31)
+    reaper.run_once(beads.store, settings.Rules(), clock())
+    found = ask("replay", "--from", start.hash, "--reap-after-minutes", "0.005", "--json").json
+    assert found["switches"][0]["dispatch"] == f"bd config {store.SWITCH_KEY} is true"
+    (silence,) = found["silences"]
+    blocked = beads.sql("SELECT date FROM dolt_log WHERE author = 'beads-reaper' ORDER BY date DESC LIMIT 1")[0]["date"]
+    assert silence["bead"] == "x-1"
+    assert silence["blocked_at"] == blocked.isoformat(timespec="milliseconds") + "Z"
+    versioned = not beads.sql("SELECT 1 FROM dolt_ignore WHERE pattern = 'events'")
+    assert any("events and heartbeats" in one for one in found["unknown"]) is not versioned
+
+
+def test_a_retry_that_comes_between_two_commits_is_seen(beads: Beads, ask: Command, now: datetime) -> None:
+    """Nothing is committed at that moment; the bead goes then all the same."""
+    start = beads.store.commit("HEAD")
+    assert start is not None
+    retry = (now + timedelta(seconds=4)).replace(microsecond=0)
+    beads.add(
+        "x-1", metadata=json.dumps({"dispatch": {"failures": 1, "attempt": 1, "retry_at": notes.timestamp(retry)}})
+    )
+    beads.sql("CALL DOLT_COMMIT('-Am', 'a bead')")
+    support.wait_for(lambda: datetime.now(UTC) > retry + timedelta(milliseconds=10), "the retry time")
+    (row,) = ask("replay", "--from", start.hash, "--json").json["rows"]
+    assert row["would_at"] == retry.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def test_a_replay_backwards_is_an_error(beads: Beads, ask: Command) -> None:
+    """--to comes after --from."""
+    assert "is before --from" in ask("replay", "--from", "now", "--to", "1s", status=1).err
+
+
+# --- the process --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Script:
+    """The console script as a process of its own, in the workspace's folder."""
+
+    folder: pathlib.Path
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [SCRIPT, *words], cwd=self.folder, env={**os.environ, **env}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, *words: str, **env: str) -> Answer:
+        process = self.start(*words, **env)
+        out, err = process.communicate(timeout=60)
+        return Answer(process.returncode, out, err)
+
+
+@pytest.fixture
+def script(beads: Beads) -> Script:
+    deep = beads.workspace.folder / "src" / "deep"
+    deep.mkdir(parents=True, exist_ok=True)
+    return Script(deep)
+
+
+def test_the_workspace_is_found_from_a_folder_inside_it(beads: Beads, script: Script) -> None:
+    """As bd finds it, with nothing set."""
+    beads.add("x-1")
+    assert [one["bead"] for one in script.run("status", "--json").json["waiting"]] == ["x-1"]
+
+
+@pytest.mark.parametrize("words", [["status"], ["explain", "x-1"], ["suspend"], ["watch"], ["replay", "--from", "1h"]])
+def test_a_dolt_that_cannot_be_reached_is_one_line(script: Script, words: list[str]) -> None:
+    """No traceback, no password, status 1."""
+    away = {"DOLT_HOST": "127.0.0.1", "DOLT_PORT": "9", "DOLT_DATABASE": "b", "DOLT_PASSWORD": "s3cret"}
+    answer = script.run(*words, **away)
+    assert (answer.status, answer.out) == (1, "")
+    line = answer.err.splitlines()[-1]
+    assert line.startswith("beads-dispatch: cannot reach Dolt at 127.0.0.1:9, database b, user root")
+    assert "Traceback" not in answer.err and "s3cret" not in answer.err
+
+
+def test_settings_that_are_wrong_are_one_line(script: Script) -> None:
+    """The rules are checked as the functions check them."""
+    answer = script.run("status", "--max-in-flight", "none")
+    assert (answer.status, answer.err.splitlines()) == (
+        1,
+        ["beads-dispatch: MAX_IN_FLIGHT is 'none', expected a whole number of at least 1. Its default is 1."],
+    )
+
+
+def test_a_reader_that_goes_away_is_no_traceback(beads: Beads, script: Script) -> None:
+    """`beads-dispatch status | head -1`"""
+    # More than a pipe holds; in one statement.
+    beads.sql(
+        "INSERT INTO issues (id, title, description, design, acceptance_criteria, notes, assignee) VALUES "
+        + ", ".join(f"('x-{number}', REPEAT('t', 400), '', '', 'It works.', '', 'agent')" for number in range(300))
+    )
+    process = script.start("status", "--json")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(30) in (0, 1)
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+@pytest.fixture
+def watching(script: Script) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A `watch` that follows, and the lines it has printed so far."""
+    process = script.start("watch", "--json")
+    assert process.stderr is not None and process.stdout is not None
+    assert "Ctrl-C" in process.stderr.readline()
+    os.set_blocking(process.stdout.fileno(), False)
+    yield process, []
+    process.kill()
+    process.communicate()
+
+
+def test_watch_shows_each_step_by_dolt_alone(
+    beads: Beads, watching: tuple[subprocess.Popen[str], list[str]], make_dispatcher: DispatcherFactory
+) -> None:
+    """Assigned, claimed, dispatched, closed; ended by Ctrl-C without a word."""
+    process, seen = watching
+    stdout = process.stdout
+    assert stdout is not None
+
+    def steps() -> list[str]:
+        while line := stdout.readline():
+            seen.append(line)
+        return [json.loads(line)["what"] for line in seen]
+
+    # Whatever happened before is not shown: wait until it follows.
+    def follows() -> bool:
+        beads.sql("CALL DOLT_COMMIT('-Am', 'nothing', '--allow-empty')")
+        return process.poll() is None
+
+    follows()
+    bead = beads.workspace.create("Watched", "It works.")
+    beads.workspace.run("assign", bead, "agent")
+    make_dispatcher().run_once()
+    beads.workspace.run("close", bead, actor="agent")
+    support.wait_for(lambda: steps()[-1:] == ["closed"], "the step closed")
+    assert steps() == ["assigned", "claimed", "dispatched", "closed"]
+    first = json.loads(seen[0])
+    assert (first["bead"], first["title"], first["after_ms"]) == (bead, "Watched", None)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
+def test_every_command_works_for_a_user_who_may_only_read(
+    beads: Beads, dolt_server: DoltServer, ask: Command, played: str
+) -> None:
+    """SELECT on the beads' database and on ours is enough to ask; to move the switch it is not."""
+    name, database = "looker", beads.dolt.database
+    beads.sql(f"CREATE USER IF NOT EXISTS '{name}'@'%%' IDENTIFIED BY 'p'")
+    beads.sql(f"GRANT SELECT ON `{database}`.* TO '{name}'@'%%'")
+    beads.sql(f"GRANT SELECT ON `{store.STATE_DATABASE}`.* TO '{name}'@'%%'")
+    who = {"DOLT_USER": name, "DOLT_PASSWORD": "p"}
+    for words in (
+        ["status"], ["explain", "x-1"], ["explain", "x-1", "--as-of", "HEAD"], ["reap", "--dry-run"],
+        ["replay", "--from", played],
+    ):  # fmt: skip
+        ask(*words, **who)
+    answer = ask("suspend", status=1, **who)
+    assert "user looker refused a statement" in answer.err or "denied" in answer.err

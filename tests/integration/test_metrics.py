@@ -1,0 +1,170 @@
+"""What is scraped, from a real feed on a real Dolt."""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from beads import notes, settings, store
+from feeder import metrics
+from feeder.health import Pulse
+from tests import support
+from tests.conftest import Beads
+from tests.integration.test_feed import Running
+from tests.support import wait_for
+
+Samples = dict[str, float]
+
+
+def samples(page: bytes) -> Samples:
+    """Each sample's value, by its name and labels: `beads_suspended{function="reap"}`."""
+    found = {}
+    for family in text_string_to_metric_families(page.decode()):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+@pytest.fixture
+def scrape(beads: Beads) -> Iterator[Callable[[], Samples]]:
+    """Scrapes with a Dolt that is asked anew each time."""
+    with support.closing(store.Store(beads.dolt)) as own:
+        yield lambda: samples(metrics.Scrape(own, "agent", Pulse()).page())
+
+
+def test_the_state_is_as_the_beads_are(beads: Beads, scrape: Callable[[], Samples]) -> None:
+    """Waiting is what dispatch would take, and how long it has waited; running what the agent has."""
+    nothing = scrape()
+    assert (nothing["beads_waiting"], nothing["beads_oldest_waiting_seconds"], nothing["beads_running"]) == (0, 0, 0)
+    now = datetime.now(UTC)
+    beads.add("x-1", updated_at=now - timedelta(minutes=10))
+    beads.add("x-2", updated_at=now - timedelta(minutes=40))
+    beads.add("x-3", updated_at=now - timedelta(minutes=90), acceptance=" ")
+    beads.add("x-4", updated_at=now - timedelta(minutes=90), assignee="bob")
+    beads.add("x-5", status="in_progress")
+    beads.add("x-6", status="in_progress", assignee="bob")
+    beads.add("x-7", updated_at=now - timedelta(minutes=90), metadata='{"dispatch": {"retry_at": "2100-01-01"}}')
+    found = scrape()
+    assert (found["beads_waiting"], found["beads_running"]) == (2, 1)
+    assert 40 * 60 <= found["beads_oldest_waiting_seconds"] < 45 * 60
+    assert found["beads_feeder_dolt_up"] == 1
+
+
+def test_a_blocked_bead_does_not_wait(beads: Beads, scrape: Callable[[], Samples]) -> None:
+    """Not even when it is the only one that is looked at: the view is asked."""
+    first, second = beads.workspace.create("first", "ok"), beads.workspace.create("second", "ok")
+    beads.workspace.run("dep", "add", second, first)
+    beads.sql("UPDATE issues SET assignee = 'agent' WHERE id = %s", second)
+    assert scrape()["beads_waiting"] == 0
+    beads.workspace.run("close", first)
+    assert scrape()["beads_waiting"] == 1
+
+
+def test_a_schema_that_is_not_known_is_asked_by_its_view(beads: Beads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bd that is newer than this: the same answer, by another query."""
+    beads.add("x-1", updated_at=datetime(2026, 1, 1))
+    beads.add("x-2", updated_at=datetime(2026, 2, 1))
+    monkeypatch.setattr(store, "_KNOWN_VIEWS", frozenset())
+    with support.closing(store.Store(beads.dolt)) as own:
+        found = own.overview("agent", datetime.now(UTC))
+    assert (found.waiting, found.oldest) == (2, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_a_long_queue_costs_no_more(beads: Beads, scrape: Callable[[], Samples]) -> None:
+    """100 are counted, and the oldest is the oldest of all."""
+    beads.sql(
+        "INSERT INTO issues (id, title, description, design, acceptance_criteria, notes, assignee, updated_at)"
+        " WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 150)"
+        " SELECT CONCAT('x-', i), 't', '', '', 'ok', '', 'agent', UTC_TIMESTAMP() - INTERVAL i HOUR FROM n"
+    )
+    found = scrape()
+    assert found["beads_waiting"] == 100
+    assert found["beads_oldest_waiting_seconds"] // 3600 == 150
+
+
+def test_hold_and_switch_are_told(beads: Beads, scrape: Callable[[], Samples]) -> None:
+    """Both switches, each alone; how many failures in a row and how long they will be waited for."""
+    assert scrape()["beads_hold_failures"] == scrape()["beads_hold_seconds"] == 0
+    beads.store.set_hold(store.Hold(), store.Hold(3, datetime.now(UTC) + timedelta(minutes=5), "HTTP 502"))
+    beads.store.set_switch("reap", True)
+    found = scrape()
+    assert found["beads_hold_failures"] == 3
+    assert 200 < found["beads_hold_seconds"] <= 300
+    assert [found[f'beads_suspended{{function="{name}"}}'] for name in ("dispatch", "reap")] == [0, 1]
+    beads.store.set_configured_switch(dispatch=True, reap=False)
+    found = scrape()
+    assert [found[f'beads_suspended{{function="{name}"}}'] for name in ("dispatch", "reap")] == [1, 1]
+    beads.store.set_hold(store.Hold(3), store.Hold(4, datetime.now(UTC) - timedelta(minutes=5), "HTTP 502"))
+    assert scrape()["beads_hold_seconds"] == 0
+
+
+def test_a_dolt_that_is_down_leaves_what_is_known(beads: Beads) -> None:
+    """No server: the page is there, without what nobody knows."""
+    nowhere = settings.Dolt("127.0.0.1", 9, "root", "", "x")
+    found = samples(metrics.Scrape(store.Store(nowhere), "agent", Pulse()).page())
+    assert (found["beads_feeder_dolt_up"], found["beads_feeder_connected"]) == (0, 0)
+    assert "beads_feeder_sink_errors_total" in found
+    assert not [name for name in found if name.startswith(("beads_waiting", "beads_hold", "beads_feeder_lag"))]
+
+
+@pytest.fixture
+def feed(beads: Beads, sink: support.Sink) -> Iterator[Running]:
+    running = Running(beads.dolt, sink.url)
+    try:
+        # A heartbeat may be 30 s away: a write of ours shows at once that the stream is open.
+        knock = threading.Event()
+        while not running.pulse.connected and not knock.wait(0.3):
+            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.knock', UUID())")
+        yield running
+    finally:
+        running.close()
+
+
+def test_changes_requests_and_the_sinks_errors_are_counted(beads: Beads, sink: support.Sink, feed: Running) -> None:
+    """As they happen, and only what the sink took; meanwhile the lag grows, and then it is gone."""
+    scraping = metrics.Scrape(store.Store(beads.dolt), "agent", feed.pulse)
+
+    def now() -> Samples:
+        scraping._dolt._asked = float("-inf")
+        return samples(scraping.page())
+
+    changes, requests = 'beads_feeder_changes_total{recovered="false"}', "beads_feeder_requests_total"
+    wait_for(lambda: now()["beads_feeder_lag_transactions"] == 0, "all read")
+    before = now()
+    assert before["beads_feeder_connected"] == 1 and before["beads_feeder_lag_seconds"] == 0
+    sink.status = 503
+    beads.add("x-1")
+    wait_for(lambda: now()["beads_feeder_sink_errors_total"] > before["beads_feeder_sink_errors_total"], "an error")
+    wait_for(lambda: now()["beads_feeder_lag_seconds"] > 0.5, "the lag")
+    waiting = now()
+    assert waiting["beads_feeder_lag_transactions"] >= 1
+    assert waiting[changes] == before[changes]
+    sink.status = 202
+    wait_for(lambda: now()[changes] == before[changes] + 1, "the change", 40)
+    caused = f'{requests}{{cause="change",function="dispatch"}}'
+    wait_for(lambda: now()[caused] > before[caused], "the request", 40)
+    wait_for(lambda: (now()["beads_feeder_lag_transactions"], now()["beads_feeder_lag_seconds"]) == (0, 0), "no lag")
+    wait_for(lambda: now()["beads_feeder_position_age_seconds"] == 0, "the position is stored")
+
+
+def test_a_position_that_cannot_be_stored_grows_old(beads: Beads, sink: support.Sink, feed: Running) -> None:
+    """As long as Dolt refuses it, from the first transaction that it does not cover."""
+    beads.sql(f"DROP TABLE {store.STATE_DATABASE}.positions")
+    try:
+        beads.add("x-1", assignee="bob")
+        wait_for(lambda: sink.about("x-1"), "the change")
+        wait_for(lambda: feed.pulse.unstored_seconds > 1.5, "its age")
+    finally:
+        beads.store.prepare_state()
+    wait_for(lambda: feed.pulse.unstored_seconds == 0, "the stored position")
+
+
+def test_the_overview_says_what_the_gate_says(beads: Beads) -> None:
+    """One predicate: a retry time that came makes a bead wait, at the same second."""
+    now = datetime.now(UTC)
+    beads.add("x-1", metadata=f'{{"dispatch": {{"retry_at": "{notes.timestamp(now)}"}}}}')
+    for moment, waits in ((now - timedelta(seconds=5), 0), (now + timedelta(seconds=1), 1)):
+        assert beads.store.overview("agent", moment).waiting == beads.store.count_eligible("agent", moment) == waits

@@ -1,0 +1,147 @@
+"""The checker of claims, on histories that real transactions made: it says yes and no, and why."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from beads import store
+from chaos import verify
+from tests import support
+from tests.conftest import Beads
+from tests.integration.conftest import DispatcherFactory
+
+
+def judged(beads: Beads, since: str) -> verify.Verdict:
+    return verify.judge(verify.versions(beads.dolt, since), verify.written_by_others(beads.dolt))
+
+
+@pytest.fixture
+def since(beads: Beads) -> str:
+    """The Dolt commit after which the test begins."""
+    return str(beads.sql("SELECT HASHOF('HEAD') AS head")[0]["head"])
+
+
+def committed(beads: Beads, statement: str, *params: object) -> None:
+    beads.sql(statement, *params)
+    beads.sql("CALL DOLT_COMMIT('-Am', 'somebody')")
+
+
+def test_each_claim_and_its_end_is_found(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, since: str
+) -> None:
+    """Dispatched, refused, unknown: three claims, nothing broken."""
+    for bead in ("x-1", "x-2", "x-3"):
+        beads.add(bead)
+    beads.sql("CALL DOLT_COMMIT('-Am', 'beads')")
+    agent.behaviours = {"x-2": support.answers(400), "x-3": support.hangs_up}
+    make_dispatcher(health=True, max_in_flight=9).run_once()
+    verdict = judged(beads, since)
+    assert verdict.broken == ()
+    assert verdict.ends() == {"dispatched": 1, "refused": 1, "unknown": 1}
+
+
+def test_a_bead_that_a_person_gave_to_the_agent_again_is_no_breach(
+    beads: Beads, make_dispatcher: DispatcherFactory, since: str
+) -> None:
+    """Reopened by bd with our token still on it: the second claim is a new one."""
+    beads.add("x-1")
+    beads.sql("CALL DOLT_COMMIT('-Am', 'beads')")
+    dispatch = make_dispatcher(health=True, max_in_flight=9)
+    dispatch.run_once()
+    beads.workspace.run("update", "x-1", "--status", "open", actor="alice")
+    dispatch.run_once()
+    verdict = judged(beads, since)
+    assert verdict.broken == ()
+    assert verdict.ends() == {"dispatched": 2}
+
+
+BREACHES = {
+    "a second claim over a live one": (
+        "UPDATE issues SET metadata = JSON_SET(metadata, '$.dispatch.claim', 'other') WHERE id = 'x-1'",
+        "was replaced by other",
+    ),
+    "a second job for one claim": (
+        "UPDATE issues SET metadata = JSON_SET(metadata, '$.dispatch.job', 'other') WHERE id = 'x-1'",
+        "and 2 jobs",
+    ),
+    "a claim that was sent, given back by reap": (
+        "UPDATE issues SET status = 'open', metadata = JSON_REMOVE(metadata, '$.dispatch.claim'),"
+        " notes = CONCAT(notes, '\\nauto-dispatcher claim expired: x') WHERE id = 'x-1'",
+        "given back in",
+    ),
+    "one token on two beads": (
+        "INSERT INTO issues (id, title, description, design, acceptance_criteria, notes, status, metadata)"
+        " SELECT 'x-2', title, description, design, acceptance_criteria, notes, status, metadata"
+        " FROM (SELECT * FROM issues WHERE id = 'x-1') one",
+        "is on two beads, x-1 and x-2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("statement", "says"), BREACHES.values(), ids=BREACHES)
+def test_a_breach_is_found(
+    beads: Beads, make_dispatcher: DispatcherFactory, since: str, statement: str, says: str
+) -> None:
+    """Each way of breaking the promise, made by hand, is named."""
+    beads.add("x-1")
+    beads.sql("CALL DOLT_COMMIT('-Am', 'beads')")
+    make_dispatcher().run_once()
+    assert judged(beads, since).broken == ()
+    committed(beads, statement)
+    broken = judged(beads, since).broken
+    assert broken and says in broken[0]
+
+
+def test_a_claim_on_a_bead_that_was_not_open_is_found(beads: Beads, since: str) -> None:
+    """Somebody's bead in progress, and a token out of nowhere."""
+    beads.add("x-1", status="in_progress")
+    beads.sql("CALL DOLT_COMMIT('-Am', 'beads')")
+    committed(beads, """UPDATE issues SET metadata = '{"dispatch": {"claim": "t", "attempt": 1}}' WHERE id = 'x-1'""")
+    (broken,) = judged(beads, since).broken
+    assert "although it was in_progress in the commit before" in broken
+
+
+def test_a_post_for_a_bead_that_was_taken_long_before_is_found(beads: Beads, since: str) -> None:
+    """The agent service's own times against Dolt's commits, with a tolerance for what was under way."""
+    beads.add("x-1")
+    beads.sql("CALL DOLT_COMMIT('-Am', 'beads')")
+    committed(beads, "UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'")
+    history = list(verify.versions(beads.dolt, since))
+    taken = history[-1].at
+    for seconds, wrong in ((0.5, 0), (5.0, 1)):
+        posts = [((taken + timedelta(seconds=seconds)).timestamp(), "x-1")]
+        assert len(verify.posts_not_ours(history, posts, "agent", 2.0)) == wrong
+
+
+def test_the_command_says_whether_it_held_and_what_it_cannot_know(
+    beads: Beads, make_dispatcher: DispatcherFactory
+) -> None:
+    """`python -m chaos.verify`, by the workspace: 0 and `held`; without a server 2 and no traceback."""
+    beads.add("x-1")
+    make_dispatcher().run_once()
+    env = {**os.environ, "BEADS_DIR": str(beads.workspace.beads_dir)}
+    done = subprocess.run([sys.executable, "-m", "chaos.verify"], env=env, capture_output=True, text=True, timeout=120)
+    assert "This history cannot show:" in done.stdout, done.stderr
+    assert done.returncode == (1 if "BROKEN  " in done.stdout else 0)
+    env = {**env, "DOLT_HOST": "127.0.0.1", "DOLT_PORT": "9"}
+    done = subprocess.run([sys.executable, "-m", "chaos.verify"], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "cannot verify" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_mark_before_the_post_outlives_a_crash(beads: Beads, since: str) -> None:
+    """A claim whose POST was begun is not taken back after 120 s: only reap's 30 minutes end it."""
+    beads.add("x-1")
+    beads.sql("CALL DOLT_COMMIT('-Am', 'beads')")
+    now = datetime.now(UTC)
+    claimed = beads.store.claim(beads.store.eligible("agent", now, 1)[0], now)
+    assert [bead.id for bead in beads.store.abandoned("agent", now + timedelta(minutes=5))] == ["x-1"]
+    beads.store.mark_posting(claimed)
+    assert beads.store.abandoned("agent", now + timedelta(minutes=5)) == []
+    assert beads.store.read_back("x-1").updated_at == claimed.updated_at  # type: ignore[union-attr]
+    assert judged(beads, since).ends() == {"crashed while posting": 1}
+    with pytest.raises(store.ClaimLost):
+        beads.store.claim(claimed, now)

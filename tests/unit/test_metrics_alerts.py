@@ -1,0 +1,124 @@
+"""The dashboard and the alert rules: they ask for what the feeder exposes, and lead to the runbook."""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import yaml
+
+from beads import settings, store
+from feeder import metrics
+from feeder.health import Pulse
+from local import toolchain
+
+ROOT = pathlib.Path(__file__).parents[2]
+MONITORING = ROOT / "knative" / "monitoring"
+DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
+RULES = yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())["spec"]
+ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"]}
+
+
+def exposed() -> set[str]:
+    """The names of all metrics, those that only Dolt knows too."""
+    pulse = Pulse()
+    pulse.position = ""
+    scrape = metrics.Scrape(store.Store(settings.Dolt("127.0.0.1", 9, "root", "", "x")), "agent", pulse)
+    overview = store.Overview(0, None, 0, store.Switch(), store.Hold(1, datetime.now(UTC)), "")
+    own = re.findall(r"^# TYPE (\w+) ", scrape.page().decode(), re.MULTILINE)
+    return {*own, *(family.name for family in scrape._from_dolt(overview))}
+
+
+def used(expression: str) -> set[str]:
+    return set(re.findall(r"\b(?:beads|process)_\w+\b", expression))
+
+
+def expressions(panel: Any) -> Iterator[str]:
+    yield from (target["expr"] for target in panel.get("targets", []))
+
+
+def test_every_metric_of_the_dashboard_is_exposed() -> None:
+    """And every metric of ours is on it."""
+    asked = set().union(*(used(each) for panel in DASHBOARD["panels"] for each in expressions(panel)))
+    assert asked <= exposed()
+    assert {name for name in exposed() if name.startswith("beads_")} <= asked
+    (variable,) = (each for each in DASHBOARD["templating"]["list"] if each["type"] == "query")
+    assert used(variable["definition"]) <= exposed()
+
+
+def test_the_dashboard_can_be_imported_anywhere() -> None:
+    """No data source of ours in it, panels with ids of their own that do not lie on each other."""
+    panels = DASHBOARD["panels"]
+    assert {panel["datasource"]["uid"] for panel in panels if "datasource" in panel} == {"${datasource}"}
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for place in (panel["gridPos"] for panel in panels):
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken and max(x for x, _ in cells) < 24
+        taken |= cells
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_asks_for_what_is_exposed_and_says_what_to_do(name: str) -> None:
+    """Known metrics; a summary, a description, how bad it is, and a section of the runbook that is there."""
+    alert = ALERTS[name]
+    assert used(alert["expr"]) and used(alert["expr"]) <= exposed()
+    assert alert["labels"]["severity"] in ("critical", "warning", "info")
+    assert alert["annotations"].keys() == {"summary", "description", "runbook"}
+    path, _, section = alert["annotations"]["runbook"].partition("#")
+    headings = re.findall(r"^##+ (.+)$", (ROOT / path).read_text(), re.MULTILINE)
+    assert section in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_each_alert_is_tested() -> None:
+    """In the file for promtool."""
+    tested = (ROOT / "tests" / "unit" / "alerts.yaml").read_text()
+    assert [name for name in ALERTS if name not in tested] == []
+
+
+def test_the_rules_fire_when_they_should(tmp_path: pathlib.Path) -> None:
+    """Prometheus' own tool, on series as they would come."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("needs promtool on PATH, which comes with Prometheus")
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(RULES))
+    shutil.copy(ROOT / "tests" / "unit" / "alerts.yaml", tmp_path)
+    for command in (["check", "rules", "--lint=all", "rules.yaml"], ["test", "rules", "alerts.yaml"]):
+        done = subprocess.run([promtool, *command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_kustomize_builds_it() -> None:
+    """Each resource in the feeder's namespace; the dashboard whole, and labelled for Grafana."""
+    try:
+        kustomize = toolchain.kustomize()
+    except toolchain.ToolError:
+        pytest.skip("needs kustomize on PATH, or Go, which builds it; `python -m local.toolchain kustomize` says why")
+    done = subprocess.run([kustomize, "build", MONITORING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    built = {found["kind"]: found for found in yaml.safe_load_all(done.stdout)}
+    assert built.keys() == {"ConfigMap", "NetworkPolicy", "PodMonitor", "PrometheusRule"}
+    assert {found["metadata"]["namespace"] for found in built.values()} == {"beads"}
+    assert json.loads(built["ConfigMap"]["data"]["dashboard.json"]) == DASHBOARD
+    assert built["ConfigMap"]["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_what_is_scraped_is_the_feeder() -> None:
+    """The PodMonitor and the NetworkPolicy select the pod of base/feeder.yaml, and its port."""
+    feeder = yaml.safe_load((ROOT / "knative" / "base" / "feeder.yaml").read_text())["spec"]["template"]
+    (port,) = feeder["spec"]["containers"][0]["ports"]
+    monitor = yaml.safe_load((MONITORING / "podmonitor.yaml").read_text())["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= feeder["metadata"]["labels"].items()
+    assert [(each["port"], each["path"]) for each in monitor["podMetricsEndpoints"]] == [(port["name"], "/metrics")]
+    policy = yaml.safe_load((MONITORING / "networkpolicy-feeder-prometheus.yaml").read_text())["spec"]
+    assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/part-of": "beads-dispatch", "app": "feeder"}
+    assert policy["ingress"][0]["ports"] == [{"port": port["containerPort"]}]
