@@ -19,7 +19,7 @@ demo: $(VENV)/.ready ## the same by itself: assign three beads, show what happen
 test: $(VENV)/.ready ## all tests but the cluster's
 	@$(PY) -m local.toolchain dolt bd bd@1.0.2
 	@$(PY) -m local.toolchain kustomize schemas || echo "==> the tests that need what is missing are skipped"
-	$(PY) -m pytest $(PYTEST)
+	$(PY) -m pytest -n 3 $(PYTEST)
 
 test-cluster: $(VENV)/.ready ## on the Kubernetes of KUBECONFIG, with IMAGE there already (about 45 minutes)
 	@$(PY) -m local.toolchain dolt bd

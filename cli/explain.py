@@ -59,7 +59,8 @@ def now(beads: Store, rules: Rules, bead_id: str, moment: datetime, agent: Agent
     ]
     verdict, mend = _verdict(gates)
     if bead.assignee == rules.assignee and bead.status == Status.IN_PROGRESS:
-        verdict, mend = _at_work(beads, rules, bead_id, moment), None
+        # To open a bead whose agent is at work would start a second one: no command is offered for that.
+        verdict, mend, gates = _at_work(beads, rules, bead_id, moment), None, _without_commands(gates)
     elif all(gate.holds for gate in gates):
         verdict = _turn(beads, rules, bead_id, moment)
     steps = history.steps(beads.versions(bead_id), beads.audit(bead_id))
@@ -86,8 +87,11 @@ def then(past: Past, present: Store, rules: Rules, bead_id: str, moment: datetim
         verdict = "nothing that has a history held it back" + (f"; unknown: {unknown}" if unknown else "")
     steps = [step for step in history.steps(present.versions(bead_id), present.audit(bead_id)) if step.at <= moment]
     # What would have mended it then is no command to run now.
-    past_gates = [Gate(gate.name, gate.holds, gate.says) for gate in gates]
-    return Explanation(bead_id, found.bead.title, moment, commit, verdict, None, past_gates, steps)
+    return Explanation(bead_id, found.bead.title, moment, commit, verdict, None, _without_commands(gates), steps)
+
+
+def _without_commands(gates: Sequence[Gate]) -> list[Gate]:
+    return [Gate(gate.name, gate.holds, gate.says) for gate in gates]
 
 
 def _found(beads: Store, rules: Rules, bead_id: str, moment: datetime, where: str) -> Examined:
