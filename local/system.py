@@ -122,7 +122,10 @@ class System:
         port = getattr(self.ports, name)
         processes.require_free(port, f"the function {name}", "LOCAL_PORT")
         command = processes.python("-m", "functions_framework", "--source", source, "--target", name)
-        self._run(name, command, port)
+        # gunicorn opens a control socket, which else both functions want at the same place in the home folder.
+        run = self._logs / "run" / name
+        run.mkdir(parents=True, exist_ok=True)
+        self._run(name, command, port, {"XDG_RUNTIME_DIR": str(run)})
 
     def start_feeder(self) -> None:
         processes.require_free(self.ports.feeder, "the feeder", "LOCAL_PORT")
@@ -136,9 +139,9 @@ class System:
             "feeder": lambda: processes.answers(f"http://127.0.0.1:{self.ports.feeder}/readyz"),
         }
 
-    def _run(self, name: str, command: list[str], port: int) -> None:
+    def _run(self, name: str, command: list[str], port: int, more: Mapping[str, str] | None = None) -> None:
         self.processes[name] = Process(
-            name, command, self._logs / f"{name}.log", {**self._environment, "PORT": str(port)}
+            name, command, self._logs / f"{name}.log", {**self._environment, "PORT": str(port), **(more or {})}
         )
 
     def _start_router(self) -> None:
