@@ -114,6 +114,10 @@ def _checked(attributes: dict[str, Any], data: Any) -> Event:
     for name in ("id", "source", "type"):
         if not isinstance(attributes.get(name), str) or not attributes[name].strip():
             raise InvalidEvent(f"the attribute {name} is missing or empty")
+    try:
+        "".join(map(str, attributes.values())).encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, and nobody can pass that on
+        raise InvalidEvent("an attribute holds something that is no Unicode text") from None
     if attributes.get("specversion") != "1.0":
         raise InvalidEvent("specversion is not 1.0")
     time = attributes.get("time")

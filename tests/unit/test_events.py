@@ -88,6 +88,8 @@ def test_json_that_is_no_event_is_refused(body: object) -> None:
         ({"Content-Type": "application/cloudevents+json"}, b"[" * 30_000),
         ({"Content-Type": "application/json"}, b'{"context": {"eventId": "1"}, "data": {}}'),
         ({"Content-Type": "application/json"}, json.dumps(STRUCTURED).encode()),
+        ({"Content-Type": "application/cloudevents+json"}, json.dumps({**STRUCTURED, "id": "\ud800"}).encode()),
+        ({"Content-Type": "application/cloudevents+json"}, json.dumps({**STRUCTURED, "subject": "\udfff"}).encode()),
         ({}, b""),
         (BINARY, b"{broken"),
         (BINARY, b"[" * 30_000),
