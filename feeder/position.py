@@ -52,6 +52,7 @@ class Keeper:
             if marked == self._stored and not seen:
                 return
             position = Position(marked)
+            self._beads.refresh()  # a connection that died in an outage would make a second one of it
             try:
                 self._beads.set_position(marked, seen, lambda stored: jumped or position.covers(stored))
             except store.StoreError:

@@ -903,7 +903,7 @@ def test_watch_shows_each_step_by_dolt_alone(
     first = json.loads(seen[0])
     assert (first["bead"], first["title"], first["after_ms"]) == (bead, "Watched", None)
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     assert process.stderr is not None
     assert process.stderr.read() == ""
 

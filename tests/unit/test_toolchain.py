@@ -130,7 +130,7 @@ def ended(*children: subprocess.Popen[bytes]) -> Iterator[None]:
         for child in children:
             if child.poll() is None:
                 child.send_signal(signal.SIGINT)
-            child.wait(30)
+            child.wait(120)
 
 
 class TestPath:
@@ -321,7 +321,7 @@ class TestGo:
             told = "still building dolt 2.2.0 with Go, "
             support.wait_for(lambda: told in (folder / "output").read_text(), "a line of progress")
             (folder / "leave").touch()
-            assert child.wait(30) == 0
+            assert child.wait(120) == 0
 
     def test_the_last_lines_of_a_failed_build_are_in_the_error(self, folder: pathlib.Path) -> None:
         """Go says best why it failed."""
@@ -338,7 +338,7 @@ class TestGo:
             support.wait_for((folder / "started").exists, "go runs")
             go = int(support.wait_for((folder / "started").read_text, "its number"))
             child.send_signal(signal.SIGINT)
-            assert child.wait(30) == 130
+            assert child.wait(120) == 130
         with pytest.raises(ProcessLookupError):
             os.kill(go, 0)
         assert "Traceback" not in (folder / "output").read_text()
@@ -354,7 +354,7 @@ class TestGo:
             with ended(second):
                 support.wait_for(lambda: "waiting" in (folder / "second").read_text(), "the second waits")
                 (folder / "leave").touch()
-                assert (first.wait(30), second.wait(30)) == (0, 0)
+                assert (first.wait(120), second.wait(120)) == (0, 0)
         assert len((folder / "started").read_text().splitlines()) == 1
         assert str(cache(folder, "dolt-2.2.0/dolt")) in (folder / "second").read_text().splitlines()
 
