@@ -20,7 +20,7 @@ from chaos.servers import Agent
 from chaos.world import World
 from feeder import http as endpoint
 from feeder.health import Pulse
-from local import processes
+from local import processes, serving
 from local.system import Ports, System
 
 PART = "hostile"
@@ -249,7 +249,7 @@ def _slow_senders_in_short(here: World) -> Row:
         server = endpoint.serve(endpoint.Endpoint(gate, Pulse(), gate), feed)
     finally:
         endpoint._IDLE_SECONDS, endpoint._LOOK_SECONDS, endpoint._CONNECTIONS = normal
-    threading.Thread(target=server.run, daemon=True).start()
+    threading.Thread(target=serving.run_until_closed, args=(server,), daemon=True).start()
     try:
         return _slow_senders(feed.port, 15, 15)
     finally:

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +21,10 @@ from tests import support
 # A busy machine is no failure: a benchmark is never a timed test.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and every child would inherit that.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The newest bd, and the one whose schema BeadBoard needs.
 BD_VERSIONS = ("1.3.0", "1.0.2")

@@ -14,7 +14,7 @@ from beads import events, settings, store, trace
 from feeder import http, metrics
 from feeder.gate import Gate
 from feeder.health import Pulse
-from local import processes
+from local import processes, serving
 from local.system import Ports, System
 from tests import support
 from tests.conftest import Beads
@@ -104,7 +104,7 @@ def test_the_reply_to_a_tick_is_as_its_schema_says(beads: Beads) -> None:
     feed = settings.Feed("http://sink.test", {}, processes.free_port(), "127.0.0.1")
     scrape = metrics.Scrape(store.Store(beads.dolt), "agent", Pulse())
     server = http.serve(http.Endpoint(Gate(own, settings.Rules(), None), Pulse(), scrape), feed)
-    threading.Thread(target=server.run, daemon=True).start()
+    threading.Thread(target=serving.run_until_closed, args=(server,), daemon=True).start()
     try:
         for name in ("dispatch", "reap"):
             headers, _ = events.to_http(events.Event(f"t-{name}", f"/x/pingsources/{name}", events.TICK))
