@@ -39,7 +39,7 @@ def test_the_state_is_as_the_beads_are(beads: Beads, scrape: Callable[[], Sample
     """Waiting is what dispatch would take, and how long it has waited; running what the agent has."""
     nothing = scrape()
     assert (nothing["beads_waiting"], nothing["beads_oldest_waiting_seconds"], nothing["beads_running"]) == (0, 0, 0)
-    now = datetime.now(UTC)
+    now = datetime.now(UTC).replace(microsecond=0)  # Dolt would round, up as well
     beads.add("x-1", updated_at=now - timedelta(minutes=10))
     beads.add("x-2", updated_at=now - timedelta(minutes=40))
     beads.add("x-3", updated_at=now - timedelta(minutes=90), acceptance=" ")
