@@ -14,15 +14,12 @@ import base64
 import contextlib
 import http.client
 import json
-import socket
 import ssl
-import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from beads import settings
+from beads import deadline, settings
 
 _ANSWER_LIMIT = 64 * 1024  # bytes of an answer that are read; a job id needs a hundred
 _PLAIN_IN_URL = "/?%:@!$&'()*+,;="  # what may stand in a path and a query as it is
@@ -107,18 +104,21 @@ class AgentService:
 
         An answer of 2xx must be whole to be one; of any other, the status is enough.
         """
-        deadline = time.monotonic() + self._agent.timeout_seconds
+        ends = time.monotonic() + self._agent.timeout_seconds
         connection, target, headers = self._prepared(url)
         if traceparent:
             headers["traceparent"] = traceparent
-        with _ended_after(self._agent.timeout_seconds, connection):
+        with (
+            contextlib.closing(connection),
+            deadline.ended_after(self._agent.timeout_seconds, lambda: connection.sock),
+        ):
             try:
                 connection.connect()
             except (OSError, UnicodeError) as exc:  # the second: a host name that cannot be one
                 raise Unreachable(
                     _words("ConnectTimeout" if isinstance(exc, TimeoutError) else "ConnectError", exc)
                 ) from exc
-            if time.monotonic() > deadline:  # one address after the other, each with its own timeout
+            if time.monotonic() > ends:  # one address after the other, each with its own timeout
                 raise Unreachable("ConnectTimeout")
             code, answer = 0, b""
             try:
@@ -132,10 +132,10 @@ class AgentService:
                     if len(answer) > _ANSWER_LIMIT:
                         break
                 if 200 <= code < 300:
-                    _require_whole(answer, whole, code, late=time.monotonic() > deadline)
+                    _require_whole(answer, whole, code, late=time.monotonic() > ends)
             except (OSError, http.client.HTTPException) as exc:
                 if not code or 200 <= code < 300:
-                    late = isinstance(exc, TimeoutError) or time.monotonic() > deadline
+                    late = isinstance(exc, TimeoutError) or time.monotonic() > ends
                     raise NoAnswer(_words("ReadTimeout" if late else type(exc).__name__, exc)) from exc
         return code, answer
 
@@ -161,25 +161,6 @@ class AgentService:
             "?" + quote(parts.query, safe=_PLAIN_IN_URL) if parts.query else ""
         )
         return connection, target, headers
-
-
-@contextlib.contextmanager
-def _ended_after(seconds: float, connection: http.client.HTTPConnection) -> Iterator[None]:
-    """Close the connection at the end of the block, and end it under the block after so many seconds: a socket's own
-    timeout limits each wait, not their sum, and a service that trickles its answer would never reach it."""
-
-    def end() -> None:
-        with contextlib.suppress(OSError, AttributeError):  # the second: not connected yet, or no more
-            connection.sock.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        connection.close()
 
 
 def _require_whole(answer: bytes, length: int | None, code: int, *, late: bool) -> None:

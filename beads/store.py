@@ -304,17 +304,23 @@ class Store:
         Raises ClaimLost when another transaction changed the same cells first; nothing is left then.
         """
         schema = self._columns()
-        with self._in_turn(), self._translated():
+        with self._in_turn(), self._in_transaction() as cursor:
+            result = work(_Transaction(cursor, schema, actor))
+            cursor.execute("CALL DOLT_ADD('issues', 'events')")
+            author = f"{actor} <{actor}@localhost>"
+            cursor.execute("CALL DOLT_COMMIT('-m', %s, '--author', %s)", (message, author))
+        return result
+
+    @contextlib.contextmanager
+    def _in_transaction(self) -> Iterator[DictCursor]:
+        """One transaction: committed at the end of the block, rolled back where it fails."""
+        with self._translated():
             connection = self._main()
             connection.begin()
             try:
                 with connection.cursor(DictCursor) as cursor:
-                    result = work(_Transaction(cursor, schema, actor))
-                    cursor.execute("CALL DOLT_ADD('issues', 'events')")
-                    author = f"{actor} <{actor}@localhost>"
-                    cursor.execute("CALL DOLT_COMMIT('-m', %s, '--author', %s)", (message, author))
+                    yield cursor
                 connection.commit()
-                return result
             except BaseException:
                 with contextlib.suppress(pymysql.Error, OSError):
                     connection.rollback()
@@ -1007,17 +1013,8 @@ class Store:
         """
 
         def write() -> None:
-            with self._translated():
-                connection = self._main()
-                connection.begin()
-                try:
-                    with connection.cursor(DictCursor) as cursor:
-                        self._set_position(cursor, gtid_set, seen, replaces)
-                    connection.commit()
-                except BaseException:
-                    with contextlib.suppress(pymysql.Error, OSError):
-                        connection.rollback()
-                    raise
+            with self._in_transaction() as cursor:
+                self._set_position(cursor, gtid_set, seen, replaces)
 
         _until_done("the feed's position", write)
 

@@ -1,15 +1,12 @@
 """POSTs CloudEvents to the sink. The feeder's only HTTP client."""
 
-import contextlib
 import random
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 
-from beads import events, log, settings
+from beads import deadline, events, log, settings
 from feeder import metrics
 
 logger = log.get("feeder")
@@ -37,7 +34,7 @@ class Emitter:
         """POST one event; returns when the sink accepted it with 2xx. Raises SinkError."""
         headers, body = events.to_http(event, self._feed.overrides)
         try:
-            with self._ended_in_time():
+            with deadline.ended_after(self._feed.sink_timeout_seconds, self._socket):
                 response = self._client.post(
                     self._feed.sink, headers=headers, content=body, extensions={"trace": self._trace}
                 )
@@ -48,22 +45,8 @@ class Emitter:
             metrics.SINK_ERRORS.inc()
             raise SinkError(f"the sink answered HTTP {response.status_code}")
 
-    @contextlib.contextmanager
-    def _ended_in_time(self) -> Iterator[None]:
-        """End the connection under the block after SINK_TIMEOUT_SECONDS: httpx limits each wait, not their sum, and a
-        sink that trickles its answer would hold the feed for ever."""
-
-        def end() -> None:
-            with contextlib.suppress(OSError, AttributeError):  # the second: not connected yet
-                self._connection.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(self._feed.sink_timeout_seconds, end)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+    def _socket(self) -> Any:
+        return self._connection.get_extra_info("socket")
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
         """httpx's way to its connection, which it keeps from one event to the next."""
