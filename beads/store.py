@@ -158,14 +158,12 @@ GATES: Mapping[str, str] = {
 }
 _ALL_GATES = " AND ".join(GATES.values())
 _CHEAP = ("assignee", "status", "template")  # gates that look at columns; the others look into texts and JSON
+_CHEAP_GATES = " AND ".join(sql for name, sql in GATES.items() if name in _CHEAP)
+_DEAR_GATES = " AND ".join(sql for name, sql in GATES.items() if name not in _CHEAP)
 
-# What the view asks of the row itself; and whether it has to ask more of it. A bead without such a dependency is
-# ready when its own columns say so.
-_READY_ALONE = (
-    "COALESCE(i.ephemeral, 0) = 0 AND (i.defer_until IS NULL OR i.defer_until <= UTC_TIMESTAMP()) AND i.status = 'open'"
-)
-_BINDING = ("blocks", "parent-child")
-_CANDIDATES = 8  # beads looked at for the first that is ready: one with a dependency is often not
+# What the view asks of the row itself, the status aside, which is a gate too.
+_READY_ALONE = "COALESCE(i.ephemeral, 0) = 0 AND (i.defer_until IS NULL OR i.defer_until <= UTC_TIMESTAMP())"
+_CANDIDATES = 8  # beads looked at for the first that is ready, and how many times more when none is
 _COUNT_LIMIT = 100
 _CLOCK = "UTC_TIMESTAMP()"  # the clock of bd's view
 _DEPTH = 50  # as many ancestors the view follows
@@ -200,12 +198,21 @@ _APPEND_NOTE = (
 )
 
 
+# Beads at work that did not change since `before`, which would be a sign of life: first by columns alone, because other
+# people's beads in progress may be many, and a row holds texts.
+_QUIET = (
+    "(SELECT i.id FROM issues i WHERE i.assignee = %(assignee)s AND i.status = 'in_progress'"
+    " AND i.updated_at < %(before)s) q JOIN issues i ON i.id = q.id"
+)
+
+
 @dataclass(frozen=True)
 class _Schema:
     """What differs between bd's schemas (1.0.2 to 1.3.0), looked at once per connection."""
 
     row_lock: bool  # issues.row_lock must be rewritten (1.3.0)
     leases: bool  # a lease's heartbeat is a sign of life (1.3.0)
+    target: str  # the column of `dependencies` that names the other bead
     view: str  # what ready_issues selects
     known_view: bool  # it is one of _KNOWN_VIEWS
     notes_limit: int  # bytes that issues.notes can hold: TEXT in 1.0.2, LONGTEXT in 1.3.0
@@ -289,11 +296,13 @@ class Store:
             columns = {row["Field"]: row["Type"].lower() for row in self._rows("SHOW COLUMNS FROM issues")}
             view = self._rows("SHOW CREATE VIEW ready_issues")[0]["Create View"]
             digest = hashlib.sha256(" ".join(view.split()).encode()).hexdigest()
+            before = self._rows("SHOW COLUMNS FROM dependencies LIKE 'depends_on_id'")
             self._schema = _Schema(
                 view=view.partition(" AS ")[2],
                 known_view=digest in _KNOWN_VIEWS,
                 row_lock="row_lock" in columns,
                 leases=bool(self._rows("SHOW TABLES LIKE 'leases'")),
+                target="depends_on_id" if before else "depends_on_issue_id",
                 notes_limit=2**32 - 1 if columns["notes"] == "longtext" else 2**16 - 1,
             )
         return self._schema
@@ -410,58 +419,80 @@ class Store:
 
         `probe`: those with which the service failed least come first.
         """
-        params = {**_gate_params(assignee, now), "skip": tuple(skip), "limit": limit}
-        where = _ALL_GATES + (" AND i.id NOT IN %(skip)s" if skip else "")
+        params = {**_gate_params(assignee, now), "skip": tuple(skip)}
         order = f"ORDER BY {', '.join((_OUTAGES, *_ORDER) if probe else _ORDER)}"
-        if self._columns().known_view:
-            # Columns first, texts and JSON of those at the head only: half the time where ten thousand wait.
-            cheap = " AND ".join(GATES[gate] for gate in _CHEAP) + (" AND i.id NOT IN %(skip)s" if skip else "")
-            dear = " AND ".join(sql for gate, sql in GATES.items() if gate not in _CHEAP)
-            columns = f"{_BEAD}, i.acceptance_criteria"
-            for first, then in ((cheap, dear), (where, "TRUE")):
-                number = max(limit, _CANDIDATES)
-                rows, complete = self._candidates(columns, first, then, order, number, params, enough=limit)
-                if complete or len(rows) >= limit:
-                    return [Bead.from_row(row) for row in rows[:limit]]
-        return [
-            Bead.from_row(row)
-            for row in self._rows(
-                f"SELECT {_BEAD} FROM {self._ready()} i WHERE {where} {order} LIMIT %(limit)s", params
-            )
-        ]
+        skipped = " AND i.id NOT IN %(skip)s" if skip else ""
+        rows = self._ready_rows(f"{_BEAD}, i.acceptance_criteria", skipped, order, limit, params)
+        return [Bead.from_row(row) for row in rows]
 
-    def _candidates(
+    def _ready_rows(
         self,
         columns: str,
-        where: str,
-        then: str,
+        more: str,
         order: str,
-        number: int,
+        limit: int,
         params: Mapping[str, Any],
-        enough: int = _COUNT_LIMIT,
-    ) -> tuple[list[dict[str, Any]], bool]:
-        """Of the first `number` beads with `where` that are ready by their own columns: those with `then`, without
-        those that the view leaves out for another bead's sake. And whether there are no more than these.
+        *,
+        enough: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """The first `limit` rows, in that order, that pass the whole predicate and `more`; or at least `enough` of them.
 
-        The view is only asked about beads with a dependency, because it looks at all dependencies there are; and not
-        where the first `enough` (without an order: any) are without one.
+        bd's view works out every dependency there is before it looks at a bead. So where its definition is one of those
+        we know, the beads at the head of the queue are looked at instead, and what they depend on: a few at first, and
+        more of them where too few of these are ready.
         """
-        rows = self._rows(
-            f"SELECT i.*, ({then}) AS passes, d.type AS dependency FROM (SELECT {columns} FROM issues i"
-            f" WHERE {where} AND {self._ready_alone()} {order} LIMIT %(number)s) i"
-            f" LEFT JOIN dependencies d ON d.issue_id = i.id {order}",
-            {**params, "number": number},
+        if not self._columns().known_view:
+            return self._rows(
+                f"SELECT {columns} FROM {self._ready()} i WHERE {_ALL_GATES}{more} {order} LIMIT %(limit)s",
+                {**params, "limit": limit},
+            )
+        # Columns first, texts and JSON of those at the head only: half the time where ten thousand wait.
+        first, then = _CHEAP_GATES, _DEAR_GATES
+        number = max(limit, _CANDIDATES)
+        while True:
+            # Ids in order, then the rows of a few: a row holds texts, and costs twice as much as its columns.
+            rows = self._rows(
+                f"SELECT {columns}, ({then}) AS passes FROM (SELECT i.id FROM issues i"
+                f" WHERE {first} AND {self._ready_alone()}{more} {order} LIMIT %(number)s) h"
+                f" JOIN issues i ON i.id = h.id {order}",
+                {**params, "number": number},
+            )
+            found = [row for row in rows if row["passes"]]
+            held = self._held_by_others([row["id"] for row in found])
+            ready = [row for row in found if row["id"] not in held]
+            if len(ready) >= (enough or limit) or len(rows) < number:
+                return ready[:limit]
+            first, then, number = _ALL_GATES, "TRUE", number * _CANDIDATES
+
+    def _held_by_others(self, beads: Sequence[str]) -> set[str]:
+        """Those of the beads that bd's view leaves out for another bead's sake: it, or an ancestor of it, is blocked by
+        one that is not closed, or its parent is deferred."""
+        held: set[str] = set()
+        level = {bead: {bead} for bead in beads}  # a bead to look at -> the beads in question that it stands for
+        seen = {bead: {bead} for bead in beads}
+        for depth in range(_DEPTH + 1):
+            above: dict[str, set[str]] = {}
+            for row in self._depends_on(list(level)) if level else ():
+                below = level[row["issue_id"]]
+                if row["blocks"] or (depth == 0 and row["deferred"]):
+                    held |= below
+                elif row["type"] == "parent-child" and not below <= seen.get(row["id"], set()):
+                    above[row["id"]] = above.get(row["id"], set()) | below
+                    seen[row["id"]] = seen.get(row["id"], set()) | below
+            level = above
+        return held
+
+    def _depends_on(self, beads: Sequence[str]) -> list[dict[str, Any]]:
+        """What beads depend on: `issue_id`, and of the other bead id, title, status, defer_until, how (`type`), and
+        whether it `blocks` now, and whether it is a parent that is `deferred` now."""
+        return self._rows(
+            "SELECT d.issue_id, d.type, b.id, b.title, b.status, b.defer_until,"
+            " d.type = 'blocks' AND b.status NOT IN ('closed', 'pinned') AS blocks,"
+            f" d.type = 'parent-child' AND COALESCE(b.defer_until > {self._utc_now()}, FALSE) AS deferred"
+            f" FROM dependencies d JOIN issues b ON b.id = d.{self._columns().target}"
+            " WHERE d.issue_id IN %(beads)s ORDER BY b.id",  # d.type here would have Dolt read all of that type
+            {"beads": tuple(beads)},
         )
-        seen = {row["id"]: row for row in rows}
-        found = {bead: row for bead, row in seen.items() if row["passes"]}
-        bound = {row["id"] for row in rows if row["dependency"] in _BINDING} & found.keys()
-        alone = [row for bead, row in found.items() if bead not in bound]
-        if bound and len(alone) >= enough and not (order and bound.intersection(list(found)[:enough])):
-            return alone, False
-        if bound:
-            ready = self._rows(f"SELECT i.id FROM {self._ready()} i WHERE i.id IN %(bound)s", {"bound": tuple(bound)})
-            bound -= {row["id"] for row in ready}
-        return [row for bead, row in found.items() if bead not in bound], len(seen) < number
 
     def _ready(self) -> str:
         """SQL for the rows that are ready: bd's view."""
@@ -469,39 +500,28 @@ class Store:
 
     def _ready_alone(self) -> str:
         """SQL for what the view asks of a row itself."""
-        return _READY_ALONE
+        return _READY_ALONE.replace(_CLOCK, self._utc_now())
+
+    def _utc_now(self) -> str:
+        """SQL for the view's clock."""
+        return _CLOCK
 
     def _has_events(self) -> bool:
         """Whether the audit rows can be read."""
         return True
 
     def count_eligible(
-        self, assignee: str, now: datetime, at_most: int = _COUNT_LIMIT, *, enough: int = _COUNT_LIMIT
+        self, assignee: str, now: datetime, at_most: int = _COUNT_LIMIT, *, enough: int | None = None
     ) -> int:
         """How many beads dispatch would take now, slots aside. No more than `at_most` are counted, so that a long queue
-        costs no more than a short one; and where so many as `enough` depend on no other bead, only those."""
-        params = {**_gate_params(assignee, now), "limit": at_most}
-        if self._columns().known_view:
-            rows, complete = self._candidates("i.id", _ALL_GATES, "TRUE", "", at_most, params, enough)
-            if complete or rows:
-                return len(rows)
-        ready = f"SELECT i.id FROM {self._ready()} i WHERE {_ALL_GATES} LIMIT %(limit)s"
-        return int(self._rows(f"SELECT COUNT(*) AS n FROM ({ready}) i", params)[0]["n"])
+        costs no more than a short one; and where `enough` were found, others are not looked for."""
+        return len(self._ready_rows("i.id", "", "", at_most, _gate_params(assignee, now), enough=enough))
 
     def overview(self, assignee: str, now: datetime) -> Overview:
         """What the metrics tell. Not more than 100 waiting beads are looked at, as in `count_eligible`."""
         self.refresh()
-        params = {**_gate_params(assignee, now), "limit": _COUNT_LIMIT}
-        columns, order = "i.id, i.updated_at", "ORDER BY i.updated_at"
-        rows, complete = (
-            self._candidates(columns, _ALL_GATES, "TRUE", order, _COUNT_LIMIT, params)
-            if self._columns().known_view
-            else ([], False)
-        )
-        if not rows and not complete:
-            rows = self._rows(
-                f"SELECT {columns} FROM {self._ready()} i WHERE {_ALL_GATES} {order} LIMIT %(limit)s", params
-            )
+        params = _gate_params(assignee, now)
+        rows = self._ready_rows("i.id, i.updated_at", "", "ORDER BY i.updated_at", _COUNT_LIMIT, params)
         running = self._rows(
             "SELECT COUNT(*) AS n FROM issues i WHERE i.assignee = %(assignee)s AND i.status = 'in_progress'", params
         )
@@ -691,8 +711,7 @@ class Store:
     def stuck(self, assignee: str, before: datetime) -> list[Bead]:
         """Beads in progress for the sentinel whose last sign of life is older than `before`."""
         rows = self._rows(
-            f"SELECT * FROM (SELECT {_BEAD}, {self._last_progress()} AS last_progress FROM issues i"
-            " WHERE i.assignee = %(assignee)s AND i.status = 'in_progress') p"
+            f"SELECT * FROM (SELECT {_BEAD}, {self._last_progress()} AS last_progress FROM {_QUIET}) p"
             " WHERE p.last_progress < %(before)s ORDER BY p.last_progress, p.id",
             {"assignee": assignee, "before": _naive(before)},
         )
@@ -709,9 +728,8 @@ class Store:
         )
         params = {"assignee": assignee, "before": _naive(before), "before_text": notes.timestamp(before), "ours": OURS}
         claims = (
-            f"SELECT {_BEAD} FROM issues i WHERE i.assignee = %(assignee)s AND i.status = 'in_progress'"
-            f" AND {_TOKEN} IS NOT NULL AND {_JOB} IS NULL AND {_OUTCOME} IS NULL"
-            f" AND {_CLAIMED_AT} < %(before_text)s AND i.updated_at < %(before)s"
+            f"SELECT {_BEAD} FROM {_QUIET} WHERE {_TOKEN} IS NOT NULL AND {_JOB} IS NULL AND {_OUTCOME} IS NULL"
+            f" AND {_CLAIMED_AT} < %(before_text)s"
         )
         if not self._rows(claims, params):
             return []  # as nearly always; what follows reads all events
@@ -903,27 +921,20 @@ class Store:
             for row in rows
         ]
 
-    def obstacles(self, bead_id: str, now: datetime) -> list[Obstacle]:
+    def obstacles(self, bead_id: str) -> list[Obstacle]:
         """The beads that keep one from being ready, as bd's view reads its dependencies: what blocks it, what blocks
         an ancestor, a parent that is deferred."""
-        columns = {row["Field"] for row in self._rows("SHOW COLUMNS FROM dependencies")}
-        target = "depends_on_id" if "depends_on_id" in columns else "depends_on_issue_id"
         found: list[Obstacle] = []
         seen, level = {bead_id}, [bead_id]
-        for depth in range(_DEPTH):
-            rows = self._rows(
-                "SELECT d.issue_id, d.type, b.id, b.title, b.status, b.defer_until FROM dependencies d"
-                f" JOIN issues b ON b.id = d.{target} WHERE d.issue_id IN %(level)s AND d.type IN {_BINDING}"
-                " ORDER BY b.id",
-                {"level": level},
-            )
+        for depth in range(_DEPTH + 1):
+            rows = self._depends_on(level)
             level = []
             for row in rows:
                 until = row["defer_until"].replace(tzinfo=UTC) if row["defer_until"] else None
                 obstacle = Obstacle(row["id"], row["title"], row["status"], row["issue_id"])
-                if row["type"] == "blocks" and row["status"] not in ("closed", "pinned"):
+                if row["blocks"]:
                     found.append(obstacle)
-                if row["type"] == "parent-child" and depth == 0 and until is not None and until > now:
+                if row["deferred"] and depth == 0:
                     found.append(replace(obstacle, deferred_until=until))
                 if row["type"] == "parent-child" and row["id"] not in seen:
                     seen.add(row["id"])
@@ -1152,12 +1163,9 @@ class Past(Store):
 
     def _ready(self) -> str:
         """bd's view as it was defined then, with the clock of then."""
-        return f"({self._columns().view.replace('%', '%%').replace(_CLOCK, self._now())})"
+        return f"({self._columns().view.replace('%', '%%').replace(_CLOCK, self._utc_now())})"
 
-    def _ready_alone(self) -> str:
-        return _READY_ALONE.replace(_CLOCK, self._now())
-
-    def _now(self) -> str:
+    def _utc_now(self) -> str:
         return f"'{_naive(self._moment):%Y-%m-%d %H:%M:%S}'"
 
     def _has_events(self) -> bool:

@@ -52,7 +52,7 @@ def now(beads: Store, rules: Rules, bead_id: str, moment: datetime, agent: Agent
     bead = found.bead
     gates = [
         *_of_the_row(found, rules, moment),
-        _ready(found, beads.obstacles(bead_id, moment), moment),
+        _ready(found, beads.obstacles(bead_id), moment),
         _switch(beads),
         _hold(beads, moment, bead_id),
         _slots(beads, rules, moment, agent),
@@ -74,7 +74,7 @@ def then(past: Past, present: Store, rules: Rules, bead_id: str, moment: datetim
     found = _found(past, rules, bead_id, moment, f"commit {commit}")
     gates = [
         *_of_the_row(found, rules, moment),
-        _ready(found, past.obstacles(bead_id, moment), moment),
+        _ready(found, past.obstacles(bead_id), moment),
         _switch_then(past),
         Gate("hold", None, "unknown: the hold has no history"),
         _slots_then(past, rules, moment),

@@ -13,7 +13,7 @@ What had to be learned, all measured on Dolt 1.88.1 and 2.2.0:
 
 import contextlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pymysql
@@ -80,10 +80,16 @@ class Position:
 
 
 class Stream:
-    """One connection to the binlog, from a position on. Close it from any thread to end it."""
+    """One connection to the binlog, from a position on. Close it from any thread to end it.
 
-    def __init__(self, dolt: settings.Dolt, position: Position) -> None:
+    `columns`: what is kept of the rows of which tables; all other tables are passed over.
+    """
+
+    def __init__(
+        self, dolt: settings.Dolt, position: Position, columns: Mapping[str, tuple[str, ...]] = COLUMNS
+    ) -> None:
         self._dolt = dolt
+        self._columns = columns
         self._opened: list[Any] = []
         self._closed = False
         self._reader = BinLogStreamReader(
@@ -115,8 +121,8 @@ class Stream:
                     yield Transaction(gtid, database)
             elif isinstance(event, XidEvent):
                 yield Transaction(gtid, database, tuple(rows))
-            elif event.schema == self._dolt.database and event.table in COLUMNS:
-                rows.extend(_rows(event))
+            elif event.schema == self._dolt.database and event.table in self._columns:
+                rows.extend(_rows(event, self._columns[event.table]))
 
     def close(self) -> None:
         """End the stream, whichever thread is reading it, and even if it is only being opened."""
@@ -160,8 +166,7 @@ def _within(part: Any, whole: Any) -> bool:
     return all(gtid in whole for gtid in part.gtids)
 
 
-def _rows(event: Any) -> Iterator[Row]:
-    columns = COLUMNS[event.table]
+def _rows(event: Any, columns: tuple[str, ...]) -> Iterator[Row]:
     for row in event.rows:
         before = row.get("before_values") or (row.get("values") if isinstance(event, DeleteRowsEvent) else None)
         after = row.get("after_values") or (row.get("values") if isinstance(event, WriteRowsEvent) else None)

@@ -143,16 +143,18 @@ class Dispatcher:
         stop = self._switch_or_hold()
         if stop:
             return stop
-        bead = self._first_eligible(so_far)
-        if bead is None:
-            return NothingEligible()
+        # The slot comes first: to find the head of a long queue costs more than to ask whether anybody waits.
         try:
             if not slots.free(self.beads, self.agent, self.rules, self.clock()):
+                if not self._anybody_waits():
+                    return NothingEligible()
                 # Who has waited reads everything anew: people may have acted meanwhile.
-                return self._next(so_far, 0) if self._slot_within(wait) else NoSlot()
+                return self._next(so_far, 0) if wait and self._slot_within(wait) else NoSlot()
         except agents.Unreachable as exc:
-            return self._service_failed(None, str(exc))
-        return self._dispatch(bead)
+            # While nobody waits, an outage is nobody's: its hold would only delay who comes after it.
+            return self._service_failed(None, str(exc)) if self._anybody_waits() else NothingEligible()
+        bead = self._first_eligible(so_far)
+        return self._dispatch(bead) if bead else NothingEligible()
 
     def _switch_or_hold(self) -> Stop | None:
         suspended = self.beads.switch().dispatch
@@ -178,6 +180,9 @@ class Dispatcher:
             self.rules.assignee, self.clock(), _LOOK_AHEAD if lost else 1, sorted(skip), probe=probe
         )
         return random.choice(found) if found else None
+
+    def _anybody_waits(self) -> bool:
+        return self.beads.count_eligible(self.rules.assignee, self.clock(), 1) > 0
 
     def _slot_within(self, seconds: float) -> bool:
         """Whether a slot comes free in so many seconds."""
