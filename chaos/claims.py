@@ -91,10 +91,17 @@ def _posts(agent: Agent, verdict: verify.Verdict, history: list[verify.Version],
     return report.row(PART, "POSTs at the agent service against claims in history", figures, broken)
 
 
-def work(dolt: settings.Dolt, url: str, ahead: Any, journal: pathlib.Path) -> None:
+def work(dolt: settings.Dolt, url: str, ahead: Any, journal: pathlib.Path, sabotage: str) -> None:
     """One dispatcher process: passes until nothing is left. Holds and retry times are waited for by moving the clock
     that all share, `ahead` seconds from the machine's."""
     log.configure("chaos", level="CRITICAL")
+    from chaos.sabotage import sabotaged  # knows this module
+
+    with sabotaged(sabotage):
+        _work(dolt, url, ahead, journal)
+
+
+def _work(dolt: settings.Dolt, url: str, ahead: Any, journal: pathlib.Path) -> None:
 
     def clock() -> datetime:
         return datetime.now(UTC) + timedelta(seconds=ahead.value)
@@ -125,7 +132,7 @@ def _compete(here: World, agent: Agent, chance: random.Random, size: Size) -> co
     journal.parent.mkdir(exist_ok=True)
 
     def start() -> Any:
-        worker = context.Process(target=work, args=(here.dolt, agent.url, ahead, journal))
+        worker = context.Process(target=work, args=(here.dolt, agent.url, ahead, journal, here.sabotage))
         worker.start()
         return worker
 

@@ -13,7 +13,6 @@ from chaos.servers import Proxy, Sink
 from chaos.world import World
 
 PART = "feed"
-_CATCH_UP_SECONDS = 120  # a lost connection is noticed after 65
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class Size:
     fault_seconds: float
     long_seconds: float
     slow_ones: bool  # Dolt takes 20 s to stop beside a reader of its binlog; a lost connection is noticed after 65
+    patience_seconds: float = 120  # what is not told by then after an outage, is missed
 
 
 SHORT = Size(kills=6, changes=120, bd_every=20, fault_seconds=1.5, long_seconds=2, slow_ones=False)
@@ -40,6 +40,7 @@ def killed(here: World, chance: random.Random, size: Size) -> Row:
     """kill -9 of the feeder at random moments while beads change."""
     here.empty()
     sink = Sink()
+    sink.mode, sink.slow_seconds = "slow", 0.02  # as a Broker: long enough to be killed while one waits for it
     writes = writer.Writer(here, chance, 50, bd_every=size.bd_every)
     log = here.log("feeder-killed")
     feeder = here.feeder(sink.url, log=log)
@@ -67,7 +68,7 @@ def killed(here: World, chance: random.Random, size: Size) -> Row:
                 report.say(f"{PART}: {deaths} kills, {writes.changes} changes, {len(sink.facts())} events")
         changing.join()
         name = f"{size.kills} x kill -9, {writes.by_sql} by SQL, {writes.by_bd} by bd"
-        return _judged(here, sink, start, name, audited=True)
+        return _judged(here, sink, start, name, size, audited=True)
     finally:
         feeder.process.stop()
         writes.close()
@@ -98,7 +99,7 @@ def failing(here: World, chance: random.Random, size: Size) -> Iterator[Row]:
             fault(seconds)
             ended.set()
             changing.join()
-            yield _judged(here, sink, start, name)
+            yield _judged(here, sink, start, name, size)
         said = feeder.log
         broken = ["a traceback in the feeder's log"] if "Traceback" in said else []
         broken += [] if feeder.process.running else ["it died"]
@@ -174,7 +175,7 @@ def _faults(here: World, sink: Sink, proxy: Proxy, size: Size) -> list[tuple[str
     return [*faults, *(slow if size.slow_ones else []), ("Dolt's UUID changed", some, other_uuid)]
 
 
-def _judged(here: World, sink: Sink, start: str, name: str, *, audited: bool = False) -> Row:
+def _judged(here: World, sink: Sink, start: str, name: str, size: Size, *, audited: bool = False) -> Row:
     """Wait until everything is told, and compare it with Dolt's history and with the events table."""
     changed = world.changed_since(here, start)
     began = time.monotonic()
@@ -184,7 +185,7 @@ def _judged(here: World, sink: Sink, start: str, name: str, *, audited: bool = F
 
     late = ""
     try:
-        world.wait_for(all_told, "every change told", _CATCH_UP_SECONDS)
+        world.wait_for(all_told, "every change told", size.patience_seconds)
     except world.Late as exc:
         late = str(exc)
     took = time.monotonic() - began

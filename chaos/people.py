@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 
 from beads import settings, store
 from beads.bead import DispatchRecord
-from chaos import report, verify, world
+from chaos import report, verify, witness, world
 from chaos.report import Row
 from chaos.servers import Agent
 from chaos.world import World
+from feeder.changes import Transaction
 from functions.dispatch.dispatcher import Dispatched, Outcome
 from functions.reap import reaper
 from local.workspace import BdError
@@ -46,12 +47,14 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
         for _ in range(people)
     ]
     threads.append(threading.Thread(target=_dispatch, args=(here, agent, outcomes, stop)))
-    for thread in threads:
-        thread.start()
-    time.sleep(seconds)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    with witness.Witness(here.dolt) as watching:
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        transactions = watching.transactions()
     agent.close()
     history = list(verify.versions(here.dolt, here.began))
     verdict = verify.judge(history, verify.written_by_others(here.dolt))
@@ -69,7 +72,7 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
     yield report.row(
         PART, "POSTs for beads that people had taken", f"{len(late)} of {len(agent.posts)}", late + doubled
     )
-    yield _unclosed(here, history)
+    yield _untouched(transactions)
     yield _kept(here, outcomes)
 
 
@@ -105,27 +108,13 @@ def _dispatch(here: World, agent: Agent, outcomes: list[Outcome], stop: threadin
     one.beads.close()
 
 
-def _unclosed(here: World, history: list[verify.Version]) -> Row:
-    """No commit of ours opens what was closed, or writes to a bead that is somebody else's but to give it back."""
-    ours = {
-        row["commit_hash"]: row["message"]
-        for row in here.sql("SELECT commit_hash, message FROM dolt_log WHERE committer IN %s", store.OURS)
-    }
-    others = verify.written_by_others(here.dolt)
-    unclosed, changed = [], 0
-    previous: dict[str, datetime] = {}
-    for version in history:
-        since, previous[version.bead] = previous.get(version.bead, version.at), version.at
-        # bd makes its Dolt commit a moment after its write: a commit of ours may hold what a person did before it.
-        if version.commit in ours and version.before and version.after:
-            changed += 1
-            if verify.explained(others, version, since):
-                continue
-            if version.before.status == "closed" != version.after.status:
-                unclosed.append(f"{version.bead}: {version.after.status} in {ours[version.commit]}")
-            if version.before.assignee != version.after.assignee:
-                unclosed.append(f"{version.bead}: its assignee changed in {ours[version.commit]}")
-    return report.row(PART, "closed beads opened by us", f"{len(unclosed)} in {changed} changes of ours", unclosed)
+def _untouched(transactions: list[Transaction]) -> Row:
+    """What people wrote stays, transaction by transaction."""
+    ours = sum(1 for _ in witness.of_ours(transactions))
+    broken = witness.breaches(transactions)
+    merged = witness.merged_claims(transactions, world.SENTINEL)
+    figures = f"{len(broken)} in {ours} changes of ours; {merged} claims merged with a person's change and withdrawn"
+    return report.row(PART, "closed beads opened, assignees changed, notes cut by us", figures, broken)
 
 
 def _kept(here: World, outcomes: list[Outcome]) -> Row:

@@ -63,6 +63,7 @@ class World:
         self.workspace.init(self.server.port, "chaos")
         self.dolt = settings.dolt({"BEADS_DIR": str(self.workspace.beads_dir)})
         self.began: str | None = None  # the Dolt commit after which the part at hand began
+        self.sabotage = ""  # what is wrong with the processes that are started, by chaos.sabotage's name for it
         self._logs = 0
 
     def close(self) -> None:
@@ -118,17 +119,18 @@ class World:
         }  # fmt: skip
 
     def feeder(
-        self, sink_url: str, *, command: tuple[str, ...] = ("-m", "feeder"), log: pathlib.Path | None = None,
+        self, sink_url: str, *, command: tuple[str, ...] = (), log: pathlib.Path | None = None,
         port: int | None = None, **more: str,
     ) -> "Feeder":  # fmt: skip
         """A feeder process; it is not waited for."""
+        plain = ("-m", "chaos.sabotage", "--feeder", self.sabotage) if self.sabotage else ("-m", "feeder")
         listens = processes.free_port()
         environment = {
             **self.environment(port), "K_SINK": f"{sink_url}/", "PORT": str(listens), "SINK_TIMEOUT_SECONDS": "3",
             **more,
         }  # fmt: skip
         where = log or self.log("feeder")
-        return Feeder(Process("feeder", processes.python(*command), where, environment), listens)
+        return Feeder(Process("feeder", processes.python(*(command or plain)), where, environment), listens)
 
     def dispatcher(self, agent_url: str, clock: Callable[[], datetime] | None = None, **rules: Any) -> Dispatcher:
         """One pass after the other in this process. Many slots, unless told otherwise."""
