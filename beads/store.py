@@ -435,7 +435,7 @@ class Store:
         *,
         enough: int | None = None,
     ) -> list[dict[str, Any]]:
-        """The first `limit` rows, in that order, that pass the whole predicate and `more`; or at least `enough` of them.
+        """The first `limit` rows, in that order, that pass the whole predicate and `more`; or `enough` of them.
 
         bd's view works out every dependency there is before it looks at a bead. So where its definition is one of those
         we know, the beads at the head of the queue are looked at instead, and what they depend on: a few at first, and

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import pymysql
 
 from beads import agent as agents
-from beads import log, settings, store
-from chaos import report, verify, world
+from beads import log, notes, settings, store
+from chaos import report, verify, witness, world
 from chaos.report import Row
 from chaos.servers import Agent
 from chaos.world import World
@@ -39,12 +40,17 @@ class Size:
     people: float  # beads that somebody takes, a second
 
 
-SHORT = Size(dispatchers=4, beads=40, kills=2, people=2.0)
-FULL = Size(dispatchers=16, beads=1000, kills=40, people=1.0)
+SHORT = Size(dispatchers=4, beads=60, kills=2, people=4.0)
+FULL = Size(dispatchers=16, beads=1000, kills=40, people=4.0)
 
 
 def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
-    size = SHORT if short else FULL
+    yield from competing(here, chance, SHORT if short else FULL)
+    yield merged(here, 10 if short else 100)
+
+
+def competing(here: World, chance: random.Random, size: Size) -> Iterator[Row]:
+    """Many dispatchers on the same beads, some of them killed, while people take beads."""
     here.empty()
     names = [f"c-{number:04}" for number in range(size.beads)]
     here.add(names)
@@ -53,7 +59,7 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
     began = time.monotonic()
     taken: list[str] = []
     stop = threading.Event()
-    people = threading.Thread(target=_take, args=(here, chance, names, size.people, taken, stop), daemon=True)
+    people = threading.Thread(target=_take, args=(here, chance, size.people, taken, stop), daemon=True)
     people.start()
     try:
         passes = _compete(here, agent, chance, size)
@@ -68,11 +74,55 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
     ends = ", ".join(f"{number} {end}" for end, number in sorted(verdict.ends().items(), key=lambda item: -item[1]))
     yield report.row(
         PART, f"{size.dispatchers} dispatchers ({size.kills} killed) on {size.beads} beads, every claim in history",
-        f"{len(verdict.claims)} claims: {ends}; {seconds:.0f} s, {passes['LostRace']} lost races", verdict.broken,
+        f"{len(verdict.claims)} claims: {ends}; {seconds:.0f} s, {passes['LostRace']} lost races,"
+        f" {passes['Withdrawn']} withdrawn", verdict.broken,
     )  # fmt: skip
     yield _posts(agent, verdict, history, size, taken)
     unsettled = [row["id"] for row in here.sql("SELECT id FROM issues WHERE status = 'open' AND assignee = 'agent'")]
     yield report.row(PART, "beads still waiting at the end", str(len(unsettled)), unsettled)
+
+
+def merged(here: World, beads: int) -> Row:
+    """Somebody assigns every other bead to herself in the middle of the transaction that claims it. Dolt merges the two
+    (the same second, no row_lock): such a claim is taken back and nothing is sent."""
+    here.empty()
+    names = [f"m-{number:03}" for number in range(beads)]
+    theirs = set(names[::2])
+    here.add(names)
+    agent = Agent()
+    one = here.dispatcher(agent.url)
+    event = store._Transaction.event
+
+    def event_and_somebody_assigns(
+        self: Any, bead: str, note: str, now: datetime, statuses: tuple[str, str] | None = None
+    ) -> None:
+        event(self, bead, note, now, statuses)
+        if bead in theirs and note == notes.claimed(now):
+            second = now.replace(tzinfo=None, microsecond=0)
+            here.sql("UPDATE issues SET assignee = 'bob', updated_at = %s WHERE id = %s", second, bead)
+
+    try:
+        with (
+            mock.patch.object(store._Transaction, "event", event_and_somebody_assigns),
+            witness.Witness(here.dolt) as watching,
+        ):
+            one.run_once()
+            found = witness.merged_claims(watching.transactions(), world.SENTINEL)
+    finally:
+        one.beads.close()
+        agent.close()
+    posted = agent.times()
+    broken = [f"{bead} is bob's and was POSTed" for bead in sorted(theirs & posted.keys())]
+    broken += [f"{bead} was not POSTed once" for bead in names if bead not in theirs and posted[bead] != 1]
+    rows = here.sql("SELECT id, assignee, status FROM issues")
+    broken += [
+        f"{row['id']} is {row['status']} and {row['assignee']}'s"
+        for row in rows
+        if row["id"] in theirs and (row["assignee"], row["status"]) != ("bob", "open")
+    ]
+    broken += [] if found == len(theirs) else [f"only {found} of {len(theirs)} were merged"]
+    figures = f"{found} claims merged with an assignment, {len(theirs & posted.keys())} of them POSTed"
+    return report.row(PART, "a person's change in the middle of the claim", figures, broken)
 
 
 def _posts(agent: Agent, verdict: verify.Verdict, history: list[verify.Version], size: Size, taken: list[str]) -> Row:
@@ -166,17 +216,21 @@ def _settle(here: World, agent: Agent) -> None:
         one.beads.close()
 
 
-def _take(
-    here: World, chance: random.Random, names: list[str], a_second: float, taken: list[str], stop: threading.Event
-) -> None:
-    """Somebody assigns beads to herself or closes them, with plain SQL and a Dolt commit."""
+def _take(here: World, chance: random.Random, a_second: float, taken: list[str], stop: threading.Event) -> None:
+    """Somebody takes beads or closes them, with plain SQL and a Dolt commit: those at the head of the queue, which are
+    being claimed at that moment. Plain SQL writes no row_lock, so Dolt merges an assignment with a claim."""
     while not stop.wait(1 / a_second):
-        bead = chance.choice(names)
-        sets = chance.choice(["assignee = 'bob'", "status = 'closed'", "status = 'deferred'"])
+        sets = chance.choice(["assignee = 'bob'", "assignee = 'bob'", "assignee = 'bob'", "status = 'closed'"])
         with contextlib.suppress(pymysql.Error):
             connection = store.connect(here.dolt)
             with contextlib.closing(connection), connection.cursor() as cursor:
                 connection.begin()
+                cursor.execute(
+                    "SELECT id FROM issues WHERE status = 'open' AND assignee = %s"
+                    " ORDER BY priority, updated_at, id LIMIT 4",
+                    (world.SENTINEL,),
+                )
+                bead = chance.choice([row[0] for row in cursor.fetchall()] or [""])
                 if cursor.execute(f"UPDATE issues SET {sets} WHERE id = %s AND status = 'open'", (bead,)):
                     cursor.execute("CALL DOLT_COMMIT('-Am', %s, '--author', 'bob <bob@localhost>')", (f"bob {bead}",))
                     taken.append(bead)

@@ -55,11 +55,12 @@ def _silent(here: World, bead: str) -> None:
     )  # fmt: skip
 
 
+CUT = Scenario("dispatch, connection cut after the POST", "dispatch", "cut")
 SCENARIOS = (
     Scenario("dispatch, job accepted", "dispatch"),
     Scenario("dispatch, bead refused (400)", "dispatch", "400"),
     Scenario("dispatch, service fails (500)", "dispatch", "500"),
-    Scenario("dispatch, connection cut after the POST", "dispatch", "cut"),
+    CUT,
     Scenario("reap, a claim taken back", "reap", prepare=_claimed),
     Scenario("reap, a silent bead blocked", "reap", prepare=_silent, accepted=0, settled=("blocked with a reason",)),
 )
@@ -252,8 +253,9 @@ def feeder_killed(here: World, chance: random.Random, *, short: bool) -> Row:
 
 def _process(here: World, agent: Agent, name: str, at: int) -> Process:
     environment = {**here.environment(), "BEADBOARD_URL": agent.url, "AGENT_HEALTH_URL": f"{agent.url}/health"}
-    command = processes.python("-m", "chaos.crashing", name, str(at), here.folder / "steps")
-    (here.folder / "steps").write_text("")
+    journal = here.folder / "steps"
+    journal.write_text("")
+    command = processes.python("-m", "chaos.crashing", name, str(at), journal, "--sabotage", here.sabotage)
     return Process(name, command, here.folder / "logs" / "crashing.log", environment)
 
 

@@ -22,6 +22,7 @@ import pymysql.cursors
 from pymysql.connections import Connection
 
 from beads import agent, settings, store
+from chaos import sabotage
 from feeder import __main__ as feeder
 from feeder.emitter import Emitter
 from feeder.position import Keeper
@@ -82,15 +83,19 @@ def main() -> int:
     parser.add_argument("process", choices=["dispatch", "reap", "feeder"])
     parser.add_argument("at", type=int)
     parser.add_argument("journal", type=pathlib.Path)
+    parser.add_argument("--sabotage", default="", help="a name of chaos.sabotage's")
     options = parser.parse_args()
     steps = Steps(options.at, options.journal)
     sys.argv = ["feeder"]
-    watch(steps)
-    if options.process == "feeder":
-        return feeder.main()
+    with sabotage.sabotaged(options.sabotage):
+        watch(steps)
+        return feeder.main() if options.process == "feeder" else _one_pass(options.process, steps)
+
+
+def _one_pass(process: str, steps: Steps) -> int:
     beads = store.Store(settings.dolt(os.environ))
     rules = settings.Rules(max_in_flight=10**6)
-    if options.process == "reap":
+    if process == "reap":
         reaper.run_once(beads, rules, datetime.now(UTC))
     else:
         service = agent.AgentService(settings.agent(os.environ))

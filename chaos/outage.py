@@ -70,7 +70,7 @@ def away(here: World, chance: random.Random, beads: int, down: str, name: str) -
         one.beads.close()
         agent.close()
     went = [bead for _, bead in agent.accepted]
-    first = next(bead for bead in order if bead not in failed)
+    first = next((bead for bead in order if bead not in failed), order[0])
     lines = sum(failed.values())
     broken = [] if lines <= bound else [f"{lines} lines of notes, the bound is {bound}"]
     broken += [] if went == [first, *(bead for bead in order if bead != first)] else ["not in order"]

@@ -13,6 +13,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
@@ -91,7 +92,8 @@ def _no_mark_before_the_post() -> Patches:
 
 def _a_lost_answer_is_a_no() -> Patches:
     def forget(self: store.Store, bead: Any, why: str, now: Any) -> bool:
-        return self.roll_back(bead, notes.outcome_unknown(why), bead.record, now, actor=store.DISPATCHER)
+        retry = replace(bead.record, retry_at=notes.timestamp(now + timedelta(minutes=2)))
+        return self.roll_back(bead, notes.outcome_unknown(why), retry, now, actor=store.DISPATCHER)
 
     return [mock.patch.object(store.Store, "record_unknown", forget)]
 
@@ -141,15 +143,15 @@ SABOTAGES = (
     Sabotage("what the binlog does not hold is not looked for", _never_compares,
              lambda here, chance: [gap.off_and_on(here, chance, gap.SHORT, watched=False)]),
     Sabotage("a claim excludes nobody", _claims_exclude_nobody,
-             lambda here, chance: claims.run(here, chance, short=True)),
+             lambda here, chance: claims.competing(here, chance, claims.SHORT)),
     Sabotage("a claim is not read back", _never_reads_back,
-             lambda here, chance: claims.run(here, chance, short=True)),
+             lambda here, chance: [claims.merged(here, 10)]),
     Sabotage("no mark before the POST", _no_mark_before_the_post,
              lambda here, chance: [crash.killed_while_posting(here)]),
     Sabotage("a claim that was sent is taken back", _reaps_what_was_sent,
              lambda here, chance: [crash.killed_while_posting(here)]),
     Sabotage("a lost answer counts as a no", _a_lost_answer_is_a_no,
-             lambda here, chance: [crash.trickling(here)]),
+             lambda here, chance: [crash.killed(here, chance, crash.CUT, short=False)]),
     Sabotage("an outage holds nothing up", _no_hold,
              lambda here, chance: [outage.away(here, chance, 20, "posts", "the service there, every POST a 503")]),
     Sabotage("a poison bead is tried first for ever", _always_the_first,

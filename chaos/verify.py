@@ -1,7 +1,8 @@
 """Did "one POST per claim" hold in this database? python -m chaos.verify
 
-Reads Dolt's own history of `issues`, not our logs. The connection is DOLT_* or BEADS_DIR, as for the processes; it
-only reads. Ends with 0 when the promise held, 1 when it was broken, and says what history cannot show.
+Reads Dolt's own history of `issues`, not our logs. The connection is DOLT_* or BEADS_DIR, as for the processes, and the
+sentinel is AGENT_ASSIGNEE, as it was for all of that history. It only reads. Ends with 0 when the promise held, 1 when
+it was broken, and says what history cannot show.
 """
 
 import argparse
@@ -62,7 +63,7 @@ class Claim:
     bead: str
     at: datetime
     commit: str
-    stood: bool  # the commit that made it holds nobody else's change
+    stood: bool  # the commit that made it left the bead in progress and the sentinel's
     jobs: set[str] = field(default_factory=set)
     unknown: bool = False
     posting: bool = False
@@ -124,10 +125,11 @@ def explained(others: Moments, version: Version, since: datetime) -> bool:
     return any(since - _SECOND <= moment <= version.at + _SECOND for moment in others.get(version.bead, ()))
 
 
-def judge(history: Iterable[Version], others: Moments | None = None) -> Verdict:
+def judge(history: Iterable[Version], others: Moments | None = None, sentinel: str = "agent") -> Verdict:
     """The verdict over a history, oldest version first. Pure.
 
-    `others`: when somebody else wrote to which bead; their write may be part of the commit of a claim.
+    `others`: when somebody else wrote to which bead; their write may be part of the commit of a claim. `sentinel`: the
+    AGENT_ASSIGNEE of that time; a claim on anybody else's bead was merged with their change, and must not be sent.
     """
     claims: dict[str, Claim] = {}
     live: dict[str, str] = {}  # bead -> the token that it carries
@@ -149,7 +151,7 @@ def judge(history: Iterable[Version], others: Moments | None = None) -> Verdict:
                 broken.append(f"claim {token} is on two beads, {known_claim.bead} and {version.bead}")
             elif known_claim is not None:
                 broken.append(f"{version.bead}: claim {token} came back in {version.commit}, after it had ended")
-            broken += _begin(claims, version, token, explained=known)
+            broken += _begin(claims, version, token, sentinel, explained=known)
             live[version.bead] = token
         if token and version.after:
             broken += _go_on(claims[token], version, version.after)
@@ -180,10 +182,10 @@ def posts_not_ours(
     return wrong
 
 
-def _begin(claims: dict[str, Claim], version: Version, token: str, *, explained: bool) -> list[str]:
+def _begin(claims: dict[str, Claim], version: Version, token: str, sentinel: str, *, explained: bool) -> list[str]:
     before, after = version.before, version.after
     assert after is not None
-    stood = after.status == Status.IN_PROGRESS and (before is None or before.assignee == after.assignee)
+    stood = after.status == Status.IN_PROGRESS and after.assignee == sentinel
     claims[token] = Claim(token, version.bead, version.at, version.commit, stood)
     if before is not None and before.status != Status.OPEN and not explained:
         return [f"{version.bead}: claimed in {version.commit} although it was {before.status} in the commit before"]
@@ -279,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.parse_args(arguments)
     try:
         dolt = settings.dolt(os.environ)
-        verdict = judge(versions(dolt), written_by_others(dolt))
+        verdict = judge(versions(dolt), written_by_others(dolt), settings.rules(os.environ).assignee)
     except (settings.SettingsError, store.StoreError, pymysql.Error, OSError) as exc:
         print(f"cannot verify: {exc}", file=sys.stderr)
         return 2

@@ -401,6 +401,14 @@ def test_a_service_that_cannot_be_reached_leaves_the_beads_alone(
     assert "ConnectError" in beads.store.hold().reason
 
 
+def test_an_outage_while_nobody_waits_holds_up_nobody(beads: Beads, make_dispatcher: DispatcherFactory) -> None:
+    """A hold set then would delay the bead that is assigned once the service is back."""
+    beads.add("x-1", status="closed")
+    outcomes = make_dispatcher(url="http://127.0.0.1:9", health=False).run_once()
+    assert outcomes == [dispatcher.NothingEligible()]
+    assert beads.store.hold() == store.Hold()
+
+
 def test_a_connection_refused_at_the_post_rolls_back(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory
 ) -> None:

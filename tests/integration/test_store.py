@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_the_views_of_both_bd_versions_are_known(beads: Beads) -> None:
     assert beads.store._columns().known_view
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(8))
 def test_the_quick_way_agrees_with_bds_view(beads: Beads, clock: Clock, seed: int) -> None:
     """Random beads and dependencies: asking the table first gives what ready_issues gives."""
     chance = random.Random(seed)
@@ -50,26 +51,10 @@ def test_the_quick_way_agrees_with_bds_view(beads: Beads, clock: Clock, seed: in
             ephemeral=chance.choice([0, 0, 0, 0, 1, None]),
             priority=chance.randrange(3),
         )
-    target = "depends_on_id" if beads.sql("SHOW COLUMNS FROM dependencies LIKE 'depends_on_id'") else ""
-    for _ in range(chance.choice([0, 3, 12])):
+    for _ in range(chance.choice([0, 3, 12, 40])):
         one, other = chance.sample(names, 2)
-        kind = chance.choice(["blocks", "parent-child", "related", "discovered-from"])
         with contextlib.suppress(Exception):  # a pair that is there already
-            if target:
-                beads.sql(
-                    "INSERT INTO dependencies (issue_id, depends_on_id, type, created_by) VALUES (%s, %s, %s, 't')",
-                    one,
-                    other,
-                    kind,
-                )
-            else:
-                beads.sql(
-                    "INSERT INTO dependencies (id, issue_id, depends_on_issue_id, type, created_by)"
-                    " VALUES (UUID(), %s, %s, %s, 't')",
-                    one,
-                    other,
-                    kind,
-                )
+            _depends(beads, one, other, chance.choice(["blocks", "parent-child", "related", "discovered-from"]))
     ready = beads.sql("SELECT id FROM ready_issues WHERE status = 'open' ORDER BY priority, updated_at, id")
     expected = [row["id"] for row in ready]
     assert expected, "a seed without a ready bead tests nothing"
@@ -78,6 +63,52 @@ def test_the_quick_way_agrees_with_bds_view(beads: Beads, clock: Clock, seed: in
     assert beads.store.count_eligible("agent", clock()) == len(expected)
     skipped = expected[:2]
     assert [bead.id for bead in beads.store.eligible("agent", clock(), 1, skipped)] == expected[2:3]
+
+
+def _depends(beads: Beads, bead: str, other: str, kind: str) -> None:
+    """A dependency by SQL, in either schema."""
+    if beads.sql("SHOW COLUMNS FROM dependencies LIKE 'depends_on_id'"):
+        columns, first = "issue_id, depends_on_id, type, created_by", ""
+    else:
+        columns, first = "id, issue_id, depends_on_issue_id, type, created_by", "UUID(), "
+    beads.sql(f"INSERT INTO dependencies ({columns}) VALUES ({first}%s, %s, %s, 't')", bead, other, kind)
+
+
+@pytest.mark.parametrize("generations", [1, 3, 50, 51, 52])
+def test_an_ancestor_counts_as_far_as_bds_view_counts_it(beads: Beads, clock: Clock, generations: int) -> None:
+    """The top of a chain of parents is blocked: so is everything below it that the view finds so, and no more."""
+    names = [beads.add(f"x-{number:02}") for number in range(generations + 1)]
+    for child, parent in pairwise(names):
+        _depends(beads, child, parent, "parent-child")
+    beads.add("blocker", assignee=None)
+    _depends(beads, names[-1], "blocker", "blocks")
+    ready = beads.sql("SELECT id FROM ready_issues WHERE assignee = 'agent' ORDER BY priority, updated_at, id")
+    found = beads.store.eligible("agent", clock(), 99)
+    assert [bead.id for bead in found] == [row["id"] for row in ready]
+
+
+def test_parents_in_a_circle_end_the_search(beads: Beads, clock: Clock) -> None:
+    """Two beads that are each other's parent, one of them blocked: neither is ready. A third is."""
+    for name in ("x-1", "x-2", "x-3"):
+        beads.add(name)
+    beads.add("blocker", assignee=None)
+    _depends(beads, "x-1", "x-2", "parent-child")
+    _depends(beads, "x-2", "x-1", "parent-child")
+    _depends(beads, "x-2", "blocker", "blocks")
+    assert [bead.id for bead in beads.store.eligible("agent", clock(), 9)] == ["x-3"]
+    beads.sql("UPDATE issues SET status = 'closed' WHERE id = 'blocker'")
+    assert [bead.id for bead in beads.store.eligible("agent", clock(), 9)] == ["x-1", "x-2", "x-3"]
+
+
+def test_a_hundred_blocked_beads_do_not_hide_the_next(beads: Beads, clock: Clock) -> None:
+    """As many are looked at as it takes to find one that is ready."""
+    beads.add("blocker", assignee=None)
+    for number in range(100):
+        beads.add(f"x-{number:03}", priority=0)
+        _depends(beads, f"x-{number:03}", "blocker", "blocks")
+    beads.add("x-good", priority=3)
+    assert [bead.id for bead in beads.store.eligible("agent", clock(), 1)] == ["x-good"]
+    assert beads.store.count_eligible("agent", clock(), 10, enough=1) == 1
 
 
 def test_a_connection_that_died_is_replaced(beads: Beads, clock: Clock) -> None:
