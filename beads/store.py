@@ -229,6 +229,7 @@ class Store:
         self._connection: pymysql.Connection[Any] | None = None
         self._second: pymysql.Connection[Any] | None = None
         self._schema: _Schema | None = None
+        self._has_turn = False
 
     # --- connections -------------------------------------------------------------------------------------
 
@@ -313,7 +314,7 @@ class Store:
         Raises ClaimLost when another transaction changed the same cells first; nothing is left then.
         """
         schema = self._columns()
-        with self._in_turn(), self._in_transaction() as cursor:
+        with self.turn(), self._in_transaction() as cursor:
             result = work(_Transaction(cursor, schema, actor))
             cursor.execute("CALL DOLT_ADD('issues', 'events')")
             author = f"{actor} <{actor}@localhost>"
@@ -336,18 +337,23 @@ class Store:
                 raise
 
     @contextlib.contextmanager
-    def _in_turn(self) -> Iterator[None]:
-        """Wait, but not for long, until no other of our processes is writing.
+    def turn(self) -> Iterator[None]:
+        """Wait, but not for long, until no other of our processes is writing; for several writes in a row, or one.
 
         Nothing depends on it: it is the transaction that makes a claim exclusive. But Dolt merges transactions that
         overlap, which takes some 30 times as long as one alone, and a loser finds out for a millisecond here.
         """
+        if self._has_turn:
+            yield
+            return
         digest = hashlib.sha256(self._dolt.database.encode()).hexdigest()[:32]  # a lock's name holds 64 characters
         name = {"name": f"{STATE_DATABASE}.write.{digest}", "seconds": _TURN_SECONDS}
         self._rows("SELECT GET_LOCK(%(name)s, %(seconds)s)", name)
+        self._has_turn = True
         try:
             yield
         finally:
+            self._has_turn = False
             if self._connection is not None:  # the lock goes with its connection
                 self._rows("SELECT RELEASE_LOCK(%(name)s)", name)
 
@@ -587,7 +593,7 @@ class Store:
         Plain SQL, because it is as durable and a Dolt commit would take three times as long; the mark is in the
         history only where the crash came, in the next commit of whoever makes one.
         """
-        with self._in_turn():
+        with self.turn():
             self._rows(
                 # updated_at stays: the column sets itself otherwise, and who reads the bead back would see a change.
                 "UPDATE issues i SET i.metadata = JSON_SET(i.metadata, '$.dispatch.outcome', %(outcome)s),"

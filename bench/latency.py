@@ -47,7 +47,7 @@ class Sample:
     returned: float  # bd assign ended
     told: float  # the router has the feeder's issue.changed
     requested: float  # the router has the feeder's dispatch.requested
-    slot: float  # the agent was asked for a free slot: switch, hold and the eligible bead were read
+    slot: float  # the agent was asked for a free slot: switch and hold were read
     claimed: float  # the claim's Dolt commit
     posted: float  # the agent has the POST
     floor: float  # the bare reader has the transaction
@@ -55,7 +55,7 @@ class Sample:
 
 def stages(sample: Sample) -> dict[str, float]:
     """Milliseconds from one moment to the next; they add up to the time from `returned` to `posted`."""
-    names = ("read, tell", "gate, ask", "hop, eligible", "slot, claim", "commit, POST")
+    names = ("read, tell", "gate, ask", "hop, switch", "slot, claim", "commit, POST")
     moments = (sample.returned, sample.told, sample.requested, sample.slot, sample.claimed, sample.posted)
     return {name: (after - before) * 1000 for name, before, after in zip(names, moments, moments[1:], strict=False)}
 

@@ -196,12 +196,13 @@ class Dispatcher:
     def _dispatch(self, bead: Bead, claim: Callable[[Bead, datetime], Bead] | None = None) -> Outcome:
         """Steps 2 to 4 for one bead: claim, mark, read back, POST, record."""
         try:
-            claimed = (claim or self.beads.claim)(bead, self.clock())
+            with self.beads.turn():
+                claimed = (claim or self.beads.claim)(bead, self.clock())
+                # Before the read: what was changed before the mark is seen by it, what comes later comes after the POST
+                # began. And a dispatcher that was asleep since its claim finds that it has been taken back.
+                self.beads.mark_posting(claimed)
         except store.ClaimLost:
             return LostRace(bead)
-        # Marked first: what was changed before the mark is seen by the read after it, what comes later comes after
-        # the POST began. And a dispatcher that was asleep since its claim finds that it has been taken back.
-        self.beads.mark_posting(claimed)
         change = self._changed_since_claim(claimed)
         if change:
             self.beads.withdraw(claimed, change, self.clock())
