@@ -1,7 +1,7 @@
 # One command for each thing one does here; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up demo test test-cluster check format lock clean chaos bench bench-latency bench-chain bench-idle bench-scale \
-  bench-throughput bench-burden bench-cold bench-race
+.PHONY: help up demo test test-cluster check format lock clean chaos sabotage bench bench-latency bench-chain bench-idle \
+  bench-scale bench-throughput bench-burden bench-cold bench-race bench-cluster
 
 PYTHON ?= python3
 VENV := .venv
@@ -56,6 +56,10 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 chaos: $(VENV)/.ready ## the promises under faults: kills, outages, gaps, races, bad input (half an hour; CHAOS='feed --seed 1')
 	@$(PY) -m local.toolchain dolt bd
 	$(PY) -m chaos $(CHAOS)
+
+sabotage: $(VENV)/.ready ## break the product in one place after the other: does make chaos notice? (about 6 minutes)
+	@$(PY) -m local.toolchain dolt bd
+	$(PY) -m chaos.sabotage
 
 bench: $(VENV)/.ready ## every measurement below, most of them smaller, under 15 minutes
 	$(PY) -m bench

@@ -102,7 +102,7 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
             before = _state(here)
             for name in ("dispatch", "reap", "feeder"):
                 port = getattr(system.ports, name)
-                yield _generated(name, port, number // 3 + 1, chance.randrange(2**32))
+                yield generated(name, port, number // 3 + 1, chance.randrange(2**32))
                 yield _oversize(name, port)
             changed = [] if _state(here) == before and not agent.posts else ["a bead was changed"]
             said = "".join(process.log.read_text(errors="replace") for process in system.processes.values())
@@ -118,7 +118,7 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
         yield _slow_senders_in_short(here)
 
 
-def _generated(name: str, port: int, number: int, seed: int) -> Row:
+def generated(name: str, port: int, number: int, seed: int) -> Row:
     """Events that no one would send by hand, and those known to be bad."""
     statuses: dict[int, int] = {}
     wrong: list[str] = []

@@ -11,20 +11,21 @@ import secrets
 import sys
 import uuid
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from unittest import mock
 
 from beads import log, notes, store
-from chaos import claims, crash, feed, feeders, gap, outage, people, report, world
+from chaos import claims, crash, feed, feeders, gap, hostile, outage, people, report, world
 from chaos.report import Row
 from chaos.world import World
 from feeder import __main__ as feeder
 from feeder import changes, missed
 from feeder.feed import Feed
 from functions.dispatch.dispatcher import Dispatcher
+from local import processes
 
 Patches = Iterable[contextlib.AbstractContextManager[Any]]
 
@@ -129,6 +130,32 @@ def _reaps_what_was_sent() -> Patches:
     return [mock.patch.object(store, "_JOB", "NULL"), mock.patch.object(store, "_OUTCOME", "NULL")]
 
 
+# functions-framework's own door for CloudEvents, which the product does without: see docs/architecture.md.
+_PLAIN_DOOR = """\
+import functions_framework
+
+
+@functions_framework.cloud_event
+def dispatch(event):
+    pass
+"""
+
+
+def _behind_the_plain_door(here: World, chance: random.Random) -> Iterator[Row]:
+    source = here.folder / "plain" / "main.py"
+    source.parent.mkdir(exist_ok=True)
+    source.write_text(_PLAIN_DOOR)
+    port = processes.free_port()
+    command = processes.python("-m", "functions_framework", "--source", source, "--target", "dispatch")
+    environment = {"HOST": "127.0.0.1", "PORT": str(port), "XDG_RUNTIME_DIR": str(here.folder)}
+    process = processes.Process("plain door", command, here.log("plain-door"), environment)
+    try:
+        process.wait_until(lambda: processes.listening(port), "listen")
+        yield hostile.generated("a plain door", port, 50, chance.randrange(2**32))
+    finally:
+        process.stop()
+
+
 _KILLS = replace(feed.SHORT, kills=12, changes=240, bd_every=0, patience_seconds=10)
 
 SABOTAGES = (
@@ -160,6 +187,7 @@ SABOTAGES = (
              lambda here, chance: people.run(here, chance, short=True)),
     Sabotage("our note replaces theirs", _notes_are_replaced,
              lambda here, chance: people.run(here, chance, short=True)),
+    Sabotage("a door that fails on bad events and repeats their headers", list, _behind_the_plain_door),
 )  # fmt: skip
 
 

@@ -26,10 +26,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.server.post(self)
 
-    def answer(self, code: int, body: bytes = b"") -> None:
+    def answer(self, code: int, body: bytes = b"", content_type: str = "application/json", **headers: str) -> None:
         self.send_response(code)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -37,6 +39,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def hang_up(self) -> None:
+        """Close the connection as it is, without another byte."""
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
         self.close_connection = True
@@ -55,7 +58,9 @@ class _Server(http.server.ThreadingHTTPServer):
         pass  # a client that hangs up first is part of the game
 
 
-class _Running:
+class Running:
+    """A server on a free port, from its making to `close`; what it answers is its subclass's."""
+
     def __init__(self) -> None:
         self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.get = self._get
@@ -74,7 +79,7 @@ class _Running:
         raise NotImplementedError
 
 
-class Sink(_Running):
+class Sink(Running):
     """Keeps what it accepts. `mode`: ok, an HTTP status, `silent` (no answer), `slow` (answers late), `trickle`."""
 
     def __init__(self) -> None:
@@ -123,7 +128,7 @@ class Sink(_Running):
         handler.hang_up()
 
 
-class Agent(_Running):
+class Agent(Running):
     """BeadBoard's two routes and /health. `behave` says for each POST what becomes of it; `down`: "posts" are
     answered with 503, or "all" is hung up on."""
 

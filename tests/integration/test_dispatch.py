@@ -287,7 +287,7 @@ def test_the_switch_stops_a_pass_that_is_under_way(
     for number in range(5):
         beads.add(f"x-{number}")
 
-    def suspends(handler: support._Handler) -> None:
+    def suspends(handler: support.Handler) -> None:
         beads.workspace.run("config", "set", store.SWITCH_KEY, "true")
         support.job(handler)
 
@@ -578,7 +578,7 @@ def test_an_agent_that_closes_at_once_keeps_its_close(
     """The bead is closed before our record of the job: the note is added, the status stays closed."""
     beads.add("x-1")
 
-    def closes(handler: support._Handler) -> None:
+    def closes(handler: support.Handler) -> None:
         beads.workspace.run("note", "x-1", "claimed by agent", actor="agent")
         beads.workspace.run("close", "x-1", actor="agent")
         support.job(handler)

@@ -104,6 +104,18 @@ def test_a_claim_on_a_bead_that_was_not_open_is_found(beads: Beads, since: str) 
     assert "although it was in_progress in the commit before" in broken
 
 
+def test_a_job_for_a_claim_that_was_merged_with_an_assignment_is_found(beads: Beads, since: str) -> None:
+    """The claim's commit left the bead bob's: it had to be withdrawn. Where bob is the sentinel, all is well."""
+    beads.add("x-1", assignee="bob")
+    beads.sql("CALL DOLT_COMMIT('-Am', 'beads')")
+    claimed = """'{"dispatch": {"claim": "t", "attempt": 1, "job": "j"}}'"""
+    committed(beads, f"UPDATE issues SET status = 'in_progress', metadata = {claimed} WHERE id = 'x-1'")
+    (broken,) = judged(beads, since).broken
+    assert "POSTed although the claim t was merged" in broken
+    history = list(verify.versions(beads.dolt, since))
+    assert verify.judge(history, sentinel="bob").broken == ()
+
+
 def test_a_post_for_a_bead_that_was_taken_long_before_is_found(beads: Beads, since: str) -> None:
     """The agent service's own times against Dolt's commits, with a tolerance for what was under way."""
     beads.add("x-1")

@@ -48,7 +48,7 @@ def test_an_announcement_is_not_a_refusal(server: support.Agent, code: int) -> N
 def test_a_chunked_answer_is_read_whole_and_one_cut_short_is_none(server: support.Agent) -> None:
     """Without a Content-Length the last chunk says that it was all."""
 
-    def chunked(handler: support._Handler, *, whole: bool) -> None:
+    def chunked(handler: support.Handler, *, whole: bool) -> None:
         handler.send_response(200)
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
@@ -68,7 +68,7 @@ def test_the_url_may_hold_a_path_and_credentials(server: support.Agent) -> None:
     """A prefix, odd characters in it and user:password are used; an error names none of them."""
     seen = []
 
-    def keeps(handler: support._Handler) -> None:
+    def keeps(handler: support.Handler) -> None:
         seen.append((handler.path, handler.headers["Authorization"]))
         handler.answer(200, b'{"job_id": "j"}')
 
@@ -97,7 +97,7 @@ def test_the_bead_is_posted_as_json(server: support.Agent) -> None:
     """Whatever is in an id, it arrives as it is."""
     seen = []
 
-    def keeps(handler: support._Handler) -> None:
+    def keeps(handler: support.Handler) -> None:
         seen.append(handler.headers["Content-Type"])
         handler.answer(200, json.dumps({"job_id": " j "}).encode())
 
