@@ -8,8 +8,10 @@ Each sample assigns one bead with the real bd at a random phase and stops two cl
 Compare the percentiles of the two, not sample by sample: Dolt looks at its log for each reader at a phase of the
 reader's own, so that within one sample the two may differ by up to 250 ms either way.
 
-The stages are seen from outside: when the router received the feeder's two events, when the agent was asked for a
-free slot, the claim's date in Dolt's log, when the POST arrived.
+The stages are seen from outside but for the first, which the feeder writes down (bench.clocked): when it had the
+transaction, when the router received its request, when the agent was asked for a free slot, the claim's date in Dolt's
+log, when the POST arrived. `ours` is all that comes after Dolt's poll and the reading, which are the floor's too: far
+less noisy than the difference of the two percentiles, of which each varies over 250 ms.
 
 Polling is the cron job that this system replaces, by arithmetic: a bead waits evenly between 0 and 120 s, and then
 for one pass of bd (ready, update) and a POST, which is measured here. Its pod's start is not counted.
@@ -19,6 +21,7 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import pathlib
 import random
 import statistics
 import sys
@@ -29,7 +32,7 @@ from datetime import UTC
 from multiprocessing.connection import Connection
 
 from beads import events, log, settings, store
-from bench import report
+from bench import clocked, report
 from bench.world import InstantAgent, world
 from feeder import binlog
 from local.system import Ports, System
@@ -45,7 +48,7 @@ class Sample:
     """One bead's moments, seconds since the epoch, in the order in which they come."""
 
     returned: float  # bd assign ended
-    told: float  # the router has the feeder's issue.changed
+    read: float  # the feeder has the transaction
     requested: float  # the router has the feeder's dispatch.requested
     slot: float  # the agent was asked for a free slot: switch and hold were read
     claimed: float  # the claim's Dolt commit
@@ -55,8 +58,8 @@ class Sample:
 
 def stages(sample: Sample) -> dict[str, float]:
     """Milliseconds from one moment to the next; they add up to the time from `returned` to `posted`."""
-    names = ("read, tell", "gate, ask", "hop, switch", "slot, claim", "commit, POST")
-    moments = (sample.returned, sample.told, sample.requested, sample.slot, sample.claimed, sample.posted)
+    names = ("Dolt's poll, read", "gate, ask", "hop, switch", "slot, claim", "commit, POST")
+    moments = (sample.returned, sample.read, sample.requested, sample.slot, sample.claimed, sample.posted)
     return {name: (after - before) * 1000 for name, before, after in zip(names, moments, moments[1:], strict=False)}
 
 
@@ -70,7 +73,9 @@ def polling(pass_ms: float, cron_seconds: float = CRON_SECONDS) -> dict[str, flo
 
 def read_binlog(dolt: settings.Dolt, seen: Connection) -> None:
     """The bare reader, a process: sends each assigned bead's id and when its transaction came out of the binlog."""
-    stream = binlog.Stream(dolt, binlog.Position(store.Store(dolt).executed()))
+    with store.connect(dolt) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT @@global.gtid_executed")
+        stream = binlog.Stream(dolt, binlog.Position(cursor.fetchone()[0]))
     seen.send(("", 0.0))
     with contextlib.suppress(binlog.StreamLost):
         for item in stream:
@@ -110,10 +115,13 @@ class BareReader:
 class Course:
     """One System with its clocks; samples are taken one by one."""
 
-    def __init__(self, workspace: Workspace, agent: InstantAgent, reader: BareReader) -> None:
+    def __init__(
+        self, workspace: Workspace, agent: InstantAgent, reader: BareReader, feeder_clock: pathlib.Path
+    ) -> None:
         self._workspace = workspace
         self._agent = agent
         self._reader = reader
+        self._feeder_clock = feeder_clock
         self._events: list[tuple[float, events.Event]] = []
 
     def observe(self, event: events.Event) -> None:
@@ -131,13 +139,14 @@ class Course:
         time.sleep(random.uniform(0.3, 0.6))  # past the create's own event, and at any phase of Dolt's poll
         self._events.clear()
         self._agent.asked.clear()
+        had = len(self._feeder_clock.read_text().splitlines())
         self._workspace.run("assign", bead, "agent")
         returned = time.time()
         posted = self._agent.wait_for(bead, _PATIENCE_SECONDS)
         floor = self._reader.when(bead)
-        told = min(at for at, event in self._events if event.type == events.ISSUE_CHANGED)
+        read = float(self._feeder_clock.read_text().splitlines()[had])
         requested = min(at for at, event in self._events if event.type == events.DISPATCH_REQUESTED)
-        return bead, Sample(returned, told, requested, self._agent.asked[0], 0.0, posted, floor)
+        return bead, Sample(returned, read, requested, self._agent.asked[0], 0.0, posted, floor)
 
 
 def claim_dates(dolt: settings.Dolt) -> dict[str, float]:
@@ -152,14 +161,19 @@ def measure(samples: int) -> tuple[list[Sample], list[float]]:
     agent = InstantAgent()
     with world() as (folder, workspace, dolt):
         reader = BareReader(dolt)
-        course = Course(workspace, agent, reader)
+        course = Course(workspace, agent, reader, folder / "clock")
         with System(
             dolt,
             agent.url,
             Ports.free(),
             folder / "log",
-            environment={"MAX_IN_FLIGHT": "100000", "AGENT_HEALTH_URL": f"{agent.url}/health"},
+            environment={
+                "MAX_IN_FLIGHT": "100000",
+                "AGENT_HEALTH_URL": f"{agent.url}/health",
+                "FEEDER_CLOCK": str(folder / "clock"),
+            },
             observe=course.observe,
+            feeder_module=clocked.__name__,
             tick_seconds={"dispatch": 3600.0, "reap": 3600.0},
         ):
             course.warm_up()
@@ -194,6 +208,7 @@ def rows(samples: list[Sample]) -> dict[str, dict[str, float]]:
     post = report.summary([(sample.posted - sample.returned) * 1000 for sample in samples])
     table = {"floor (binlog event)": floor, "POST received": post}
     table["above the floor"] = {name: round(post[name] - floor[name], 1) for name in ("p50", "p90", "p99", "max")}
+    table["ours, after Dolt's poll"] = report.summary([(sample.posted - sample.read) * 1000 for sample in samples])
     parts = [stages(sample) for sample in samples]
     for name in parts[0]:
         table[f"  {name}"] = report.summary([part[name] for part in parts])

@@ -51,7 +51,8 @@ class Ports:
 class System:
     """The router, the two functions, the feeder and the ticks around a Dolt server and an agent service.
 
-    `observe` is called with every event that the router receives. Use as a context manager.
+    `observe` is called with every event that the router receives; `feeder_module` is run as the feeder. Use as a
+    context manager.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class System:
         environment: Mapping[str, str] | None = None,
         observe: Callable[[events.Event], None] | None = None,
         tick_seconds: Mapping[str, float] | None = None,
+        feeder_module: str = feeder.__name__,
     ) -> None:
         self.ports = ports
+        self._feeder_module = feeder_module
         self.processes: dict[str, Process] = {}
         self._logs = logs
         self._observe = observe or (lambda event: None)
@@ -129,7 +132,7 @@ class System:
 
     def start_feeder(self) -> None:
         processes.require_free(self.ports.feeder, "the feeder", "LOCAL_PORT")
-        self._run("feeder", processes.python("-m", feeder.__name__), self.ports.feeder)
+        self._run("feeder", processes.python("-m", self._feeder_module), self.ports.feeder)
 
     @property
     def _ready(self) -> Mapping[str, Callable[[], bool]]:
