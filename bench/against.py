@@ -20,7 +20,7 @@ from bench import report
 
 ROOT = pathlib.Path(__file__).parent.parent
 MEASURED = ("beads", "feeder", "functions")
-MEASURING = ("bench", "local", "knative")
+MEASURING = ("bench", "local", "knative", "requirements")
 
 
 def make_tree(folder: pathlib.Path, rev: str | None) -> pathlib.Path:

@@ -79,6 +79,7 @@ class InstantAgent:
 @contextlib.contextmanager
 def world(*, log_bin: bool = True) -> Iterator[tuple[pathlib.Path, Workspace, settings.Dolt]]:
     """A folder, a workspace of the newest bd in it, and the connection to its Dolt."""
+    processes.end_cleanly_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="beads-bench-") as name:
         folder = pathlib.Path(name)
         print("starting Dolt and making a workspace", flush=True)

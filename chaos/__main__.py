@@ -14,6 +14,7 @@ import traceback
 
 from beads import log
 from chaos import report, world
+from local import processes
 
 PARTS = ("feed", "gap", "claims", "crash", "outage", "people", "hostile", "feeders")
 
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     log.configure("chaos", level="CRITICAL")
+    processes.end_cleanly_on_sigterm()
     rows: list[report.Row] = []
     seconds = {}
     with world.world() as here:

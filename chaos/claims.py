@@ -30,6 +30,7 @@ PART = "claims"
 ANSWERS = {"ok": 62, "slow": 20, "cut": 6, "half": 2, "409": 3, "500": 3, "400": 4}
 # A Dolt commit is dated when it begins, and beside other writers it takes a while until others see it.
 _TOLERANCE_SECONDS = 2.0
+_PATIENCE_SECONDS = 180  # no POST for so long, and dispatchers still run: something hangs
 
 
 @dataclass(frozen=True)
@@ -187,19 +188,29 @@ def _compete(here: World, agent: Agent, chance: random.Random, size: Size) -> co
         return worker
 
     workers = [start() for _ in range(size.dispatchers)]
-    kills, said = 0, 0
-    while any(worker.is_alive() for worker in workers):
-        time.sleep(0.2)
-        posted = len(agent.posts)
-        if kills < size.kills and posted > (kills + 1) * size.beads / (size.kills + 2):
-            victim = chance.choice([number for number, worker in enumerate(workers) if worker.is_alive()])
-            workers[victim].kill()
-            workers[victim].join()
-            kills += 1
-            workers[victim] = start()
-        if posted >= said + 200:
-            said = posted
-            report.say(f"{PART}: {posted} POSTs, {kills} dispatchers killed")
+    try:
+        kills, said, moved = 0, 0, time.monotonic()
+        seen: tuple[int, int] | None = None
+        while alive := [number for number, worker in enumerate(workers) if worker.is_alive()]:
+            time.sleep(0.2)
+            posted = len(agent.posts)
+            if kills < size.kills and posted > (kills + 1) * size.beads / (size.kills + 2):
+                victim = chance.choice(alive)
+                workers[victim].kill()
+                workers[victim].join()
+                kills += 1
+                workers[victim] = start()
+            if posted >= said + 200:
+                said = posted
+                report.say(f"{PART}: {posted} POSTs, {kills} dispatchers killed")
+            if seen != (posted, len(alive)):
+                seen, moved = (posted, len(alive)), time.monotonic()
+            if time.monotonic() - moved > _PATIENCE_SECONDS:
+                raise world.Late(f"{len(alive)} dispatchers run, and no POST came for {_PATIENCE_SECONDS} s")
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join()
     return collections.Counter(journal.read_text().split())
 
 

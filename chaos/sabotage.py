@@ -233,6 +233,7 @@ def main(arguments: list[str] | None = None) -> int:
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     log.configure("chaos", level="CRITICAL")
+    processes.end_cleanly_on_sigterm()
     unnoticed = []
     with world.world() as here:
         for name in options.names or known:

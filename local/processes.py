@@ -84,6 +84,11 @@ class Process:
         return "\n".join("  " + line for line in self.log.read_text(errors="replace").splitlines()[-8:])
 
 
+def end_cleanly_on_sigterm() -> None:
+    """SIGTERM ends this process as Ctrl-C does, with everything that it started. For the main thread."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 def python(*arguments: str | pathlib.Path) -> list[str]:
     """This interpreter with arguments."""
     return [sys.executable, *map(str, arguments)]

@@ -1,11 +1,12 @@
 """The measurements' own arithmetic: what is wrong here is wrong in every figure."""
 
 import collections
+import pathlib
 from datetime import datetime
 
 import pytest
 
-from bench import burden, cold, costs, generate, latency, report, scale
+from bench import against, burden, cold, costs, generate, latency, report, scale
 
 
 def test_percentiles_are_by_nearest_rank() -> None:
@@ -94,3 +95,18 @@ def test_writers_are_compared_within_a_round() -> None:
     compared = burden.compare(found)["binlog on"]
     assert compared["more"] == 10.0
     assert compared["ratio"] == 1.05
+
+
+def test_the_figures_of_a_result_are_named_by_where_they_stand() -> None:
+    """However deep; what is no number is no figure."""
+    result = {"unit": "ms", "POST": {"p50": 1.5, "n": 3}, "a": {"b": {"c": 2}}, "load": [1.0], "ok": True}
+    assert dict(against.figures(result)) == {"POST: p50": 1.5, "POST: n": 3, "a: b: c": 2}
+
+
+def test_a_commit_is_measured_with_the_tools_of_now(tmp_path: pathlib.Path) -> None:
+    """The tree of a commit holds its beads/ and today's bench/; that of now is all as it is."""
+    then, now = against.make_tree(tmp_path / "then", "HEAD"), against.make_tree(tmp_path / "now", None)
+    for tree in (then, now):
+        assert {path.name for path in tree.iterdir()} == {*against.MEASURED, *against.MEASURING}
+        assert (tree / "bench" / "against.py").read_text() == (against.ROOT / "bench" / "against.py").read_text()
+    assert (now / "beads" / "store.py").read_text() == (against.ROOT / "beads" / "store.py").read_text()
