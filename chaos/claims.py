@@ -17,7 +17,7 @@ import pymysql
 
 from beads import agent as agents
 from beads import log, notes, settings, store
-from chaos import report, verify, witness, world
+from chaos import flaws, report, verify, witness, world
 from chaos.report import Row
 from chaos.servers import Agent
 from chaos.world import World
@@ -142,13 +142,11 @@ def _posts(agent: Agent, verdict: verify.Verdict, history: list[verify.Version],
     return report.row(PART, "POSTs at the agent service against claims in history", figures, broken)
 
 
-def work(dolt: settings.Dolt, url: str, ahead: Any, journal: pathlib.Path, sabotage: str) -> None:
+def work(dolt: settings.Dolt, url: str, ahead: Any, journal: pathlib.Path, flaw: str) -> None:
     """One dispatcher process: passes until nothing is left. Holds and retry times are waited for by moving the clock
     that all share, `ahead` seconds from the machine's."""
     log.configure("chaos", level="CRITICAL")
-    from chaos.sabotage import sabotaged  # knows this module
-
-    with sabotaged(sabotage):
+    with flaws.flawed(flaw):
         _work(dolt, url, ahead, journal)
 
 
@@ -183,7 +181,7 @@ def _compete(here: World, agent: Agent, chance: random.Random, size: Size) -> co
     journal.parent.mkdir(exist_ok=True)
 
     def start() -> Any:
-        worker = context.Process(target=work, args=(here.dolt, agent.url, ahead, journal, here.sabotage))
+        worker = context.Process(target=work, args=(here.dolt, agent.url, ahead, journal, here.flaw))
         worker.start()
         return worker
 

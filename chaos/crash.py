@@ -255,7 +255,7 @@ def _process(here: World, agent: Agent, name: str, at: int) -> Process:
     environment = {**here.environment(), "BEADBOARD_URL": agent.url, "AGENT_HEALTH_URL": f"{agent.url}/health"}
     journal = here.folder / "steps"
     journal.write_text("")
-    command = processes.python("-m", "chaos.crashing", name, str(at), journal, "--sabotage", here.sabotage)
+    command = processes.python("-m", "chaos.crashing", name, str(at), journal, "--flaw", here.flaw)
     return Process(name, command, here.folder / "logs" / "crashing.log", environment)
 
 

@@ -22,7 +22,7 @@ import pymysql.cursors
 from pymysql.connections import Connection
 
 from beads import agent, settings, store
-from chaos import sabotage
+from chaos import flaws
 from feeder import __main__ as feeder
 from feeder.emitter import Emitter
 from feeder.position import Keeper
@@ -83,11 +83,11 @@ def main() -> int:
     parser.add_argument("process", choices=["dispatch", "reap", "feeder"])
     parser.add_argument("at", type=int)
     parser.add_argument("journal", type=pathlib.Path)
-    parser.add_argument("--sabotage", default="", help="a name of chaos.sabotage's")
+    parser.add_argument("--flaw", default="", help="a name of chaos.flaws")
     options = parser.parse_args()
     steps = Steps(options.at, options.journal)
     sys.argv = ["feeder"]
-    with sabotage.sabotaged(options.sabotage):
+    with flaws.flawed(options.flaw):
         watch(steps)
         return feeder.main() if options.process == "feeder" else _one_pass(options.process, steps)
 

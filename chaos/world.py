@@ -63,7 +63,7 @@ class World:
         self.workspace.init(self.server.port, "chaos")
         self.dolt = settings.dolt({"BEADS_DIR": str(self.workspace.beads_dir)})
         self.began: str | None = None  # the Dolt commit after which the part at hand began
-        self.sabotage = ""  # what is wrong with the processes that are started, by chaos.sabotage's name for it
+        self.flaw = ""  # what is wrong with the processes that are started, by chaos.flaws' name for it
         self._logs = 0
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ class World:
         port: int | None = None, **more: str,
     ) -> "Feeder":  # fmt: skip
         """A feeder process; it is not waited for."""
-        plain = ("-m", "chaos.sabotage", "--feeder", self.sabotage) if self.sabotage else ("-m", "feeder")
+        plain = ("-m", "chaos.flaws", self.flaw) if self.flaw else ("-m", "feeder")
         listens = processes.free_port()
         environment = {
             **self.environment(port), "K_SINK": f"{sink_url}/", "PORT": str(listens), "SINK_TIMEOUT_SECONDS": "3",

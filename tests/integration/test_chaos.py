@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chaos import sabotage, world
+from chaos import flaws, sabotage, world
 from chaos.__main__ import PARTS
 
 SEED = 7
@@ -20,7 +20,7 @@ NOTICED = (
     "an outage holds nothing up",
     "a poison bead is tried first for ever",
     "recording a job opens a bead that was closed",
-    "a door that fails on bad events and repeats their headers",
+    sabotage.PLAIN_DOOR,
 )
 
 
@@ -43,3 +43,9 @@ def test_the_promises_hold(here: world.World, part: str) -> None:
 def test_a_broken_promise_is_noticed(here: world.World, name: str) -> None:
     """With the product wrong in one place, a check is broken, and says of which bead or event."""
     assert sabotage.noticed(here, name, random.Random(SEED))
+
+
+def test_each_flaw_has_checks_that_must_notice_it() -> None:
+    """By the same names; and those that are tried above are among them."""
+    assert {*sabotage.CHECKS} == {*flaws.FLAWS, sabotage.PLAIN_DOOR}
+    assert {*NOTICED} <= {*sabotage.CHECKS}
