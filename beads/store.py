@@ -297,13 +297,12 @@ class Store:
             columns = {row["Field"]: row["Type"].lower() for row in self._rows("SHOW COLUMNS FROM issues")}
             view = self._rows("SHOW CREATE VIEW ready_issues")[0]["Create View"]
             digest = hashlib.sha256(" ".join(view.split()).encode()).hexdigest()
-            before = self._rows("SHOW COLUMNS FROM dependencies LIKE 'depends_on_id'")
             self._schema = _Schema(
                 view=view.partition(" AS ")[2],
                 known_view=digest in _KNOWN_VIEWS,
                 row_lock="row_lock" in columns,
                 leases=bool(self._rows("SHOW TABLES LIKE 'leases'")),
-                target="depends_on_id" if before else "depends_on_issue_id",
+                target="depends_on_issue_id" if "depends_on_issue_id" in view else "depends_on_id",  # 1.0.2: the second
                 notes_limit=2**32 - 1 if columns["notes"] == "longtext" else 2**16 - 1,
             )
         return self._schema
