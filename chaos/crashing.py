@@ -69,9 +69,9 @@ def watch(steps: Steps) -> None:
     steps.around(Keeper, "mark", lambda *rest: "mark the position")
 
 
-def _statement(sql: str, *_: Any) -> str:
-    """A statement's beginning: the verb and what it is about."""
-    words = re.sub(r"\s+", " ", sql).strip()
+def _statement(sql: str | bytearray, *_: Any) -> str:
+    """A statement's beginning: the verb and what it is about. PyMySQL's executemany makes bytes of it."""
+    words = " ".join((sql if isinstance(sql, str) else sql.decode()).split())
     known = re.match(
         r"(CALL \w+|SELECT (?:GET|RELEASE)_LOCK|(?:UPDATE|INSERT INTO|REPLACE INTO|DELETE FROM) [\w.]+)", words
     )

@@ -100,7 +100,10 @@ class Sink(Running):
             return [event for event in self.received if event.type == events.DISPATCH_REQUESTED]
 
     def _post(self, handler: Handler) -> None:
-        event = events.from_request(dict(handler.headers), handler.body())
+        body = handler.body()
+        if len(body) < int(handler.headers["Content-Length"]):
+            return  # who sent it died over it
+        event = events.from_request(dict(handler.headers), body)
         self.tries += 1
         mode = self.mode
         if mode == "silent":

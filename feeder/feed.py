@@ -139,6 +139,7 @@ class Feed:
         self._stream = binlog.Stream(self._dolt, self._position)
         if self._stop.is_set() or not self._tell_missed(idle=False):
             return
+        silent = False
         try:
             for item in self._stream:
                 self._pulse.beat(connected=True)
@@ -146,7 +147,9 @@ class Feed:
                     logger.warning("the feed reads on", extra=log.context(action="feed-up"))
                 if isinstance(item, changes.Transaction) and not self._tell(item):
                     return
-                if self._comparison.comes and not self._tell_missed(idle=isinstance(item, binlog.Heartbeat)):
+                # One heartbeat may come before what is waiting to be sent; not two without anything between them.
+                was_silent, silent = silent, isinstance(item, binlog.Heartbeat)
+                if self._comparison.comes and not self._tell_missed(idle=silent and was_silent):
                     return
         finally:
             self._pulse.disconnected()

@@ -14,7 +14,7 @@ from feeder.binlog import Position
 from feeder.changes import Change
 
 AT_ONCE = 1000  # beads that are compared and told before the next: what keeps memory bounded
-SETTLE_SECONDS = 2.0  # a change can be read a moment before its GTID is in gtid_executed; far above that moment
+SETTLE_SECONDS = 1.0  # a change can be read a moment before its GTID is in gtid_executed; far above that moment
 
 
 class Comparison:
@@ -35,7 +35,7 @@ class Comparison:
     @property
     def comes(self) -> bool:
         """Whether there is anything to compare, or to tell of it."""
-        return self._due is not None
+        return self._due is not None or bool(self._suspects)
 
     def told(self, seen: dict[str, store.Seen | None]) -> None:
         """The binlog told of these beads: what it told is not missed."""
@@ -49,21 +49,25 @@ class Comparison:
                 self._suspects[bead] = replace(suspect, before=now)
 
     def missed(self, position: Position, save: Callable[[], None], *, idle: bool) -> Iterator[Change]:
-        """The changes that are known to be missed at this position. `idle`: the server has nothing more to tell.
+        """The changes that are known to be missed at this position. `idle`: the server has long had nothing to tell.
 
         `save` is called to store how the beads were seen last, before they are compared. Raises StoreError.
         """
         if self._due is not None and not self._suspects and (idle or position.covers(self._due)):
-            save()
-            rows = self._beads.unseen(AT_ONCE)
-            if rows and self._wait(SETTLE_SECONDS):
-                return
-            self._settled = self._beads.executed()
-            sequence = changes.sequence_after(position.last)
-            self._suspects = {change.bead: change for change in changes.missed(rows, sequence)}
-            if not self._suspects:
-                self._due = None
+            self._compare(position, save)
+            idle = False  # what has been committed meanwhile is still to come
         if self._suspects and (idle or position.covers(self._settled)):
             yield from list(self._suspects.values())
             self._suspects = {}
-            self._due = self._settled  # there may be more
+
+    def _compare(self, position: Position, save: Callable[[], None]) -> None:
+        """Once for each connection, or as often as it takes where there are too many: a bead that is as it was seen
+        last was not missed, and the others are suspects until the binlog tells them, or has nothing more to tell."""
+        save()
+        rows = self._beads.unseen(AT_ONCE)
+        if rows and self._wait(SETTLE_SECONDS):
+            return
+        self._settled = self._beads.executed()
+        sequence = changes.sequence_after(position.last)
+        self._suspects = {change.bead: change for change in changes.missed(rows, sequence)}
+        self._due = self._settled if len(rows) >= AT_ONCE else None

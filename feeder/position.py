@@ -55,7 +55,7 @@ class Keeper:
             self._beads.refresh()  # a connection that died in an outage would make a second one of it
             try:
                 self._beads.set_position(marked, seen, lambda stored: jumped or position.covers(stored))
-            except store.StoreError:
+            except BaseException:  # whatever it was: a position without what was seen until it would be told again
                 with self._lock:
                     self._seen = {**seen, **self._seen}
                     self._jumped = self._jumped or jumped

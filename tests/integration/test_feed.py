@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from beads import events, settings, store
+from feeder import binlog, missed
 from feeder.__main__ import send_requests
 from feeder.emitter import Emitter
 from feeder.feed import Feed, Unfit
@@ -82,6 +83,33 @@ def told(sink: support.Sink, bead: str) -> list[tuple[str, str, str]]:
         (event.extensions.get("actor", ""), event.extensions.get("assignee", ""), event.extensions.get("status", ""))
         for event in sink.about(bead)
     ]
+
+
+def test_what_is_still_to_come_is_not_taken_for_missed(beads: Beads) -> None:
+    """A bead that changed after all was read differs from what was told of it; the binlog has yet to tell that."""
+    beads.add("x-1", assignee=None)
+    beads.store.start_position(beads.store.executed(), "start")
+    comparison = missed.Comparison(beads.store, lambda seconds: False)
+    comparison.begin()
+    read = binlog.Position(beads.store.executed())
+    beads.sql("UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'")
+    assert list(comparison.missed(read, lambda: None, idle=True)) == []
+    comparison.told({"x-1": store.Seen("bob", "open", "event")})
+    assert list(comparison.missed(binlog.Position(beads.store.executed()), lambda: None, idle=False)) == []
+    assert not comparison.comes
+
+
+def test_what_the_binlog_has_not_told_was_missed(beads: Beads) -> None:
+    """The same, and all was read without a word of the bead: it is told, once."""
+    beads.add("x-1", assignee=None)
+    beads.store.start_position(beads.store.executed(), "start")
+    beads.sql("UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'")
+    comparison = missed.Comparison(beads.store, lambda seconds: False)
+    comparison.begin()
+    read = binlog.Position(beads.store.executed())
+    found = list(comparison.missed(read, lambda: None, idle=False))
+    assert [(change.bead, change.after["assignee"], change.recovered) for change in found] == [("x-1", "bob", True)]
+    assert not comparison.comes
 
 
 def test_an_assignment_is_told_and_work_asked_for(
