@@ -53,7 +53,7 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-chaos: $(VENV)/.ready ## the promises under faults: kills, outages, gaps, races, bad input (half an hour; CHAOS='feed --seed 1')
+chaos: $(VENV)/.ready ## the promises under faults: kills, outages, gaps, races, bad input (40 minutes; CHAOS='feed --seed 1')
 	@$(PY) -m local.toolchain dolt bd
 	$(PY) -m chaos $(CHAOS)
 
@@ -61,7 +61,7 @@ sabotage: $(VENV)/.ready ## break the product in one place after the other: does
 	@$(PY) -m local.toolchain dolt bd
 	$(PY) -m chaos.sabotage
 
-bench: $(VENV)/.ready ## every measurement below, most of them smaller, under 15 minutes
+bench: $(VENV)/.ready ## every measurement below, most of them smaller (10 minutes)
 	$(PY) -m bench
 
 bench-latency: $(VENV)/.ready ## from bd assign to the POST, 500 times, beside the floor (about 12 minutes)

@@ -39,6 +39,7 @@ from local.system import Ports, System
 from local.workspace import Workspace
 
 CRON_SECONDS = 120.0
+DOLT_POLL_SECONDS = 0.25
 _CRON_PASSES = 10
 _PATIENCE_SECONDS = 30
 
@@ -136,7 +137,7 @@ class Course:
     def sample(self) -> tuple[str, Sample]:
         """One bead; its `claimed` is filled in later, from Dolt's log."""
         bead = self._workspace.create("bead", "ok")
-        time.sleep(random.uniform(0.3, 0.6))  # past the create's own event, and at any phase of Dolt's poll
+        time.sleep(0.3 + random.uniform(0, 2 * DOLT_POLL_SECONDS))  # past the create's own event, at any phase
         self._events.clear()
         self._agent.asked.clear()
         had = len(self._feeder_clock.read_text().splitlines())

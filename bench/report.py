@@ -29,10 +29,12 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Print rows of figures under each other."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     width = max(len(name) for name in rows)
+    widths = [max(12, len(name) + 2) for name in columns]
     print(f"\n{title}")
-    print(" " * width + "".join(f"{name:>12}" for name in columns))
+    print(" " * width + "".join(f"{name:>{wide}}" for name, wide in zip(columns, widths, strict=True)))
     for name, row in rows.items():
-        print(f"{name:<{width}}" + "".join(f"{row.get(column, ''):>12}" for column in columns))
+        cells = (f"{row.get(column, ''):>{wide}}" for column, wide in zip(columns, widths, strict=True))
+        print(f"{name:<{width}}" + "".join(cells))
 
 
 def write(name: str, figures: Mapping[str, Any]) -> None:
