@@ -42,7 +42,7 @@ def figures(found: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, flo
     for name, value in found.items():
         if isinstance(value, Mapping):
             yield from figures(value, f"{path}{name}: ")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif isinstance(value, int | float) and not isinstance(value, bool) and name not in ("cores", "rounds"):
             yield f"{path}{name}", value
 
 

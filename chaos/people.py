@@ -24,7 +24,8 @@ PART = "people"
 _TOLERANCE_SECONDS = 3.0  # a Dolt commit is dated when it begins, and takes long beside others
 
 
-def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
+def run(here: World, chance: random.Random, *, short: bool, closing: float = 0.3) -> Iterator[Row]:
+    """`closing`: the share of jobs whose agent has closed its bead before the job is recorded."""
     seconds, people, beads = (12, 2, 6) if short else (180, 4, 16)
     here.empty()
     names = [f"h-{number:02}" for number in range(beads)]
@@ -33,8 +34,7 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
     fast = random.Random(chance.random())
 
     def work(bead: str) -> None:
-        """An agent that has closed its bead before its job is recorded, now and then."""
-        if fast.random() < 0.3:
+        if fast.random() < closing:
             with contextlib.suppress(BdError):
                 here.workspace.run("close", bead, "--force", actor="agent")
 

@@ -74,7 +74,7 @@ CHECKS: Mapping[str, Checks] = {
     "a poison bead is tried first for ever":
         lambda here, chance: [outage.poison(here, "500", "500", 1, 10)],
     "recording a job opens a bead that was closed":
-        lambda here, chance: people.run(here, chance, short=True),
+        lambda here, chance: people.run(here, chance, short=True, closing=0.9),
     "our note replaces theirs":
         lambda here, chance: people.run(here, chance, short=True),
     PLAIN_DOOR: _behind_the_plain_door,
