@@ -239,7 +239,8 @@ def feeder_killed(here: World, chance: random.Random, *, short: bool) -> Row:
                 slowest = max(slowest, world.wait_for(all_told, "all told", 60))
             except world.Late as exc:
                 broken.append(f"killed before step {at}: {exc}")
-            feeder.process.stop()
+            finally:
+                feeder.process.stop()
         found, repeats, differ = world.told(sink.facts())
         broken += world.compare(world.changed_since(here, start), found) + differ
     finally:
