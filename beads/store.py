@@ -427,7 +427,7 @@ class Store:
         params = {**_gate_params(assignee, now), "skip": tuple(skip)}
         order = f"ORDER BY {', '.join((_OUTAGES, *_ORDER) if probe else _ORDER)}"
         skipped = " AND i.id NOT IN %(skip)s" if skip else ""
-        rows = self._ready_rows(f"{_BEAD}, i.acceptance_criteria", skipped, order, limit, params)
+        rows = self._ready_rows(_BEAD, skipped, order, limit, params)
         return [Bead.from_row(row) for row in rows]
 
     def _ready_rows(
@@ -463,16 +463,15 @@ class Store:
                 {**params, "number": number},
             )
             found = [row for row in rows if row["passes"]]
-            held = self._held_by_others([row["id"] for row in found])
+            held = {bead for _, kept in self._holding([row["id"] for row in found]) for bead in kept}
             ready = [row for row in found if row["id"] not in held]
             if len(ready) >= (enough or limit) or len(rows) < number:
                 return ready[:limit]
             first, then, number = _ALL_GATES, "TRUE", number * _CANDIDATES
 
-    def _held_by_others(self, beads: Sequence[str]) -> set[str]:
-        """Those of the beads that bd's view leaves out for another bead's sake: it, or an ancestor of it, is blocked by
-        one that is not closed, or its parent is deferred."""
-        held: set[str] = set()
+    def _holding(self, beads: Sequence[str]) -> Iterator[tuple[dict[str, Any], set[str]]]:
+        """What keeps beads from being ready for another bead's sake, as bd's view reads the dependencies: what blocks
+        one or an ancestor of it, and a parent that is deferred. Rows of `_depends_on`, each with the beads it keeps."""
         level = {bead: {bead} for bead in beads}  # a bead to look at -> the beads in question that it stands for
         seen = {bead: {bead} for bead in beads}
         for depth in range(_DEPTH + 1):
@@ -480,12 +479,11 @@ class Store:
             for row in self._depends_on(list(level)) if level else ():
                 below = level[row["issue_id"]]
                 if row["blocks"] or (depth == 0 and row["deferred"]):
-                    held |= below
-                elif row["type"] == "parent-child" and not below <= seen.get(row["id"], set()):
-                    above[row["id"]] = above.get(row["id"], set()) | below
-                    seen[row["id"]] = seen.get(row["id"], set()) | below
+                    yield row, below
+                if row["type"] == "parent-child" and (new := below - seen.setdefault(row["id"], set())):
+                    above.setdefault(row["id"], set()).update(new)
+                    seen[row["id"]] |= new
             level = above
-        return held
 
     def _depends_on(self, beads: Sequence[str]) -> list[dict[str, Any]]:
         """What beads depend on: `issue_id`, and of the other bead id, title, status, defer_until, how (`type`), and
@@ -927,26 +925,17 @@ class Store:
         ]
 
     def obstacles(self, bead_id: str) -> list[Obstacle]:
-        """The beads that keep one from being ready, as bd's view reads its dependencies: what blocks it, what blocks
-        an ancestor, a parent that is deferred."""
-        found: list[Obstacle] = []
-        seen, level = {bead_id}, [bead_id]
-        for depth in range(_DEPTH + 1):
-            rows = self._depends_on(level)
-            level = []
-            for row in rows:
-                until = row["defer_until"].replace(tzinfo=UTC) if row["defer_until"] else None
-                obstacle = Obstacle(row["id"], row["title"], row["status"], row["issue_id"])
-                if row["blocks"]:
-                    found.append(obstacle)
-                if row["deferred"] and depth == 0:
-                    found.append(replace(obstacle, deferred_until=until))
-                if row["type"] == "parent-child" and row["id"] not in seen:
-                    seen.add(row["id"])
-                    level.append(row["id"])
-            if not level:
-                break
-        return found
+        """The beads that keep one from being ready."""
+        return [
+            Obstacle(
+                row["id"],
+                row["title"],
+                row["status"],
+                through=row["issue_id"],
+                deferred_until=row["defer_until"].replace(tzinfo=UTC) if row["deferred"] else None,
+            )
+            for row, _ in self._holding([bead_id])
+        ]
 
     def in_progress(self, assignee: str) -> list[tuple[Bead, Sign]]:
         """The beads at work for the sentinel, each with its last sign of life, the longest silent first."""

@@ -74,9 +74,7 @@ def polling(pass_ms: float, cron_seconds: float = CRON_SECONDS) -> dict[str, flo
 
 def read_binlog(dolt: settings.Dolt, seen: Connection) -> None:
     """The bare reader, a process: sends each assigned bead's id and when its transaction came out of the binlog."""
-    with store.connect(dolt) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT @@global.gtid_executed")
-        stream = binlog.Stream(dolt, binlog.Position(cursor.fetchone()[0]))
+    stream = binlog.Stream(dolt, binlog.Position(store.Store(dolt).executed()))
     seen.send(("", 0.0))
     with contextlib.suppress(binlog.StreamLost):
         for item in stream:

@@ -7,14 +7,11 @@ progress, and a table at the end. Ends non-zero when a promise is broken.
 import argparse
 import importlib
 import random
-import secrets
 import sys
 import time
 import traceback
 
-from beads import log
 from chaos import report, world
-from local import processes
 
 PARTS = ("feed", "gap", "claims", "crash", "outage", "people", "hostile", "feeders")
 
@@ -30,10 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in options.parts if name not in PARTS]
     if unknown:
         parser.error(f"no part is called {unknown[0]}; there are {', '.join(PARTS)}")
-    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    print(f"seed {seed}", flush=True)
-    log.configure("chaos", level="CRITICAL")
-    processes.end_cleanly_on_sigterm()
+    seed = world.begin(options.seed)
     rows: list[report.Row] = []
     seconds = {}
     with world.world() as here:

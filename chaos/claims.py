@@ -151,7 +151,6 @@ def work(dolt: settings.Dolt, url: str, ahead: Any, journal: pathlib.Path, flaw:
 
 
 def _work(dolt: settings.Dolt, url: str, ahead: Any, journal: pathlib.Path) -> None:
-
     def clock() -> datetime:
         return datetime.now(UTC) + timedelta(seconds=ahead.value)
 

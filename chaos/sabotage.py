@@ -6,12 +6,10 @@ Ends non-zero when one of them held all the same.
 
 import argparse
 import random
-import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from beads import log
 from chaos import claims, crash, feed, feeders, flaws, gap, hostile, outage, people, report, world
 from chaos.report import Row
 from chaos.world import World
@@ -101,10 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in options.names if name not in CHECKS]
     if unknown:
         parser.error(f"no sabotage is called {unknown[0]!r}; there are: {'; '.join(CHECKS)}")
-    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    print(f"seed {seed}", flush=True)
-    log.configure("chaos", level="CRITICAL")
-    processes.end_cleanly_on_sigterm()
+    seed = world.begin(options.seed)
     unnoticed = []
     with world.world() as here:
         for name in options.names or CHECKS:

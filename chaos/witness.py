@@ -12,8 +12,8 @@ from typing import Any
 
 from beads import settings, store
 from beads.bead import Status
-from chaos.world import Late
-from feeder import binlog
+from chaos import world
+from feeder import binlog, changes
 from feeder.changes import Row, Transaction
 
 _COLUMNS = {"issues": ("id", "assignee", "status", "notes"), "events": ("issue_id", "actor")}
@@ -46,12 +46,9 @@ class Witness:
     def transactions(self) -> list[Transaction]:
         """All that were committed by now, in order. Raises Late when the binlog does not give them."""
         beads = store.Store(self._dolt)
-        executed, deadline = beads.executed(), time.monotonic() + _PATIENCE_SECONDS
+        executed = beads.executed()
         beads.close()
-        while not self._position.covers(executed):
-            if time.monotonic() > deadline:
-                raise Late(f"the witness has not read {executed} after {_PATIENCE_SECONDS} s")
-            time.sleep(0.05)
+        world.wait_for(lambda: self._position.covers(executed), f"the witness reads {executed}", _PATIENCE_SECONDS)
         return list(self._found)
 
     def _read(self) -> None:
@@ -69,12 +66,11 @@ class Witness:
 def of_ours(transactions: Iterable[Transaction]) -> Iterator[tuple[str, Row]]:
     """Every bead's row that a transaction of ours changed, with its actor."""
     for transaction in transactions:
-        audit = [row.after for row in transaction.rows if row.table == "events" and row.after]
-        actors = {event["issue_id"]: str(event["actor"]) for event in audit}
+        actors = changes.actors_of(transaction.rows)
         for row in transaction.rows:
-            bead = (row.after or row.before or {}).get("id")
-            if row.table == "issues" and actors.get(bead) in store.OURS:
-                yield actors[bead], row
+            actor = actors.get((row.after or row.before or {}).get("id", ""))
+            if row.table == "issues" and actor in store.OURS:
+                yield actor, row
 
 
 def breaches(transactions: Iterable[Transaction]) -> list[str]:

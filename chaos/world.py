@@ -4,6 +4,7 @@ import collections
 import contextlib
 import itertools
 import pathlib
+import secrets
 import shutil
 import tempfile
 import time
@@ -15,7 +16,7 @@ from typing import Any
 from pymysql.cursors import DictCursor
 
 from beads import agent as agents
-from beads import events, settings, store
+from beads import events, log, settings, store
 from functions.dispatch.dispatcher import Dispatcher
 from local import processes, toolchain
 from local.dolt import DoltServer
@@ -155,6 +156,16 @@ class Feeder:
     @property
     def log(self) -> str:
         return self.process.log.read_text(errors="replace")
+
+
+def begin(seed: int | None) -> int:
+    """For a command, before its world: the seed it was given or one that is chosen, said in either case; quiet logs of
+    the product's own; and SIGTERM leaves nothing behind."""
+    chosen = secrets.randbelow(2**32) if seed is None else seed
+    print(f"seed {chosen}", flush=True)
+    log.configure("chaos", level="CRITICAL")
+    processes.end_cleanly_on_sigterm()
+    return chosen
 
 
 @contextlib.contextmanager

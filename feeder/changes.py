@@ -66,7 +66,7 @@ def changes_in(transaction: Transaction) -> Iterator[Change]:
 
     A bead is born open and unassigned: only what differs from that is a change at its birth.
     """
-    actors = _actors(transaction.rows)
+    actors = actors_of(transaction.rows)
     for number, row in _numbered(transaction.rows, "issues"):
         if _side(row.before) == _side(row.after) or _plain_birth(row):
             continue
@@ -89,7 +89,7 @@ def cause_in(transaction: Transaction, assignee: str) -> Cause | None:
     A freed slot counts for more than a change: it tells dispatch to wait a little for it.
     """
     found = None
-    actors = _actors(transaction.rows)
+    actors = actors_of(transaction.rows)
     for number, row in _numbered(transaction.rows, *COLUMNS):
         cause = _cause_of(row, assignee, actors)
         if cause and (found is None or cause == "slot"):
@@ -203,7 +203,7 @@ def _cause_of(row: Row, assignee: str, actors: Mapping[str, str]) -> str | None:
     return "change" if closed else None
 
 
-def _actors(rows: Iterable[Row]) -> dict[str, str]:
+def actors_of(rows: Iterable[Row]) -> dict[str, str]:
     """Who changed which bead, from the audit rows of the same transaction."""
     return {row.after["issue_id"]: str(row.after["actor"] or "") for row in rows if row.table == "events" and row.after}
 
