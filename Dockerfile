@@ -8,11 +8,11 @@ WORKDIR /src
 COPY requirements/runtime.txt requirements/
 # Installed by the base's pip: the image itself needs none at run time.
 RUN python -m pip --python /venv/bin/python install --no-cache-dir --no-compile --require-hashes -r requirements/runtime.txt
-COPY beads beads
+COPY beads_dispatch beads_dispatch
 COPY feeder feeder
 COPY functions functions
 # Byte-compiled here: the root file system is read-only, and a cold start that compiles takes four times as long.
-RUN mkdir /app && mv beads feeder functions /app/ && /venv/bin/python -m compileall -q -j 0 /venv/lib /app
+RUN mkdir /app && mv beads_dispatch feeder functions /app/ && /venv/bin/python -m compileall -q -j 0 /venv/lib /app
 
 FROM ${BASE}
 COPY --from=build /venv /venv

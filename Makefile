@@ -1,7 +1,7 @@
 # One command for each thing one does here; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up demo test test-cluster check format lock clean chaos sabotage bench bench-latency bench-chain bench-idle \
-  bench-scale bench-throughput bench-burden bench-cold bench-race bench-cluster
+.PHONY: help up demo test test-cluster check format lock clean chaos mutation-test bench bench-latency bench-chain bench-idle \
+  bench-scale bench-throughput bench-write-overhead bench-cold bench-race bench-cluster
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,12 +17,12 @@ demo: $(VENV)/.ready ## the same by itself: assign three beads, show what happen
 	@$(PY) -m local demo
 
 test: $(VENV)/.ready ## all tests but the cluster's
-	@$(PY) -m local.toolchain dolt bd bd@1.0.2
-	@$(PY) -m local.toolchain kustomize schemas || echo "==> the tests that need what is missing are skipped"
+	@$(PY) -m tools.toolchain dolt bd bd@1.0.2
+	@$(PY) -m tools.toolchain kustomize schemas || echo "==> the tests that need what is missing are skipped"
 	$(PY) -m pytest -n 3 $(PYTEST)
 
 test-cluster: $(VENV)/.ready ## on the Kubernetes of KUBECONFIG, with IMAGE there already (about 45 minutes)
-	@$(PY) -m local.toolchain dolt bd
+	@$(PY) -m tools.toolchain dolt bd
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pytest -m cluster tests/cluster $(PYTEST)
 
 check: $(VENV)/.ready ## format, lint, types and the direction of imports
@@ -54,39 +54,39 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	@touch $@
 
 chaos: $(VENV)/.ready ## the promises under faults: kills, outages, gaps, races, bad input (40 minutes; CHAOS='feed --seed 1')
-	@$(PY) -m local.toolchain dolt bd
-	$(PY) -m chaos $(CHAOS)
+	@$(PY) -m tools.toolchain dolt bd
+	$(PY) -m tools.chaos $(CHAOS)
 
-sabotage: $(VENV)/.ready ## break the product in one place after the other: does make chaos notice? (about 6 minutes)
-	@$(PY) -m local.toolchain dolt bd
-	$(PY) -m chaos.sabotage
+mutation-test: $(VENV)/.ready ## break the product in one place after the other: does make chaos notice? (about 6 minutes)
+	@$(PY) -m tools.toolchain dolt bd
+	$(PY) -m tools.chaos.mutation_test
 
 bench: $(VENV)/.ready ## every measurement below, most of them smaller (10 minutes)
-	$(PY) -m bench
+	$(PY) -m tools.bench
 
 bench-latency: $(VENV)/.ready ## from bd assign to the POST, 500 times, beside the floor (about 12 minutes)
-	$(PY) -m bench.latency
+	$(PY) -m tools.bench.latency
 
 bench-chain: $(VENV)/.ready ## the next bead after a close, 50 in a row (about 1 minute)
-	$(PY) -m bench.chain
+	$(PY) -m tools.bench.chain
 
 bench-idle: $(VENV)/.ready ## what waiting costs: an hour's ticks and 10 quiet minutes
-	$(PY) -m bench.idle
+	$(PY) -m tools.bench.idle
 
 bench-scale: $(VENV)/.ready ## gate, claim and reap on 1,000, 10,000 and 100,000 beads (about 3 minutes)
-	$(PY) -m bench.scale
+	$(PY) -m tools.bench.scale
 
 bench-throughput: $(VENV)/.ready ## changes a second, and catching up after 10,000 (about 4 minutes)
-	$(PY) -m bench.throughput
+	$(PY) -m tools.bench.throughput
 
-bench-burden: $(VENV)/.ready ## what binlog and feeder cost each bd update (about 2 minutes)
-	$(PY) -m bench.burden
+bench-write-overhead: $(VENV)/.ready ## what binlog and feeder cost each bd update (about 2 minutes)
+	$(PY) -m tools.bench.write_overhead
 
 bench-cold: $(VENV)/.ready ## a function's start to its first answer, by parts (about 2 minutes)
-	$(PY) -m bench.cold
+	$(PY) -m tools.bench.cold
 
 bench-race: $(VENV)/.ready ## 8 dispatchers on 200 beads: exactly one POST each (about 2 minutes)
-	$(PY) -m bench.race
+	$(PY) -m tools.bench.race
 
 bench-cluster: $(VENV)/.ready ## the same on the Kubernetes of KUBECONFIG, warm and from zero (about 30 minutes)
-	$(PY) -m bench.cluster $(if $(IMAGE),--image $(IMAGE))
+	$(PY) -m tools.bench.cluster $(if $(IMAGE),--image $(IMAGE))

@@ -6,12 +6,14 @@ import signal
 import sys
 import threading
 
-from beads import agent, events, log, settings, store
-from feeder import changes, http, metrics, switch
+from beads_dispatch import events, log, settings, store
+from beads_dispatch.agents import beadboard
+from beads_dispatch.log import Action
+from feeder import changes, http, metrics, pingsources
+from feeder.eligibility_check import EligibilityCheck, PendingRequest
 from feeder.emitter import Backoff, Emitter, SinkError
-from feeder.feed import Feed, Unfit
-from feeder.gate import Gate, Wanted
-from feeder.health import Pulse
+from feeder.feed import ChangeFeed, Unfit
+from feeder.health import HealthState
 
 logger = log.get("feeder")
 
@@ -25,7 +27,7 @@ environment:
   DOLT_HOST, DOLT_PORT, DOLT_USER, DOLT_PASSWORD or DOLT_PASSWORD_FILE, DOLT_DATABASE
                        the beads' Dolt server; or BEADS_DIR, a bd workspace's .beads folder
   PORT                 for ticks, /healthz, /readyz and /metrics (8080)
-  AGENT_ASSIGNEE       the sentinel that beads are assigned to (agent)
+  AGENT_ASSIGNEE       the sentinel that beads are assigned to (beadboard)
   BEADBOARD_URL, AGENT_HEALTH_URL
                        the agent service; without it a tick does not ask whether it is busy
   MAX_IN_FLIGHT (1), SLOT_SILENCE_MINUTES (10), CLAIM_TIMEOUT_SECONDS (120), REAP_AFTER_MINUTES (30)
@@ -40,8 +42,8 @@ def main() -> int:
     parser.parse_args()
     log.configure("feeder")
     try:
-        dolt, rules, feed = settings.dolt(os.environ), settings.rules(os.environ), settings.feed(os.environ)
-        service = agent.AgentService(settings.agent(os.environ)) if os.environ.get("BEADBOARD_URL") else None
+        dolt, limits, feed = settings.dolt(os.environ), settings.limits(os.environ), settings.feeder(os.environ)
+        service = beadboard.BeadBoard(settings.agent(os.environ)) if os.environ.get("BEADBOARD_URL") else None
     except settings.SettingsError as exc:
         return _fail(str(exc))
 
@@ -49,11 +51,11 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
-    pulse, wanted = Pulse(), Wanted()
-    reader = Feed(dolt, rules.assignee, Emitter(feed), wanted, pulse, stop)
+    health, pending = HealthState(), PendingRequest()
+    reader = ChangeFeed(dolt, limits.assignee, Emitter(feed), pending, health, stop)
     try:
-        scrape = metrics.Scrape(store.Store(dolt), rules.assignee, pulse)
-        server = http.serve(http.Endpoint(Gate(store.Store(dolt), rules, service), pulse, scrape), feed)
+        scrape = metrics.Scrape(store.Store(dolt), limits.assignee, health)
+        server = http.serve(http.Endpoint(EligibilityCheck(store.Store(dolt), limits, service), health, scrape), feed)
     except OSError as exc:
         return _fail(f"cannot listen on {feed.host}:{feed.port} ({exc.strerror}); set PORT to a free one.")
     threading.Thread(target=server.run, name="http", daemon=True).start()
@@ -62,16 +64,16 @@ def main() -> int:
             return 0
     except Unfit as exc:
         return _fail(str(exc))
-    pulse.prepared()
-    logger.info("reading the binlog", extra=log.context(action="start", database=dolt.database))
+    health.prepared()
+    logger.info("reading the binlog", extra=log.context(action=Action.START, database=dolt.database))
 
-    switch.start(store.Store(dolt), wanted.ask, stop)
-    requests = Gate(store.Store(dolt), rules, None)
+    pingsources.start(store.Store(dolt), pending.ask, stop)
+    requests = EligibilityCheck(store.Store(dolt), limits, None)
     threads = [
         threading.Thread(target=reader.run, name="feed", daemon=True),
         threading.Thread(target=reader.keep_position, name="position", daemon=True),
         threading.Thread(
-            target=send_requests, args=(wanted, requests, Emitter(feed), stop), name="requests", daemon=True
+            target=send_requests, args=(pending, requests, Emitter(feed), stop), name="requests", daemon=True
         ),
     ]
     for thread in threads:
@@ -83,15 +85,15 @@ def main() -> int:
     reader.close()
     for thread in threads[:2]:  # a request that is under way is made good by the next tick
         thread.join(_STOP_SECONDS)
-    logger.info("stopped", extra=log.context(action="stop"))
+    logger.info("stopped", extra=log.context(action=Action.STOP))
     return 1 if failed else 0
 
 
-def send_requests(wanted: Wanted, gate: Gate, emitter: Emitter, stop: threading.Event) -> None:
+def send_requests(pending: PendingRequest, gate: EligibilityCheck, emitter: Emitter, stop: threading.Event) -> None:
     """Ask the gate for each cause, and the sink for a pass when there is work; one request at a time."""
     backoff = Backoff()
     while not stop.is_set():
-        cause = wanted.take(timeout_seconds=1.0)
+        cause = pending.take(timeout_seconds=1.0)
         if cause is None:
             continue
         try:
@@ -102,8 +104,8 @@ def send_requests(wanted: Wanted, gate: Gate, emitter: Emitter, stop: threading.
             backoff.reset()
         except (SinkError, store.StoreError) as exc:
             if backoff.first:
-                logger.warning(f"work cannot be asked for: {exc}", extra=log.context(action="request"))
-            wanted.ask(cause)
+                logger.warning(f"work cannot be asked for: {exc}", extra=log.context(action=Action.REQUEST))
+            pending.ask(cause)
             stop.wait(backoff.next_seconds())
 
 

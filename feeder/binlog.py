@@ -22,8 +22,8 @@ from pymysqlreplication.event import GtidEvent, HeartbeatLogEvent, QueryEvent, X
 from pymysqlreplication.gtid import Gtid, GtidSet
 from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
 
-from beads import settings, store
-from feeder.changes import COLUMNS, Row, Transaction
+from beads_dispatch import settings, store
+from feeder.changes import COLUMNS, RowChange, Transaction
 
 STALL_SECONDS = 65  # two heartbeats and a little: a connection without either is dead
 
@@ -86,7 +86,7 @@ class Stream:
     """
 
     def __init__(
-        self, dolt: settings.Dolt, position: Position, columns: Mapping[str, tuple[str, ...]] = COLUMNS
+        self, dolt: settings.DoltSettings, position: Position, columns: Mapping[str, tuple[str, ...]] = COLUMNS
     ) -> None:
         self._dolt = dolt
         self._columns = columns
@@ -109,7 +109,7 @@ class Stream:
     def __iter__(self) -> Iterator[Transaction | Heartbeat]:
         """Whole transactions, in order, and heartbeats. Raises StreamLost; never ends otherwise."""
         gtid, database = "", ""
-        rows: list[Row] = []
+        rows: list[RowChange] = []
         for event in self._events():
             if isinstance(event, HeartbeatLogEvent):
                 yield Heartbeat()
@@ -166,11 +166,11 @@ def _within(part: Any, whole: Any) -> bool:
     return all(gtid in whole for gtid in part.gtids)
 
 
-def _rows(event: Any, columns: tuple[str, ...]) -> Iterator[Row]:
+def _rows(event: Any, columns: tuple[str, ...]) -> Iterator[RowChange]:
     for row in event.rows:
         before = row.get("before_values") or (row.get("values") if isinstance(event, DeleteRowsEvent) else None)
         after = row.get("after_values") or (row.get("values") if isinstance(event, WriteRowsEvent) else None)
-        yield Row(event.table, _kept(before, columns), _kept(after, columns))
+        yield RowChange(event.table, _kept(before, columns), _kept(after, columns))
 
 
 def _kept(values: dict[str, Any] | None, columns: tuple[str, ...]) -> dict[str, Any] | None:

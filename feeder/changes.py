@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from beads import events, store, trace
-from beads.bead import Status
+from beads_dispatch import events, store, trace
+from beads_dispatch.bead import Status
 
 # Columns that are kept of a row; descriptions of a megabyte are dropped as they come.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -21,7 +21,7 @@ NO_BEAD: Mapping[str, str | None] = {"assignee": None, "status": None}
 
 
 @dataclass(frozen=True)
-class Row:
+class RowChange:
     """One row of a transaction; `before` is None for an insert, `after` for a delete."""
 
     table: str
@@ -35,7 +35,7 @@ class Transaction:
 
     gtid: str
     database: str
-    rows: tuple[Row, ...] = ()
+    rows: tuple[RowChange, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Cause:
+class RequestReason:
     """Why work is asked for, and the id of what caused it."""
 
     cause: str  # change, slot, tick or resume
@@ -83,7 +83,7 @@ def changes_in(transaction: Transaction) -> Iterator[Change]:
         )
 
 
-def cause_in(transaction: Transaction, assignee: str) -> Cause | None:
+def request_reason_in(transaction: Transaction, assignee: str) -> RequestReason | None:
     """Whether a transaction may have made work available for the sentinel `assignee`, and how.
 
     A freed slot counts for more than a change: it tells dispatch to wait a little for it.
@@ -93,22 +93,22 @@ def cause_in(transaction: Transaction, assignee: str) -> Cause | None:
     for number, row in _numbered(transaction.rows, *COLUMNS):
         cause = _cause_of(row, assignee, actors)
         if cause and (found is None or cause == "slot"):
-            found = Cause(cause, f"{transaction.gtid}:{number}")
+            found = RequestReason(cause, f"{transaction.gtid}:{number}")
     return found
 
 
-def seen_in(transaction: Transaction) -> dict[str, store.Seen | None]:
+def seen_in(transaction: Transaction) -> dict[str, store.PublishedState | None]:
     """How each bead that was born, changed or deleted is to be seen now; None for one that is no more."""
-    found: dict[str, store.Seen | None] = {}
+    found: dict[str, store.PublishedState | None] = {}
     for number, row in _numbered(transaction.rows, "issues"):
         if row.before is None or _side(row.before) != _side(row.after):
             found |= seen(f"{transaction.gtid}:{number}", str((row.after or row.before or {})["id"]), _side(row.after))
     return found
 
 
-def seen(event: str, bead: str, after: Mapping[str, str | None]) -> dict[str, store.Seen | None]:
+def seen(event: str, bead: str, after: Mapping[str, str | None]) -> dict[str, store.PublishedState | None]:
     """The same for one bead, told by the event of that id."""
-    return {bead: store.Seen(after["assignee"] or "", after["status"], event) if after["status"] else None}
+    return {bead: store.PublishedState(after["assignee"] or "", after["status"], event) if after["status"] else None}
 
 
 def missed(rows: Iterable[Mapping[str, Any]], sequence: str) -> Iterator[Change]:
@@ -134,7 +134,7 @@ def missed(rows: Iterable[Mapping[str, Any]], sequence: str) -> Iterator[Change]
         )
 
 
-def is_told(change: Change) -> bool:
+def is_published(change: Change) -> bool:
     """Whether a change is one that is told: not the birth of a bead that is open and unassigned."""
     return change.before["status"] is not None or change.after != {"assignee": None, "status": Status.OPEN}
 
@@ -173,7 +173,7 @@ def to_event(change: Change, database: str) -> events.Event:
     )
 
 
-def request(cause: Cause, waiting: int, event_type: str) -> events.Event:
+def request(cause: RequestReason, waiting: int, event_type: str) -> events.Event:
     """The CloudEvent that asks dispatch or reap for a pass."""
     return events.Event(
         id=cause.id,
@@ -185,12 +185,12 @@ def request(cause: Cause, waiting: int, event_type: str) -> events.Event:
     )
 
 
-def _cause_of(row: Row, assignee: str, actors: Mapping[str, str]) -> str | None:
+def _cause_of(row: RowChange, assignee: str, actors: Mapping[str, str]) -> str | None:
     before, after = row.before or {}, row.after or {}
     if row.table == "dependencies":
         return "change" if row.before is not None else None
     if row.table == "config":
-        return "resume" if store.SWITCH_KEY in (before.get("key"), after.get("key")) else None
+        return "resume" if suspension.CONFIG_KEY in (before.get("key"), after.get("key")) else None
     if row.table != "issues":
         return None
     at_work = (assignee, Status.IN_PROGRESS)
@@ -203,12 +203,12 @@ def _cause_of(row: Row, assignee: str, actors: Mapping[str, str]) -> str | None:
     return "change" if closed else None
 
 
-def actors_of(rows: Iterable[Row]) -> dict[str, str]:
+def actors_of(rows: Iterable[RowChange]) -> dict[str, str]:
     """Who changed which bead, from the audit rows of the same transaction."""
     return {row.after["issue_id"]: str(row.after["actor"] or "") for row in rows if row.table == "events" and row.after}
 
 
-def _numbered(rows: Iterable[Row], *tables: str) -> Iterator[tuple[int, Row]]:
+def _numbered(rows: Iterable[RowChange], *tables: str) -> Iterator[tuple[int, RowChange]]:
     return ((number, row) for number, row in enumerate(rows) if row.table in tables)
 
 
@@ -218,7 +218,7 @@ def _side(bead: Mapping[str, Any] | None) -> dict[str, str | None]:
     return {"assignee": bead["assignee"] or None, "status": bead["status"]}
 
 
-def _plain_birth(row: Row) -> bool:
+def _plain_birth(row: RowChange) -> bool:
     return row.before is None and _side(row.after) == {"assignee": None, "status": Status.OPEN}
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx
 
-from beads import deadline, events, log, settings
+from beads_dispatch import deadline, events, log, settings
+from beads_dispatch.log import Action
 from feeder import metrics
 
 logger = log.get("feeder")
@@ -22,7 +23,7 @@ class SinkError(Exception):
 class Emitter:
     """A client of the sink, for one thread."""
 
-    def __init__(self, feed: settings.Feed) -> None:
+    def __init__(self, feed: settings.FeederSettings) -> None:
         self._feed = feed
         self._client = httpx.Client(timeout=feed.sink_timeout_seconds, verify=feed.sink.startswith("https"))
         self._connection: Any = None
@@ -76,7 +77,7 @@ class Backoff:
         return self._tries == 0
 
 
-def until_done(act: Callable[[], None], wait: Callable[[float], bool], alive: Callable[[], None]) -> bool:
+def retry_until_accepted(act: Callable[[], None], wait: Callable[[float], bool], alive: Callable[[], None]) -> bool:
     """Call `act` until the sink takes it, with back-off. The outage is said once, and its end.
 
     `wait(seconds)` returns True when the process is to stop; then this returns False and `act` is not done.
@@ -88,10 +89,10 @@ def until_done(act: Callable[[], None], wait: Callable[[float], bool], alive: Ca
             act()
         except SinkError as exc:
             if backoff.first:
-                logger.warning(f"{exc}; trying again until it does", extra=log.context(action="sink-down"))
+                logger.warning(f"{exc}; trying again until it does", extra=log.context(action=Action.SINK_DOWN))
             if wait(backoff.next_seconds()):
                 return False
         else:
             if backoff.reset():
-                logger.warning("the sink takes events again", extra=log.context(action="sink-up"))
+                logger.warning("the sink takes events again", extra=log.context(action=Action.SINK_UP))
             return True

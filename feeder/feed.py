@@ -8,12 +8,13 @@ tick makes good for one that is lost.
 import threading
 import uuid
 
-from beads import log, settings, store
-from feeder import binlog, changes, metrics, missed, preflight
-from feeder.emitter import Backoff, Emitter, until_done
-from feeder.gate import Wanted
-from feeder.health import Pulse
-from feeder.position import Keeper
+from beads_dispatch import log, settings, store
+from beads_dispatch.log import Action
+from feeder import binlog, changes, gap_recovery, metrics, preflight
+from feeder.checkpoint import Checkpointer
+from feeder.eligibility_check import PendingRequest
+from feeder.emitter import Backoff, Emitter, retry_until_accepted
+from feeder.health import HealthState
 
 logger = log.get("feeder")
 
@@ -26,31 +27,31 @@ class Unfit(Exception):
     """The server cannot be tailed; the text says what to set."""
 
 
-class Feed:
+class ChangeFeed:
     """Runs in a thread of its own; `stop` ends it, `close` wakes it for that."""
 
     def __init__(
         self,
-        dolt: settings.Dolt,
+        dolt: settings.DoltSettings,
         assignee: str,
         emitter: Emitter,
-        wanted: Wanted,
-        pulse: Pulse,
+        pending: PendingRequest,
+        health: HealthState,
         stop: threading.Event,
     ) -> None:
         self._dolt = dolt
         self._assignee = assignee
         self._emitter = emitter
-        self._wanted = wanted
-        self._pulse = pulse
+        self._pending = pending
+        self._health = health
         self._stop = stop
         self._store = store.Store(dolt)
         self._keeper_store = store.Store(dolt)
-        self._comparison = missed.Comparison(self._store, stop.wait)
+        self._gap_recovery = gap_recovery.GapRecovery(self._store, stop.wait)
         self._stream: binlog.Stream | None = None
         self._unfit = ""  # what was said last of the server's settings
         self._position: binlog.Position
-        self.keeper: Keeper
+        self._checkpointer: Checkpointer
 
     def prepare(self) -> bool:
         """Wait for Dolt, check that it can be tailed, find the position. False when told to stop.
@@ -59,7 +60,7 @@ class Feed:
         """
         backoff = Backoff()
         while not self._stop.is_set():
-            self._pulse.beat()
+            self._health.touch()
             try:
                 self._find_position()
             except store.StoreError as exc:
@@ -67,9 +68,9 @@ class Feed:
                 self._stop.wait(backoff.next_seconds())
             else:
                 if backoff.reset():
-                    logger.warning("Dolt is back", extra=log.context(action="dolt-up"))
+                    logger.warning("Dolt is back", extra=log.context(action=Action.DOLT_UP))
                 # What came up while nobody was looking has no event of its own.
-                self._wanted.ask(changes.Cause("resume", f"start-{uuid.uuid4()}"))
+                self._pending.ask(changes.RequestReason("resume", f"start-{uuid.uuid4()}"))
                 return True
         return False
 
@@ -77,7 +78,7 @@ class Feed:
         """Read and tell until told to stop."""
         backoff, refused = Backoff(), 0
         while not self._stop.is_set():
-            self._pulse.beat()
+            self._health.touch()
             try:
                 if refused >= _GAP_AT:
                     self._jump()
@@ -85,12 +86,14 @@ class Feed:
                 self._read(backoff)
             except binlog.PositionRefused as exc:
                 refused += 1
-                logger.info(f"position refused: {exc}", extra=log.context(action="position-refused", times=refused))
+                logger.info(
+                    f"position refused: {exc}", extra=log.context(action=Action.POSITION_REFUSED, times=refused)
+                )
                 self._stop.wait(_REFUSED_WAIT_SECONDS)
                 continue
             except Unfit as exc:
                 if str(exc) != self._unfit:
-                    logger.error(f"the feed cannot go on: {exc}", extra=log.context(action="unfit"))
+                    logger.error(f"the feed cannot go on: {exc}", extra=log.context(action=Action.UNFIT))
                 self._unfit = str(exc)
                 self._stop.wait(backoff.next_seconds())
             except (binlog.StreamLost, store.StoreError) as exc:
@@ -112,19 +115,19 @@ class Feed:
 
     def _find_position(self) -> None:
         self._require_fit()
-        self._store.prepare_state()
-        stored = self._store.position()
+        self._store.feed_state.prepare()
+        stored = self._store.feed_state.position()
         if stored is None:
-            executed = self._store.executed()
-            self._store.start_position(executed, f"start-{uuid.uuid4()}")
-            logger.info("no stored position, starting from now", extra=log.context(action="position"))
+            executed = self._store.feed_state.executed()
+            self._store.feed_state.start_position(executed, f"start-{uuid.uuid4()}")
+            logger.info("no stored position, starting from now", extra=log.context(action=Action.POSITION))
         self._position = binlog.Position(executed if stored is None else stored)
-        self.keeper = Keeper(self._keeper_store, str(self._position))
-        self._pulse.position = str(self._position)
+        self._checkpointer = Checkpointer(self._keeper_store, str(self._position))
+        self._health.position = str(self._position)
 
     def _require_fit(self) -> None:
         """Raises Unfit. Asked at each connect: the server may have been restarted with other settings."""
-        found = preflight.findings(self._store.variables())
+        found = preflight.findings(self._store.feed_state.server_variables())
         if found:
             raise Unfit(" ".join(found))
 
@@ -132,94 +135,96 @@ class Feed:
         """Read one connection to its end."""
         self._require_fit()
         self._unfit = ""
-        if not self._position.within(self._store.executed()):
+        if not self._position.within(self._store.feed_state.executed()):
             # Such a server would say nothing at all until it has executed as much as we have read.
             raise binlog.PositionRefused("the server has not executed all that was read: it was restored or replaced")
-        self._comparison.begin()
+        self._gap_recovery.begin()
         self._stream = binlog.Stream(self._dolt, self._position)
-        if self._stop.is_set() or not self._tell_missed(idle=False):
+        if self._stop.is_set() or not self._recover_gap(idle=False):
             return
         silent = False
         try:
             for item in self._stream:
-                self._pulse.beat(connected=True)
+                self._health.touch(connected=True)
                 if backoff.reset():
-                    logger.warning("the feed reads on", extra=log.context(action="feed-up"))
-                if isinstance(item, changes.Transaction) and not self._tell(item):
+                    logger.warning("the feed reads on", extra=log.context(action=Action.FEED_UP))
+                if isinstance(item, changes.Transaction) and not self._publish(item):
                     return
                 # One heartbeat may come before what is waiting to be sent; not two without anything between them.
                 was_silent, silent = silent, isinstance(item, binlog.Heartbeat)
-                if self._comparison.comes and not self._tell_missed(idle=silent and was_silent):
+                if self._gap_recovery.comes and not self._recover_gap(idle=silent and was_silent):
                     return
         finally:
-            self._pulse.disconnected()
+            self._health.disconnected()
             self._stream.close()
 
-    def _tell(self, transaction: changes.Transaction) -> bool:
+    def _publish(self, transaction: changes.Transaction) -> bool:
         """Ask for work beside the feed, tell the changes in order, move on. False when told to stop."""
-        cause = changes.cause_in(transaction, self._assignee)
+        cause = changes.request_reason_in(transaction, self._assignee)
         if cause:
-            self._wanted.ask(cause)
+            self._pending.ask(cause)
         told = False
         for change in changes.changes_in(transaction):
             if not self._emit(change):
                 return False
             told = True
         self._position.add(transaction.gtid)
-        self._pulse.position = str(self._position)
+        self._health.position = str(self._position)
         seen = changes.seen_in(transaction)
-        self._comparison.told(seen)
+        self._gap_recovery.told(seen)
         # Storing the position is itself a transaction: it moves no position, or it would never end.
         if transaction.database != store.STATE_DATABASE:
-            self.keeper.mark(str(self._position), seen, told=told)
+            self._checkpointer.advance(str(self._position), seen, told=told)
         return True
 
-    def _tell_missed(self, *, idle: bool) -> bool:
+    def _recover_gap(self, *, idle: bool) -> bool:
         """Tell what the binlog did not, as soon as that is known. False when told to stop."""
         number = 0
-        for change in self._comparison.missed(self._position, self.keeper.save, idle=idle):
-            if changes.is_told(change):
+        for change in self._gap_recovery.missed(self._position, self._checkpointer.save, idle=idle):
+            if changes.is_published(change):
                 if not self._emit(change):
                     return False
                 number += 1
-            self.keeper.mark(str(self._position), changes.seen(change.id, change.bead, change.after), told=True)
+            self._checkpointer.advance(
+                str(self._position), changes.seen(change.id, change.bead, change.after), told=True
+            )
         if number:
-            self._wanted.ask(changes.Cause("change", f"missed-{uuid.uuid4()}"))
+            self._pending.ask(changes.RequestReason("change", f"missed-{uuid.uuid4()}"))
             logger.warning(
                 f"told {number} changes that the binlog does not hold",
-                extra=log.context(action="missed", changes=number),
+                extra=log.context(action=Action.GAP_RECOVERED, changes=number),
             )
         return True
 
     def _emit(self, change: changes.Change) -> bool:
         event = changes.to_event(change, self._dolt.database)
-        told = until_done(lambda: self._emitter.send(event), self._stop.wait, self._pulse.beat)
+        told = retry_until_accepted(lambda: self._emitter.send(event), self._stop.wait, self._health.touch)
         if told:
             metrics.CHANGES.labels(str(change.recovered).lower()).inc()
         return told
 
     def _jump(self) -> None:
-        """The binlog does not go on from our position: begin from now. What was missed, the comparison finds."""
-        self._position = binlog.Position(self._store.executed())
-        self.keeper.jump(str(self._position))
-        self._pulse.position = str(self._position)
+        """The binlog does not go on from our position: begin from now. What was gap_recovery, the comparison finds."""
+        self._position = binlog.Position(self._store.feed_state.executed())
+        self._checkpointer.reset(str(self._position))
+        self._health.position = str(self._position)
         logger.warning(
             "the binlog does not go on from where the feed was (it was purged, or the server was restored or replaced);"
             " going on from now, and telling how the beads differ from what was told",
-            extra=log.context(action="gap"),
+            extra=log.context(action=Action.GAP),
         )
 
     def _save(self, *, last: bool) -> None:
         try:
             if last:
-                self.keeper.save()
+                self._checkpointer.save()
             else:
-                self.keeper.save_if_due()
+                self._checkpointer.save_if_due()
         except store.StoreError as exc:
             # Dolt is away; the reader says so. A position that is not stored is repeated, not lost.
-            logger.debug(str(exc), extra=log.context(action="position"))
-        self._pulse.unstored(self.keeper.unstored_since)
+            logger.debug(str(exc), extra=log.context(action=Action.POSITION))
+        self._health.unstored(self._checkpointer.unstored_since)
 
     def _say_once(self, backoff: Backoff, message: str) -> None:
         if backoff.first:
-            logger.warning(message, extra=log.context(action="interrupted"))
+            logger.warning(message, extra=log.context(action=Action.FEED_DOWN))

@@ -9,7 +9,7 @@ from feeder.binlog import STALL_SECONDS
 ALIVE_SECONDS = 2 * STALL_SECONDS
 
 
-class Pulse:
+class HealthState:
     """Set by the feed, read by the health checks."""
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class Pulse:
         self._unstored_since: float | None = None
         self.position: str | None = None  # the GTID set of what was read and told; None until it is known
 
-    def beat(self, *, connected: bool = False) -> None:
+    def touch(self, *, connected: bool = False) -> None:
         """A sign of life; `connected` when it came from the binlog."""
         self._beat = time.monotonic()
         self._connected = self._connected or connected

@@ -7,10 +7,11 @@ from typing import Any
 import waitress
 from waitress.channel import HTTPChannel
 
-from beads import events, log, settings, store
+from beads_dispatch import events, log, settings, store
+from beads_dispatch.log import Action
 from feeder import changes, metrics
-from feeder.gate import Gate
-from feeder.health import Pulse
+from feeder.eligibility_check import EligibilityCheck
+from feeder.health import HealthState
 
 logger = log.get("feeder")
 
@@ -27,9 +28,9 @@ Answer = tuple[str, list[tuple[str, str]], bytes]
 class Endpoint:
     """The WSGI application. Ticks are answered one at a time: they share one connection to Dolt."""
 
-    def __init__(self, gate: Gate, pulse: Pulse, scrape: metrics.Scrape) -> None:
+    def __init__(self, gate: EligibilityCheck, health: HealthState, scrape: metrics.Scrape) -> None:
         self._gate = gate
-        self._pulse = pulse
+        self._health = health
         self._scrape = scrape
         self._one_tick = threading.Lock()
 
@@ -43,9 +44,9 @@ class Endpoint:
             case "POST", "/":
                 return self._tick(environ)
             case "GET", "/healthz":
-                return _text("200 OK", "alive") if self._pulse.alive else _text("503 Service Unavailable", "stalled")
+                return _text("200 OK", "alive") if self._health.alive else _text("503 Service Unavailable", "stalled")
             case "GET", "/readyz":
-                if self._pulse.ready:
+                if self._health.ready:
                     return _text("200 OK", "ready")
                 return _text("503 Service Unavailable", "waiting for Dolt")
             case "GET", "/metrics":
@@ -68,7 +69,7 @@ class Endpoint:
             with self._one_tick:
                 request = self._request_for(event)
         except store.StoreError as exc:
-            logger.warning(str(exc), extra=log.context(action="tick", event=event.id))
+            logger.warning(str(exc), extra=log.context(action=Action.TICK, event=event.id))
             return _text("503 Service Unavailable", "Dolt cannot be used now; send the event again later")
         if request is None:
             return "204 No Content", [], b""
@@ -76,7 +77,7 @@ class Endpoint:
         return "200 OK", list(headers.items()), body
 
     def _request_for(self, tick: events.Event) -> events.Event | None:
-        cause = changes.Cause("tick", tick.id)
+        cause = changes.RequestReason("tick", tick.id)
         if tick.tick == "dispatch":
             waiting, event_type = self._gate.waiting_with_slot(), events.DISPATCH_REQUESTED
         else:
@@ -101,7 +102,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
             self._last_activity = moment
 
 
-def serve(endpoint: Endpoint, feed: settings.Feed) -> Any:
+def serve(endpoint: Endpoint, feed: settings.FeederSettings) -> Any:
     """Bind and return the server, to be run in a thread. Raises OSError when the address is in use."""
     server = waitress.create_server(
         endpoint,

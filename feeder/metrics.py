@@ -15,9 +15,10 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from beads import log, store
+from beads_dispatch import log, store
+from beads_dispatch.log import Action
 from feeder.binlog import Position
-from feeder.health import Pulse
+from feeder.health import HealthState
 
 logger = log.get("feeder")
 
@@ -64,7 +65,7 @@ for _cause in CAUSES:
 REQUESTS.labels("reap", "tick")
 
 
-class Dolt:
+class OverviewCache:
     """What Dolt says, asked in a thread of its own. For any thread."""
 
     def __init__(self, ask: Callable[[], store.Overview]) -> None:
@@ -93,7 +94,7 @@ class Dolt:
         try:
             answer = self._ask()
         except store.StoreError as exc:
-            logger.debug(str(exc), extra=log.context(action="metrics"))  # the feed says it
+            logger.debug(str(exc), extra=log.context(action=Action.METRICS))  # the feed says it
         finally:
             self._answer = answer
             self._answered.set()
@@ -123,11 +124,11 @@ class Lag:
 class Scrape(Collector):
     """Answers scrapes, in any thread."""
 
-    def __init__(self, beads: store.Store, assignee: str, pulse: Pulse) -> None:
+    def __init__(self, beads: store.Store, assignee: str, health: HealthState) -> None:
         """`beads` is its own."""
-        self._pulse = pulse
+        self._health = health
         self._lag = Lag()
-        self._dolt = Dolt(lambda: beads.overview(assignee, datetime.now(UTC)))
+        self._dolt = OverviewCache(lambda: beads.overview(assignee, datetime.now(UTC)))
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -140,12 +141,12 @@ class Scrape(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        yield _gauge("beads_feeder_connected", "1 while the binlog is being read.", self._pulse.connected)
+        yield _gauge("beads_feeder_connected", "1 while the binlog is being read.", self._health.connected)
         yield _gauge(
             "beads_feeder_position_age_seconds",
             "For how long the position in Dolt has not been that of all that was read and told; 0 when it is. What came"
             " meanwhile is read again after a crash. Up to 60 while nothing is told.",
-            self._pulse.unstored_seconds,
+            self._health.unstored_seconds,
         )
         found = self._dolt.overview()
         yield _gauge("beads_feeder_dolt_up", "1 when Dolt answered the scrape's questions in time.", found is not None)
@@ -153,8 +154,8 @@ class Scrape(Collector):
             yield from self._from_dolt(found)
 
     def _from_dolt(self, found: store.Overview) -> Iterator[Metric]:
-        if self._pulse.position is not None:
-            read = Position(self._pulse.position)
+        if self._health.position is not None:
+            read = Position(self._health.position)
             yield _gauge(
                 "beads_feeder_lag_transactions",
                 "Transactions that the server has executed, and that are not read and told yet.",
@@ -169,7 +170,7 @@ class Scrape(Collector):
         yield _gauge(
             "beads_waiting",
             "Beads that dispatch would take: eligible; switch, hold and slots aside. Up to 100 are counted.",
-            found.waiting,
+            found.eligible,
         )
         yield _gauge(
             "beads_oldest_waiting_seconds",
@@ -183,8 +184,8 @@ class Scrape(Collector):
         suspended = GaugeMetricFamily(
             "beads_suspended", "1 while bd's config or the PingSource says stop.", labels=["function"]
         )
-        suspended.add_metric(["dispatch"], float(found.switch.dispatch is not None))
-        suspended.add_metric(["reap"], float(found.switch.reap is not None))
+        suspended.add_metric(["dispatch"], float(found.suspension.dispatch is not None))
+        suspended.add_metric(["reap"], float(found.suspension.reap is not None))
         yield suspended
 
 

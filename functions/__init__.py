@@ -1,1 +1,1 @@
-"""The two functions, each scaled to zero between events."""
+"""The functions, each scaled to zero between events: thin applications over beads_dispatch."""

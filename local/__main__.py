@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from beads import log, settings, store
-from cli.timeline import Step
-from local import system, toolchain
+from beads_dispatch import log, settings, store
+from beads_dispatch.cli.timeline import Step
+from local import system
 from local.processes import StartError
 from local.system import DEFAULT_PORT, Ports, System
-from local.timeline import Timeline, table
+from local.timeline import SystemTimeline, table
 from local.workspace import EXAMPLES, BdError, Workspace
+from tools import toolchain
 
 _HELP = """\
 up    start everything and show what happens, until Ctrl-C
@@ -53,8 +54,8 @@ class Running:
     """What a command works with once everything runs."""
 
     workspace: Workspace
-    dolt: settings.Dolt
-    timeline: Timeline
+    dolt: settings.DoltSettings
+    timeline: SystemTimeline
     system: System
 
 
@@ -88,7 +89,7 @@ def read_options(env: settings.Environment, folder: pathlib.Path) -> Options:
     return Options(
         folder=folder,
         ports=Ports.counted_from(int(text)),
-        assignee=env.get("AGENT_ASSIGNEE") or settings.Rules.assignee,
+        assignee=env.get("AGENT_ASSIGNEE") or settings.DispatchLimits.assignee,
         beads_dir=env.get("BEADS_DIR") or None,
         beadboard_url=env.get("BEADBOARD_URL") or None,
         stand_in_allowed=env.get("STAND_IN_AGENT", "").lower() in ("yes", "true", "1"),
@@ -108,7 +109,7 @@ def everything(options: Options) -> Iterator[Running]:
             workspace = _our_workspace(bd, options)
             dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
         url = options.beadboard_url
-        timeline = Timeline(dolt, options.assignee, lambda line: print(line, flush=True), posts_are_told=not url)
+        timeline = SystemTimeline(dolt, options.assignee, lambda line: print(line, flush=True), posts_are_told=not url)
         if not url:
             agent = system.stand_in_agent(workspace, options.ports.agent, say, timeline.posted)
             url = stack.enter_context(agent).url
@@ -178,7 +179,7 @@ def _our_workspace(bd: pathlib.Path, options: Options) -> Workspace:
     return workspace
 
 
-def _their_workspace(options: Options) -> tuple[settings.Dolt, Workspace]:
+def _their_workspace(options: Options) -> tuple[settings.DoltSettings, Workspace]:
     """A workspace that somebody else cares about: their bd, and no bead closed without their word."""
     dolt = settings.dolt(os.environ)
     bd = os.environ.get("BD") or shutil.which("bd")
@@ -190,10 +191,10 @@ def _their_workspace(options: Options) -> tuple[settings.Dolt, Workspace]:
     return dolt, Workspace(pathlib.Path(bd or "bd"), pathlib.Path(str(options.beads_dir)).resolve().parent)
 
 
-def _protect_waiting_beads(dolt: settings.Dolt, options: Options) -> None:
+def _protect_waiting_beads(dolt: settings.DoltSettings, options: Options) -> None:
     beads = store.Store(dolt)
     with contextlib.closing(beads):
-        waiting = beads.count_eligible(options.assignee, datetime.now(UTC))
+        waiting = beads.eligible.count(options.assignee, datetime.now(UTC))
     say("the stand-in agent does no work: it notes and closes each bead that is assigned to it")
     if waiting and not options.stand_in_allowed:
         raise StartError(

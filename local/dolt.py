@@ -4,7 +4,7 @@ import pathlib
 
 import pymysql
 
-from beads import settings, store
+from beads_dispatch import settings, store
 from local.processes import Process, require_free
 
 # Read at the server's start only. Quoted: a bare ON is a YAML boolean, which Dolt refuses.
@@ -37,8 +37,8 @@ class DoltServer:
         """For the server and for `dolt` on the same data. Two servers that share a root share a UUID."""
         return {"DOLT_ROOT_PATH": str(self._folder / "root"), "DOLT_DISABLE_EVENT_FLUSH": "1"}
 
-    def connection(self, database: str = "") -> settings.Dolt:
-        return settings.Dolt("127.0.0.1", self.port, "root", "", database)
+    def connection(self, database: str = "") -> settings.DoltSettings:
+        return settings.DoltSettings("127.0.0.1", self.port, "root", "", database)
 
     def start(self, *, log_bin: bool | None = None) -> None:
         """Start and wait until it answers. Raises StartError."""

@@ -16,8 +16,9 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import httpx
 
-from beads import events, log
-from local import serving, triggers
+from beads_dispatch import events, log
+from beads_dispatch.log import Action
+from local import triggers, wsgi_server
 
 logger = log.get("router")
 
@@ -84,7 +85,7 @@ class Router:
             # Taken all the same: a refusal would be retried at every hop on the way back.
             logger.error(
                 f"dropped after {MAX_HOPS} replies to replies: a subscriber answers its own event",
-                extra=log.context(action="loop", event=event.id, type=event.type),
+                extra=log.context(action=Action.LOOP, event=event.id, type=event.type),
             )
             return ACCEPTED
         wanted = [trigger for trigger in self._triggers if triggers.matches(trigger.filter, event)]
@@ -159,22 +160,22 @@ def application(router: Router) -> WSGIApplication:
 
     def handle(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         if environ["REQUEST_METHOD"] != "POST":
-            return serving.text(start_response, 405, "expected POST with a CloudEvent", ("Allow", "POST"))
+            return wsgi_server.text(start_response, 405, "expected POST with a CloudEvent", ("Allow", "POST"))
         try:
-            event = read(serving.headers(environ), serving.body(environ))
+            event = read(wsgi_server.headers(environ), wsgi_server.body(environ))
         except events.InvalidEvent as exc:
-            return serving.text(start_response, 400, str(exc))
-        return serving.answer(start_response, router.route(event))
+            return wsgi_server.text(start_response, 400, str(exc))
+        return wsgi_server.answer(start_response, router.route(event))
 
     return handle
 
 
-def serve(router: Router, host: str = "127.0.0.1", port: int = 0, threads: int = 8) -> serving.Server:
+def serve(router: Router, host: str = "127.0.0.1", port: int = 0, threads: int = 8) -> wsgi_server.Server:
     """Start the ingress; `.url` is where to POST, `.stop()` ends it. Raises CannotListen.
 
     A thread is held as long as an event is being delivered.
     """
-    return serving.Server(application(router), host, port, threads)
+    return wsgi_server.Server(application(router), host, port, threads)
 
 
 def _understood(response: httpx.Response) -> Answer:

@@ -14,11 +14,11 @@ from types import TracebackType
 import feeder
 import functions.dispatch
 import functions.reap
-from beads import events, settings
-from local import processes, router, serving, ticks, triggers
-from local.agent_service import AgentService
+from beads_dispatch import events, settings
+from local import processes, router, ticks, triggers, wsgi_server
 from local.dolt import DoltServer
 from local.processes import Process, StartError
+from local.stand_in_agent import StandInAgent
 from local.workspace import Workspace
 
 MANIFESTS = pathlib.Path(__file__).parent.parent / "knative" / "base"
@@ -57,7 +57,7 @@ class System:
 
     def __init__(
         self,
-        dolt: settings.Dolt,
+        dolt: settings.DoltSettings,
         beadboard_url: str,
         ports: Ports,
         logs: pathlib.Path,
@@ -156,7 +156,7 @@ class System:
         self._closing.callback(broker.close)
         try:
             server = router.serve(broker, port=self.ports.router)
-        except serving.CannotListen as exc:
+        except wsgi_server.CannotListen as exc:
             raise StartError(f"the router: {exc} LOCAL_PORT chooses other ports.") from None
         self._closing.callback(server.stop)
 
@@ -178,12 +178,12 @@ def own_server(binary: pathlib.Path, folder: pathlib.Path, port: int, say: Say) 
 
 
 @contextlib.contextmanager
-def stand_in_agent(workspace: Workspace, port: int, say: Say, on_post: Callable[[str], None]) -> Iterator[AgentService]:
+def stand_in_agent(workspace: Workspace, port: int, say: Say, on_post: Callable[[str], None]) -> Iterator[StandInAgent]:
     """The stand-in agent service, for as long as the block runs."""
     say(f"starting a stand-in agent service on 127.0.0.1:{port}")
     try:
-        service = AgentService(workspace.folder, workspace.bd, port=port, on_post=on_post)
-    except serving.CannotListen as exc:
+        service = StandInAgent(workspace.folder, workspace.bd, port=port, on_post=on_post)
+    except wsgi_server.CannotListen as exc:
         raise StartError(f"the agent service: {exc} LOCAL_PORT chooses other ports.") from None
     with service:
         yield service

@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx
 
-from beads import events, log
+from beads_dispatch import events, log
+from beads_dispatch.log import Action
 from local import manifests
 from local.manifests import ManifestError
 
@@ -25,7 +26,7 @@ _EVERY = re.compile(r"\*/([1-9][0-9]?) \* \* \* \*")
 
 
 @dataclass(frozen=True)
-class PingSource:
+class TickSource:
     """What a PingSource's manifest says of its ticks."""
 
     name: str
@@ -94,17 +95,17 @@ class Ticks:
         for thread in threads:
             thread.join()
 
-    def _run_one(self, source: PingSource, stop: threading.Event) -> None:
+    def _run_one(self, source: TickSource, stop: threading.Event) -> None:
         reached = True
         with httpx.Client(timeout=self._timeout_seconds, trust_env=False) as client:
             while not stop.wait(self._wait_seconds(source)):
                 reached = _outage(source, self._send(client, source), reached)
 
-    def _wait_seconds(self, source: PingSource) -> float:
+    def _wait_seconds(self, source: TickSource) -> float:
         period = self._periods.get(source.name)
         return period if period is not None else source.seconds_until_next(datetime.now(UTC))
 
-    def _send(self, client: httpx.Client, source: PingSource) -> str | None:
+    def _send(self, client: httpx.Client, source: TickSource) -> str | None:
         """POST one tick; what went wrong, or None. A lost tick is not sent again: the next one does its work."""
         headers, body = events.to_http(source.tick())
         try:
@@ -114,16 +115,18 @@ class Ticks:
         return None if response.is_success else f"HTTP {response.status_code}"
 
 
-def _outage(source: PingSource, problem: str | None, reached: bool) -> bool:
+def _outage(source: TickSource, problem: str | None, reached: bool) -> bool:
     """Say the first failure of an outage, and its end; whether the sink was reached now."""
     if problem and reached:
-        logger.warning(f"a tick was not taken: {problem}", extra=log.context(action="sink-down", source=source.name))
+        logger.warning(
+            f"a tick was not taken: {problem}", extra=log.context(action=Action.SINK_DOWN, source=source.name)
+        )
     elif not problem and not reached:
-        logger.warning("ticks are taken again", extra=log.context(action="sink-up", source=source.name))
+        logger.warning("ticks are taken again", extra=log.context(action=Action.SINK_UP, source=source.name))
     return problem is None
 
 
-def _source(name: str, manifest: manifests.Manifest) -> PingSource:
+def _source(name: str, manifest: manifests.Manifest) -> TickSource:
     spec = manifests.table(manifest.get("spec"), "spec", ("schedule", "contentType", "data", "sink", "ceOverrides"))
     schedule = _EVERY.fullmatch(str(spec.get("schedule")))
     if not schedule or int(schedule[1]) > 59:
@@ -131,7 +134,7 @@ def _source(name: str, manifest: manifests.Manifest) -> PingSource:
     if spec.get("contentType") != "application/json":
         raise ManifestError(f"spec.contentType is {spec.get('contentType')!r}, expected application/json")
     overrides = manifests.table(spec.get("ceOverrides"), "spec.ceOverrides", ("extensions",))
-    return PingSource(
+    return TickSource(
         name=name,
         every_minutes=int(schedule[1]),
         data=_json(spec.get("data")),

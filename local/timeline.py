@@ -4,14 +4,14 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from beads import events, settings, store
-from cli import timeline
-from cli.timeline import Step, steps_in
+from beads_dispatch import events, settings, store
+from beads_dispatch.cli import timeline
+from beads_dispatch.cli.timeline import Step, steps_in
 
 STEPS = ("assigned", "event", "claimed", "dispatched", "closed")
 
 
-class Timeline:
+class SystemTimeline:
     """Follows the events that pass the router and prints each step of each bead once.
 
     Commit dates are Dolt's, the event's is the router's; both clocks are this machine's. `dispatched` is the moment
@@ -19,7 +19,7 @@ class Timeline:
     """
 
     def __init__(
-        self, dolt: settings.Dolt, assignee: str, show: Callable[[str], None], *, posts_are_told: bool = False
+        self, dolt: settings.DoltSettings, assignee: str, show: Callable[[str], None], *, posts_are_told: bool = False
     ) -> None:
         self._store = store.Store(dolt)
         self._assignee = assignee
@@ -54,7 +54,7 @@ class Timeline:
             return self._steps.steps(bead_id)
 
     def _read(self, bead_id: str) -> None:
-        for step in steps_in(self._store.history(bead_id), self._assignee):
+        for step in steps_in(self._store.history.transitions(bead_id), self._assignee):
             if not (self._posts_are_told and step.what == "dispatched"):
                 self._steps.add(bead_id, step)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from beads import events
+from beads_dispatch import events
 from local import manifests
 from local.manifests import ManifestError
 

@@ -12,11 +12,12 @@ from typing import Any
 import hypothesis
 import pytest
 
-from beads import settings, store
-from local import processes, toolchain
+from beads_dispatch import settings, store
+from local import processes
 from local.dolt import DoltServer
 from local.workspace import Workspace
 from tests import support
+from tools import toolchain
 
 # A busy machine is no failure: a benchmark is never a timed test.
 hypothesis.settings.register_profile("here", deadline=None)
@@ -35,7 +36,7 @@ class Beads:
     """One workspace, emptied for each test."""
 
     workspace: Workspace
-    dolt: settings.Dolt
+    dolt: settings.DoltSettings
     store: store.Store
 
     def sql(self, statement: str, *params: Any) -> list[dict[str, Any]]:
@@ -100,14 +101,14 @@ def beads(workspace: Workspace) -> Iterator[Beads]:
     """The workspace without beads, without a switch, without a hold."""
     dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
     beads = Beads(workspace, dolt, store.Store(dolt))
-    beads.store.prepare_state()
+    beads.store.feed_state.prepare()
     # bd exports to this file and imports from it: it would bring back what is deleted here.
     (workspace.beads_dir / "issues.jsonl").unlink(missing_ok=True)
     beads.sql("DELETE FROM dependencies")
     beads.sql("DELETE FROM issues")
     if beads.sql("SHOW TABLES LIKE 'leases'"):  # not bound to issues by a foreign key
         beads.sql("DELETE FROM leases")
-    beads.sql("DELETE FROM config WHERE `key` = %s", store.SWITCH_KEY)
+    beads.sql("DELETE FROM config WHERE `key` = %s", suspension.CONFIG_KEY)
     for table in ("positions", "switches", "holds"):
         beads.sql(f"DELETE FROM {store.STATE_DATABASE}.{table}")
     beads.sql("CALL DOLT_COMMIT('-Am', 'empty', '--allow-empty')")

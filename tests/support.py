@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from beads import events
-from chaos.servers import Behaviour, Handler, Running
+from beads_dispatch import events
+from tools.chaos.servers import Behaviour, Handler, Running
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import flask
 import functions_framework
 
-from beads import events, log, notes, store
+from beads_dispatch import events, log, notes, store
 
 log.configure("notify")
 logger = log.get("notify")

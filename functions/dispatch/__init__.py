@@ -1,1 +1,1 @@
-"""Hands waiting beads to the agent service."""
+"""Dispatches eligible beads to the agent."""

@@ -1,4 +1,4 @@
-"""The dispatch function's door: settings in, one pass per event.
+"""The dispatch function: one pass per event.
 
 functions-framework --source functions/dispatch/main.py --target dispatch
 """
@@ -12,49 +12,53 @@ from datetime import UTC, datetime
 import flask
 import functions_framework
 
-from beads import agent, events, log, settings, store
-from beads.trace import Trace
-from functions import doorway
-from functions.dispatch import dispatcher
+from beads_dispatch import events, log, outcomes, settings
+from beads_dispatch.agents.beadboard import BeadBoard
+from beads_dispatch.dispatcher import Dispatcher
+from beads_dispatch.log import Action
+from beads_dispatch.outcomes import Dispatched
+from beads_dispatch.store import Store
+from beads_dispatch.trace import Trace
+from functions import request_handler
+from functions.request_handler import PassResult
 
 log.configure("dispatch")
 logger = log.get("dispatch")
 
 try:
-    DOLT, AGENT, RULES = settings.dolt(os.environ), settings.agent(os.environ), settings.rules(os.environ)
+    DOLT, AGENT, LIMITS = settings.dolt(os.environ), settings.agent(os.environ), settings.limits(os.environ)
 except settings.SettingsError as exc:
     sys.exit(f"dispatch cannot start: {exc}")
 
 # One pass at a time in a process: the slots are counted between passes, and connections are not thread-safe.
 _one_pass = threading.Lock()
-_dispatcher: dispatcher.Dispatcher | None = None
+_dispatcher: Dispatcher | None = None
 
 
 @functions_framework.http
 def dispatch(request: flask.Request) -> flask.Response:
-    """A CloudEvent in, 204, 4xx or 503 out; see doorway."""
-    return doorway.answer(request, accepts=events.DISPATCH_REQUESTED, tick="dispatch", act=_act)
+    """A CloudEvent in, 204, 4xx or 503 out; see request_handler."""
+    return request_handler.answer(request, accepts=events.DISPATCH_REQUESTED, tick="dispatch", run_pass=_run_pass)
 
 
-def _act(event: events.Event, trace: Trace) -> doorway.Pass:
+def _run_pass(event: events.Event, trace: Trace) -> PassResult:
     with _one_pass:
-        outcomes = _collaborators().run_once(trace, slot_freed=event.extensions.get("cause") == "slot")
-    for outcome in outcomes[:-1]:
-        if not isinstance(outcome, dispatcher.Dispatched):  # that has been said
-            said = log.context(action="outcome", event=event.id, trace=trace.trace_id)
-            logger.info(dispatcher.describe(outcome), extra=said)
-    jobs = [outcome.job for outcome in outcomes if isinstance(outcome, dispatcher.Dispatched)]
-    return doorway.Pass(dispatcher.describe(outcomes[-1]), dispatcher.beads_by_outcome(outcomes), jobs)
+        found = _collaborators().run_once(trace, slot_freed=event.extensions.get("cause") == "slot")
+    about = log.context(action=Action.OUTCOME, event=event.id, trace=trace.trace_id)
+    for outcome in found[:-1]:
+        if not isinstance(outcome, Dispatched):  # which has been logged
+            (logger.warning if outcomes.is_warning(outcome) else logger.info)(outcomes.describe(outcome), extra=about)
+    jobs = [outcome.job for outcome in found if isinstance(outcome, Dispatched)]
+    warning = outcomes.is_warning(found[-1])
+    return PassResult(outcomes.summary(found), outcomes.beads_by_outcome(found), jobs, warning=warning)
 
 
-def _collaborators() -> dispatcher.Dispatcher:
+def _collaborators() -> Dispatcher:
     """Made at the first event: gunicorn loads this module before it forks."""
     global _dispatcher
     if _dispatcher is None:
-        _dispatcher = dispatcher.Dispatcher(
-            store.Store(DOLT), agent.AgentService(AGENT), RULES, lambda: datetime.now(UTC), time.sleep
-        )
+        _dispatcher = Dispatcher(Store(DOLT), BeadBoard(AGENT), LIMITS, lambda: datetime.now(UTC), time.sleep)
     return _dispatcher
 
 
-doorway.loaded("dispatch")
+request_handler.log_loaded("dispatch")

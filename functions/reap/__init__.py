@@ -1,1 +1,1 @@
-"""Takes back what a crash left, and blocks beads whose agent went silent."""
+"""Releases orphaned claims, and blocks inactive beads."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from beads import events
-from local.agent_service import AgentService
+from beads_dispatch import events
+from local.stand_in_agent import StandInAgent
 from local.system import Ports, System
 from tests.conftest import Beads
 
@@ -18,7 +18,7 @@ class Running:
 
     system: System
     beads: Beads
-    agent: AgentService
+    agent: StandInAgent
     routed: list[events.Event]
 
     def posts(self, bead: str) -> int:
@@ -30,7 +30,7 @@ def running(beads: Beads, tmp_path: pathlib.Path) -> Iterator[Running]:
     routed: list[events.Event] = []
     workspace = beads.workspace
     with (
-        AgentService(workspace.folder, workspace.bd, work_seconds=0.3, status_cache_seconds=0.2) as agent,
+        StandInAgent(workspace.folder, workspace.bd, work_seconds=0.3, status_cache_seconds=0.2) as agent,
         # Ticks only where a test wants them.
         System(
             beads.dolt, agent.url, Ports.free(), tmp_path, observe=routed.append,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from beads import events
+from beads_dispatch import events
 from local import processes
 from local.processes import Process
 from local.system import Ports
@@ -166,7 +166,7 @@ def test_a_wrong_start_says_what_to_do(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("module", ["feeder", "local", "local.toolchain", "local.agent_service"])
+@pytest.mark.parametrize("module", ["feeder", "local", "tools.toolchain", "local.stand_in_agent"])
 def test_help_is_there(module: str) -> None:
     """--help of every command ends with 0."""
     status, said = run(sys.executable, "-m", module, "--help")

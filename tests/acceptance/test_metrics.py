@@ -11,16 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from beads import settings
-from local import processes, toolchain
-from local.agent_service import AgentService
+from beads_dispatch import settings
+from local import processes
 from local.dolt import DoltServer
+from local.stand_in_agent import StandInAgent
 from local.system import Ports, System
 from tests.acceptance.conftest import Running
 from tests.acceptance.test_system import tick
 from tests.conftest import make_workspace
 from tests.integration.test_metrics import Samples, samples
 from tests.support import wait_for
+from tools import toolchain
 
 
 def get(port: int) -> Samples:
@@ -75,7 +76,7 @@ def test_a_dolt_that_is_down_or_hangs_stops_no_scrape(tmp_path: pathlib.Path) ->
         workspace = make_workspace("1.3.0", server, tmp_path / "workspace")
         dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
         with (
-            AgentService(workspace.folder, workspace.bd) as agent,
+            StandInAgent(workspace.folder, workspace.bd) as agent,
             System(
                 dolt, agent.url, Ports.free(), tmp_path, tick_seconds={"dispatch": 3600, "reap": 3600}
             ) as system,

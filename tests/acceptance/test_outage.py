@@ -2,13 +2,14 @@
 
 import pathlib
 
-from beads import settings
-from local import processes, toolchain
-from local.agent_service import AgentService
+from beads_dispatch import settings
+from local import processes
 from local.dolt import DoltServer
+from local.stand_in_agent import StandInAgent
 from local.system import Ports, System
 from tests.conftest import make_workspace
 from tests.support import wait_for
+from tools import toolchain
 
 
 def test_dolt_killed_in_the_middle_loses_nothing(tmp_path: pathlib.Path) -> None:
@@ -19,7 +20,7 @@ def test_dolt_killed_in_the_middle_loses_nothing(tmp_path: pathlib.Path) -> None
         workspace = make_workspace("1.3.0", server, tmp_path / "workspace")
         dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
         with (
-            AgentService(workspace.folder, workspace.bd, work_seconds=0.2, status_cache_seconds=0.2) as agent,
+            StandInAgent(workspace.folder, workspace.bd, work_seconds=0.2, status_cache_seconds=0.2) as agent,
             System(dolt, agent.url, Ports.free(), tmp_path, tick_seconds={"dispatch": 0.5, "reap": 0.5}) as system,
         ):
             for turn in range(2):

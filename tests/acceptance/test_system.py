@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from beads import events, store
+from beads_dispatch import events, store
 from tests.acceptance.conftest import Running
 from tests.support import wait_for
 
@@ -64,7 +64,7 @@ def test_a_bead_without_acceptance_criteria_is_left_alone_until_it_has_some(runn
 def test_the_switch_stops_and_starts_dispatching(running: Running) -> None:
     """`bd config set … true`: nothing starts, ticks or no ticks. `false`: at once, by cause=resume."""
     workspace = running.beads.workspace
-    workspace.run("config", "set", store.SWITCH_KEY, "true")
+    workspace.run("config", "set", suspension.CONFIG_KEY, "true")
     bead = workspace.create("later", "ok")
     workspace.run("assign", bead, "agent")
     wait_for(lambda: [e for e in running.routed if e.subject == bead], "the fact")
@@ -72,7 +72,7 @@ def test_the_switch_stops_and_starts_dispatching(running: Running) -> None:
     assert running.posts(bead) == 0
     assert running.beads.notes(bead) == []
     assert not [e for e in running.routed if e.type == events.DISPATCH_REQUESTED]
-    workspace.run("config", "set", store.SWITCH_KEY, "false")
+    workspace.run("config", "set", suspension.CONFIG_KEY, "false")
     wait_for(lambda: running.posts(bead), "the POST", 5)
     assert next(e.extensions["cause"] for e in running.routed if e.type == events.DISPATCH_REQUESTED) == "resume"
 
@@ -80,7 +80,7 @@ def test_the_switch_stops_and_starts_dispatching(running: Running) -> None:
 def test_a_manual_post_is_not_affected_by_the_switch(running: Running) -> None:
     """People may dispatch from BeadBoard as before."""
     workspace = running.beads.workspace
-    workspace.run("config", "set", store.SWITCH_KEY, "true")
+    workspace.run("config", "set", suspension.CONFIG_KEY, "true")
     bead = workspace.create("by hand", "ok", "--assignee", "agent")
     request = urllib.request.Request(f"{running.agent.url}/api/agent-dispatch", json.dumps({"taskId": bead}).encode())
     with urllib.request.urlopen(request, timeout=10) as response:
@@ -103,7 +103,7 @@ def test_a_tick_finds_what_no_change_announced(running: Running) -> None:
     assert running.posts("x-1") == 0
     # Written as our own, so that the feed does not ask for it.
     beads = running.beads.store
-    found = beads.read_back("x-1")
+    found = beads.claims.read_back("x-1")
     assert found is not None
     beads._write(
         store.DISPATCHER,

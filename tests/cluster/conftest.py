@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from beads import settings, store
-from local import cluster, processes
-from local.agent_service import AgentService
-from local.cluster import Namespace
+from beads_dispatch import settings, store
+from local import processes
 from local.dolt import DoltServer
+from local.stand_in_agent import StandInAgent
 from tests.conftest import Beads, make_workspace
+from tools import cluster
+from tools.cluster import Namespace
 
 # The dispatch tick comes every minute, the shortest that cron knows, so that no test waits for two.
 SCHEDULES = {"dispatch": "*/1 * * * *", "reap": "*/1 * * * *"}
@@ -30,12 +31,12 @@ class Deployed:
     namespace: Namespace
     beads: Beads
     agent_port: int
-    agents: list[AgentService] = field(default_factory=list)
+    agents: list[StandInAgent] = field(default_factory=list)
 
-    def start_agent(self, on_post: Callable[[str], None] = lambda bead: None) -> AgentService:
+    def start_agent(self, on_post: Callable[[str], None] = lambda bead: None) -> StandInAgent:
         """The stand-in agent service, at the address that the deployment knows; beads stay at work for long."""
         workspace = self.beads.workspace
-        agent = AgentService(
+        agent = StandInAgent(
             workspace.folder, workspace.bd, port=self.agent_port, work_seconds=3600, capacity=20,
             status_cache_seconds=0.2, on_post=on_post,
         )  # fmt: skip

@@ -2,9 +2,9 @@
 
 import pytest
 
-from local.cluster import ClusterError
 from tests.cluster.conftest import Deployed
 from tests.support import wait_for
+from tools.cluster import ClusterError
 
 pytestmark = pytest.mark.cluster
 

@@ -4,12 +4,12 @@ import time
 
 import pytest
 
-from beads import events
-from local.cluster import own_address
-from local.relay import Relay
+from beads_dispatch import events
+from local.tcp_proxy import Relay
 from tests import support
 from tests.cluster.conftest import TICK_SECONDS, Deployed, wait_for_tick
 from tests.support import wait_for
+from tools.cluster import own_address
 
 pytestmark = pytest.mark.cluster
 

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from local.cluster import PodWatch
 from tests.cluster.conftest import Deployed
 from tests.support import wait_for
+from tools.cluster import PodWatch
 
 pytestmark = pytest.mark.cluster
 

@@ -52,7 +52,7 @@ def test_end_to_end(deployed: Deployed) -> None:
 def test_the_reaper(deployed: Deployed) -> None:
     """The agent service dies in the middle of a job; the bead is blocked, with its note."""
     workspace = deployed.beads.workspace
-    service = [sys.executable, "-m", "local.agent_service", "--port", str(deployed.agent_port), "--bd", workspace.bd]
+    service = [sys.executable, "-m", "local.stand_in_agent", "--port", str(deployed.agent_port), "--bd", workspace.bd]
     service += ["--workspace", workspace.folder, "--work-seconds", "3600"]
     with subprocess.Popen([str(word) for word in service], stderr=subprocess.PIPE, text=True) as agent:
         assert agent.stderr

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from beads import agent as agents
-from beads import settings
-from functions.dispatch.dispatcher import Dispatcher
+from beads_dispatch import settings
+from beads_dispatch.agents import beadboard
+from beads_dispatch.dispatcher import Dispatcher
 from tests import support
 from tests.conftest import Beads
 
@@ -39,9 +39,9 @@ def make_dispatcher(beads: Beads, agent: support.Agent, clock: Clock) -> Dispatc
     """Builds a dispatcher; `url` and `timeout_seconds` replace the agent's, the rest are rules."""
 
     def make(*, url: str = "", health: bool = False, timeout_seconds: float = 10, **rules: object) -> Dispatcher:
-        service = agents.AgentService(
-            settings.Agent(url or agent.url, f"{agent.url}/health" if health else None, timeout_seconds)
+        service = beadboard.BeadBoard(
+            settings.AgentSettings(url or agent.url, f"{agent.url}/health" if health else None, timeout_seconds)
         )
-        return Dispatcher(beads.store, service, settings.Rules(**rules), clock, clock.sleep)  # type: ignore[arg-type]
+        return Dispatcher(beads.store, service, settings.DispatchLimits(**rules), clock, clock.sleep)  # type: ignore[arg-type]
 
     return make

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from chaos import flaws, sabotage, world
-from chaos.__main__ import PARTS
+from tools.chaos import mutants, mutation_test, world
+from tools.chaos.__main__ import PARTS
 
 SEED = 7
 
@@ -20,7 +20,7 @@ NOTICED = (
     "an outage holds nothing up",
     "a poison bead is tried first for ever",
     "recording a job opens a bead that was closed",
-    sabotage.PLAIN_DOOR,
+    mutation_test.PLAIN_DOOR,
 )
 
 
@@ -34,7 +34,7 @@ def here() -> Iterator[world.World]:
 @pytest.mark.parametrize("part", PARTS)
 def test_the_promises_hold(here: world.World, part: str) -> None:
     """Every check of the part, in its short form: none is broken, and there is at least one."""
-    rows = list(importlib.import_module(f"chaos.{part}").run(here, random.Random(SEED), short=True))
+    rows = list(importlib.import_module(f"tools.chaos.{part}").run(here, random.Random(SEED), short=True))
     assert rows
     assert [(row.check, row.broken) for row in rows if row.broken] == []
 
@@ -42,10 +42,10 @@ def test_the_promises_hold(here: world.World, part: str) -> None:
 @pytest.mark.parametrize("name", NOTICED)
 def test_a_broken_promise_is_noticed(here: world.World, name: str) -> None:
     """With the product wrong in one place, a check is broken, and says of which bead or event."""
-    assert sabotage.noticed(here, name, random.Random(SEED))
+    assert mutation_test.noticed(here, name, random.Random(SEED))
 
 
 def test_each_flaw_has_checks_that_must_notice_it() -> None:
     """By the same names; and those that are tried above are among them."""
-    assert {*sabotage.CHECKS} == {*flaws.FLAWS, sabotage.PLAIN_DOOR}
-    assert {*NOTICED} <= {*sabotage.CHECKS}
+    assert {*mutation_test.CHECKS} == {*mutants.FLAWS, mutation_test.PLAIN_DOOR}
+    assert {*NOTICED} <= {*mutation_test.CHECKS}

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from beads import notes, settings, store
-from beads.bead import DispatchRecord
-from cli import main
-from functions.reap import reaper
+from beads_dispatch import notes, reaper, settings, store
+from beads_dispatch.bead import DispatchRecord
+from beads_dispatch.cli import main
 from local.dolt import DoltServer
 from tests import support
 from tests.conftest import Beads
@@ -127,7 +126,7 @@ def deferred_parent(beads: Beads) -> None:
 
 
 def suspended(beads: Beads) -> None:
-    beads.workspace.run("config", "set", store.SWITCH_KEY, "true")
+    beads.workspace.run("config", "set", suspension.CONFIG_KEY, "true")
 
 
 BROKEN = {
@@ -141,7 +140,7 @@ BROKEN = {
     blocked_parent: ("ready", "its ancestor x-2 is blocked by x-3"),
     deferred: ("ready", "it is deferred until"),
     deferred_parent: ("ready", "its parent x-2 (Bead x-2) is deferred until"),
-    suspended: ("switch", f"dispatch is suspended: bd config {store.SWITCH_KEY} is true"),
+    suspended: ("switch", f"dispatch is suspended: bd config {suspension.CONFIG_KEY} is true"),
 }
 
 
@@ -208,7 +207,7 @@ def test_metadata_that_people_wrote_never_breaks_an_answer(beads: Beads, ask: Co
 def test_a_hold_is_said_with_its_reason(beads: Beads, ask: Command, now: datetime) -> None:
     """All dispatching waits, whatever the bead is."""
     beads.add("x-1")
-    beads.store.set_hold(store.Hold(), store.Hold(3, now + timedelta(minutes=4), "agent service: HTTP 502"))
+    beads.store.control.set_hold(store.Hold(), store.Hold(3, now + timedelta(minutes=4), "agent service: HTTP 502"))
     answer = ask("explain", "x-1", "--json")
     assert "after 3 failures of the agent service: agent service: HTTP 502" in answer.json["verdict"]
     assert gate(answer, "hold")["holds"] is False
@@ -217,7 +216,7 @@ def test_a_hold_is_said_with_its_reason(beads: Beads, ask: Command, now: datetim
 def test_a_pingsource_that_says_stop_is_resumed_with_kn(beads: Beads, ask: Command) -> None:
     """bd's config has nothing to do with it."""
     beads.add("x-1")
-    beads.store.set_switch("dispatch", True)
+    beads.store.control.mirror_pingsource("dispatch", True)
     answer = ask("explain", "x-1", "--json")
     assert answer.json["verdict"] == "dispatch is suspended: PingSource dispatch has suspend=true"
     assert answer.json["mend"] == "kn source ping resume dispatch"
@@ -253,7 +252,7 @@ def test_a_bead_that_is_at_work_is_explained_as_such(
     """With its job and its last sign of life."""
     beads.add("x-1")
     make_dispatcher().run_once()
-    job = beads.store.read_back("x-1").record.job  # type: ignore[union-attr]
+    job = beads.store.claims.read_back("x-1").record.job  # type: ignore[union-attr]
     verdict = ask("explain", "x-1", "--json").json["verdict"]
     assert verdict.startswith("it is at work already, claimed 20")
     assert f", job {job}; last sign of life" in verdict
@@ -284,9 +283,9 @@ def test_the_history_tells_claims_jobs_failures_and_blocks_with_their_actors(
     agent.behaviour = support.job
     clock.passed += timedelta(minutes=3)
     dispatcher.run_once()
-    job = beads.store.read_back(bead).record.job  # type: ignore[union-attr]
+    job = beads.store.claims.read_back(bead).record.job  # type: ignore[union-attr]
     clock.passed += timedelta(minutes=31)
-    reaper.run_once(beads.store, settings.Rules(), clock())
+    reaper.run_once(beads.store, settings.DispatchLimits(), clock())
     beads.workspace.run("update", bead, "--status", "open", actor="bob")
     told = [(step["what"], step["actor"], step["detail"]) for step in ask("explain", bead, "--json").json["history"]]
     assert [(what.partition(", retry")[0], actor) for what, actor, _ in told] == [
@@ -346,8 +345,8 @@ def test_what_has_no_history_is_unknown(beads: Beads, ask: Command, now: datetim
     """Suspended and held now; what was then nobody knows, and nobody guesses."""
     beads.add("x-1")
     beads.sql("CALL DOLT_COMMIT('-Am', 'a bead')")
-    beads.store.set_switch("dispatch", True)
-    beads.store.set_hold(store.Hold(), store.Hold(1, now + timedelta(minutes=9), "down"))
+    beads.store.control.mirror_pingsource("dispatch", True)
+    beads.store.control.set_hold(store.Hold(), store.Hold(1, now + timedelta(minutes=9), "down"))
     answer = ask("explain", "x-1", "--as-of", "HEAD", "--json")
     for name in ("switch", "hold", "slots"):
         assert (gate(answer, name)["holds"], gate(answer, name)["says"].startswith("unknown: ")) == (None, True)
@@ -378,12 +377,12 @@ def test_a_deferral_and_a_retry_count_by_the_clock_of_then(beads: Beads, ask: Co
     # A parent makes bd's view decide.
     link(beads, "x-1", beads.add("x-3", assignee=None), "parent-child")
     beads.sql("CALL DOLT_COMMIT('-Am', 'deferred', '--allow-empty')")
-    commit = beads.store.commit("HEAD")
+    commit = beads.store.history.commit("HEAD")
     assert commit is not None
     for moment, eligible in ((until - timedelta(seconds=1), []), (until, ["x-1", "x-2"])):
-        past = store.Past(beads.dolt, commit.hash, moment)
-        assert [bead.id for bead in past.eligible("agent", moment, 9)] == eligible
-        assert [one.gates["ready"] for one in past.examined("agent", moment, "x-1")] == [bool(eligible)]
+        past = store.Snapshot(beads.dolt, commit.hash, moment)
+        assert [bead.id for bead in past.eligible.first("agent", moment, 9)] == eligible
+        assert [one.gates["ready"] for one in past.eligible.diagnose("agent", moment, "x-1")] == [bool(eligible)]
         past.close()
 
 
@@ -461,7 +460,7 @@ def test_the_last_sign_of_life_says_whose_it_is(beads: Beads, ask: Command, make
 def test_the_lag_of_the_feed_is_counted(beads: Beads, ask: Command) -> None:
     """From the stored position to what the server has executed."""
     assert "no feeder has stored a position" in ask("status").out
-    beads.store.start_position(beads.store.executed(), "test")
+    beads.store.feed_state.start_position(beads.store.feed_state.executed(), "test")
     before = ask("status", "--json").json["feed"]["behind"]
     for number in range(3):
         beads.add(f"x-{number}")
@@ -471,11 +470,11 @@ def test_the_lag_of_the_feed_is_counted(beads: Beads, ask: Command) -> None:
 
 def test_status_says_who_stopped_it(beads: Beads, ask: Command, now: datetime) -> None:
     """bd's config, a PingSource, the hold."""
-    beads.workspace.run("config", "set", store.SWITCH_KEY, "dispatch")
-    beads.store.set_switch("reap", True)
-    beads.store.set_hold(store.Hold(), store.Hold(1, now + timedelta(minutes=2), "agent service: HTTP 503"))
+    beads.workspace.run("config", "set", suspension.CONFIG_KEY, "dispatch")
+    beads.store.control.mirror_pingsource("reap", True)
+    beads.store.control.set_hold(store.Hold(), store.Hold(1, now + timedelta(minutes=2), "agent service: HTTP 503"))
     text = ask("status").out
-    assert f"dispatch:  suspended: bd config {store.SWITCH_KEY} is dispatch" in text
+    assert f"dispatch:  suspended: bd config {suspension.CONFIG_KEY} is dispatch" in text
     assert "reap:      suspended: PingSource reap has suspend=true" in text
     assert "more): agent service: HTTP 503" in text
 
@@ -488,9 +487,9 @@ def test_reap_dry_run_says_what_the_reaper_then_does(
 ) -> None:
     """A claim without a job, a silent bead, one that is at work; and it changes nothing."""
     early = now - timedelta(minutes=40)
-    claimed = beads.store.claim(_bead(beads, "a-1"), early)
+    claimed = beads.store.claims.claim(_bead(beads, "a-1"), early)
     silent = _bead(beads, "s-1")
-    beads.store.record_dispatched(beads.store.claim(silent, early), "job-1", early)
+    beads.store.claims.record_dispatched(beads.store.claims.claim(silent, early), "job-1", early)
     _bead(beads, "w-1")
     make_dispatcher(max_in_flight=9).run_once()
     found = ask("reap", "--dry-run", "--json").json
@@ -500,14 +499,14 @@ def test_reap_dry_run_says_what_the_reaper_then_does(
     assert "would open again: a-1" in text and "would block: s-1" in text and "in progress: w-1" in text
     status = ask("status", "--json").json
     assert (status["to_reopen"], status["to_block"]) == (["a-1"], ["s-1"])
-    result = reaper.run_once(beads.store, settings.Rules(), datetime.now(UTC))
+    result = reaper.run_once(beads.store, settings.DispatchLimits(), datetime.now(UTC))
     assert (result.reopened, result.blocked) == (found["open_again"], found["block"])
     assert "would take nothing now" in ask("reap", "--dry-run").out
 
 
 def _bead(beads: Beads, name: str) -> Any:
     beads.add(name)
-    return next(bead for bead in beads.store.eligible("agent", datetime.now(UTC), 99) if bead.id == name)
+    return next(bead for bead in beads.store.eligible.first("agent", datetime.now(UTC), 99) if bead.id == name)
 
 
 # --- suspend, resume ----------------------------------------------------------------------------------------
@@ -526,20 +525,20 @@ def test_the_switch_is_moved_as_bd_config_set_moves_it(
     beads: Beads, ask: Command, steps: list[str], value: str, switch: tuple[bool, bool]
 ) -> None:
     """bd reads the same value, the functions obey it, and no Dolt commit is made of it."""
-    before = beads.store.commit("HEAD")
+    before = beads.store.history.commit("HEAD")
     for step in steps:
         ask(*step.split())
-    assert beads.workspace.run("config", "get", store.SWITCH_KEY).strip().endswith(value)
-    found = beads.store.switch()
+    assert beads.workspace.run("config", "get", suspension.CONFIG_KEY).strip().endswith(value)
+    found = beads.store.control.suspension()
     assert (found.dispatch is not None, found.reap is not None) == switch
-    assert beads.store.commit("HEAD") == before
+    assert beads.store.history.commit("HEAD") == before
 
 
 def test_a_value_of_a_persons_own_is_obeyed_and_replaced(beads: Beads, ask: Command) -> None:
     """`bd config set … stop` stops both; resuming one leaves the other."""
-    beads.workspace.run("config", "set", store.SWITCH_KEY, "stop")
+    beads.workspace.run("config", "set", suspension.CONFIG_KEY, "stop")
     assert "dispatch is on" in ask("resume", "dispatch").out
-    assert beads.store.switch().reap is not None
+    assert beads.store.control.suspension().reap is not None
 
 
 # --- dispatch by hand ---------------------------------------------------------------------------------------
@@ -550,16 +549,16 @@ def test_dispatch_by_hand_is_the_functions_own_dispatch(beads: Beads, ask: Comma
     later = notes.timestamp(datetime.now(UTC) + timedelta(minutes=9))
     beads.add("x-1", metadata=json.dumps({"dispatch": {"failures": 1, "attempt": 1, "retry_at": later}, "mine": 1}))
     suspended(beads)
-    beads.store.set_hold(store.Hold(), store.Hold(1, datetime.now(UTC) + timedelta(minutes=9), "down"))
+    beads.store.control.set_hold(store.Hold(), store.Hold(1, datetime.now(UTC) + timedelta(minutes=9), "down"))
     answer = ask("dispatch", "x-1", "--json", BEADBOARD_URL=agent.url)
     assert agent.posts == ["x-1"]
-    found = beads.store.read_back("x-1")
+    found = beads.store.claims.read_back("x-1")
     assert found is not None
     assert (found.status, found.record.job, found.record.attempt) == ("in_progress", answer.json["job"], 2)
     assert beads.notes("x-1")[-1] == f"dispatched: job={answer.json['job']}"
     assert set(beads.actors("x-1")) == {"beads-dispatcher"}
     assert json.loads(beads.row("x-1")["metadata"])["mine"] == 1
-    assert beads.store.hold() == store.Hold()
+    assert beads.store.control.hold() == store.Hold()
     for said in ("dispatch is suspended", "it waits until", "all dispatching waits until"):
         assert f"{said}" in answer.err
     assert answer.err.count("dispatching by hand all the same") == 3
@@ -593,7 +592,7 @@ def test_what_the_agent_service_refuses_is_rolled_back_by_hand_too(
     beads.add("x-1")
     agent.behaviour = support.answers(400, b"no such task")
     assert "x-1: refused with HTTP 400" in ask("dispatch", "x-1", status=1, BEADBOARD_URL=agent.url).err
-    found = beads.store.read_back("x-1")
+    found = beads.store.claims.read_back("x-1")
     assert found is not None
     assert (found.status, found.record.failures) == ("open", 1)
     assert beads.notes("x-1")[-1] == "dispatch failed HTTP 400: no such task"
@@ -616,13 +615,13 @@ def test_a_claim_is_given_back_in_a_persons_name(
     beads.add("x-1")
     make_dispatcher().run_once()
     answer = ask("release", "x-1", BEADS_ACTOR="Ann Other <ann@example.com>")
-    found = beads.store.read_back("x-1")
+    found = beads.store.claims.read_back("x-1")
     assert found is not None
     assert (found.status, found.record.claim, found.record.job, found.assignee) == ("open", None, None, "agent")
     assert found.record.attempt == 1
     assert beads.notes("x-1")[-1] == "auto-dispatcher claim released by Ann Other ann@example.com — reopening"
     assert "Ann Other ann@example.com" in beads.actors("x-1")
-    commit = beads.store.commit("HEAD")
+    commit = beads.store.history.commit("HEAD")
     assert commit is not None
     assert commit.author == "Ann Other ann@example.com"
     assert "may still run" in answer.out and "bd assign x-1 ''" in answer.out
@@ -671,7 +670,7 @@ def test_a_bead_that_is_closed_while_it_is_released_stays_closed(
 @pytest.fixture
 def played(beads: Beads, make_dispatcher: DispatcherFactory) -> str:
     """A small history: two beads, dispatched one after the other; returns the commit before it."""
-    commit = beads.store.commit("HEAD")
+    commit = beads.store.history.commit("HEAD")
     assert commit is not None
     for name, priority in (("x-1", 1), ("x-2", 2)):
         beads.add(name, priority=priority)
@@ -723,7 +722,7 @@ def test_a_replay_and_the_past_write_nothing(beads: Beads, ask: Command, played:
             beads.sql("SELECT * FROM dolt_status"),
             beads.sql("SELECT DOLT_HASHOF_DB('WORKING') AS h"),
             beads.sql(f"SELECT * FROM {store.STATE_DATABASE}.holds"),
-            beads.store.executed(),
+            beads.store.feed_state.executed(),
         ]
 
     before = state()
@@ -731,14 +730,14 @@ def test_a_replay_and_the_past_write_nothing(beads: Beads, ask: Command, played:
     ask("explain", "x-1", "--as-of", played, status=1)
     ask("explain", "x-1", "--as-of", "HEAD")
     assert state() == before
-    past = store.Past(beads.dolt, played, datetime.now(UTC))
+    past = store.Snapshot(beads.dolt, played, datetime.now(UTC))
     now = datetime.now(UTC)
     bead = _bead(beads, "x-3")
     writes: list[Callable[[], Any]] = [
-        lambda: past.claim(bead, now),
-        lambda: past.set_configured_switch(dispatch=True, reap=True),
-        lambda: past.set_switch("dispatch", True),
-        lambda: past.set_hold(store.Hold(), store.Hold(1, now, "x")),
+        lambda: past.claims.claim(bead, now),
+        lambda: past.control.set_configured(dispatch=True, reap=True),
+        lambda: past.control.mirror_pingsource("dispatch", True),
+        lambda: past.control.set_hold(store.Hold(), store.Hold(1, now, "x")),
     ]
     before = state()
     for write in writes:
@@ -752,20 +751,20 @@ def test_a_replay_tells_silence_and_the_switch(
     beads: Beads, ask: Command, make_dispatcher: DispatcherFactory, clock: Clock
 ) -> None:
     """What would have been blocked when, beside when it was; and bd's config as far as it was committed."""
-    start = beads.store.commit("HEAD")
+    start = beads.store.history.commit("HEAD")
     assert start is not None
     beads.add("x-1")
     beads.sql("CALL DOLT_COMMIT('-Am', 'a bead')")
     make_dispatcher().run_once()
     suspended(beads)
     beads.sql("CALL DOLT_COMMIT('-Am', 'the switch', '--allow-empty')")
-    beads.workspace.run("config", "set", store.SWITCH_KEY, "false")
+    beads.workspace.run("config", "set", suspension.CONFIG_KEY, "false")
     quiet_until = datetime.now(UTC) + timedelta(seconds=1.5)
     support.wait_for(lambda: datetime.now(UTC) > quiet_until, "a silence")
     clock.passed += timedelta(minutes=31)
-    reaper.run_once(beads.store, settings.Rules(), clock())
+    reaper.run_once(beads.store, settings.DispatchLimits(), clock())
     found = ask("replay", "--from", start.hash, "--reap-after-minutes", "0.005", "--json").json
-    assert found["switches"][0]["dispatch"] == f"bd config {store.SWITCH_KEY} is true"
+    assert found["switches"][0]["dispatch"] == f"bd config {suspension.CONFIG_KEY} is true"
     (silence,) = found["silences"]
     blocked = beads.sql("SELECT date FROM dolt_log WHERE author = 'beads-reaper' ORDER BY date DESC LIMIT 1")[0]["date"]
     assert silence["bead"] == "x-1"
@@ -776,7 +775,7 @@ def test_a_replay_tells_silence_and_the_switch(
 
 def test_a_retry_that_comes_between_two_commits_is_seen(beads: Beads, ask: Command, now: datetime) -> None:
     """Nothing is committed at that moment; the bead goes then all the same."""
-    start = beads.store.commit("HEAD")
+    start = beads.store.history.commit("HEAD")
     assert start is not None
     retry = (now + timedelta(seconds=4)).replace(microsecond=0)
     beads.add(

@@ -7,10 +7,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from beads import notes, store
-from beads.bead import DispatchRecord
-from functions.dispatch import dispatcher
-from functions.dispatch.dispatcher import (
+from beads_dispatch import dispatcher, notes, store
+from beads_dispatch.bead import DispatchRecord
+from beads_dispatch.dispatcher import (
     Dispatched,
     Held,
     LostRace,
@@ -109,7 +108,7 @@ def test_what_is_not_eligible_is_not_touched(
     assert kinds(make_dispatcher().run_once()) == [NothingEligible], why
     assert agent.posts == []
     assert beads.row("x-1") == before
-    assert beads.store.count_eligible("agent", Clock()()) == 0
+    assert beads.store.eligible.count("agent", Clock()()) == 0
 
 
 def test_a_bead_behind_an_open_blocker_waits_for_it(
@@ -258,7 +257,7 @@ def test_the_switch_in_bd_config(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, value: str, stops: bool
 ) -> None:
     """`bd config set custom.auto-dispatch.suspend`: true or dispatch stop it, and so does a typing error."""
-    beads.workspace.run("config", "set", store.SWITCH_KEY, value) if value else None
+    beads.workspace.run("config", "set", suspension.CONFIG_KEY, value) if value else None
     beads.add("x-1")
     outcomes = make_dispatcher().run_once()
     assert isinstance(outcomes[-1], Suspended) == stops
@@ -272,11 +271,11 @@ def test_the_mirrored_switch_of_a_pingsource(
 ) -> None:
     """What the feeder mirrors counts as much as bd's config, for its own function only."""
     beads.add("x-1")
-    beads.store.set_switch("dispatch", True)
+    beads.store.control.mirror_pingsource("dispatch", True)
     outcomes = make_dispatcher().run_once()
     assert outcomes == [Suspended("PingSource dispatch has suspend=true")]
-    assert beads.store.switch().reap is None
-    beads.store.set_switch("dispatch", False)
+    assert beads.store.control.suspension().reap is None
+    beads.store.control.mirror_pingsource("dispatch", False)
     assert kinds(make_dispatcher().run_once()) == [Dispatched, NothingEligible]
 
 
@@ -288,7 +287,7 @@ def test_the_switch_stops_a_pass_that_is_under_way(
         beads.add(f"x-{number}")
 
     def suspends(handler: support.Handler) -> None:
-        beads.workspace.run("config", "set", store.SWITCH_KEY, "true")
+        beads.workspace.run("config", "set", suspension.CONFIG_KEY, "true")
         support.job(handler)
 
     agent.behaviours["x-1"] = suspends
@@ -318,7 +317,7 @@ def test_a_refused_bead_is_rolled_back_and_waits_for_its_retry(
         clock.passed += timedelta(minutes=minutes, seconds=-20)
         assert kinds(dispatch.run_once()) == [NothingEligible]
         clock.passed += timedelta(seconds=40)
-    assert beads.store.hold() == store.Hold()
+    assert beads.store.control.hold() == store.Hold()
     assert json.loads(beads.row("x-1")["metadata"])["team"] == "blue"
 
 
@@ -371,7 +370,7 @@ def test_a_failing_service_sets_a_hold_and_counts_against_no_bead(
     clock.passed += timedelta(seconds=31)
     agent.behaviour = support.job
     assert kinds(dispatch.run_once()) == [Dispatched, NoSlot]
-    assert beads.store.hold().failures == 0
+    assert beads.store.control.hold().failures == 0
 
 
 def test_holds_double_up_to_ten_minutes(
@@ -398,7 +397,7 @@ def test_a_service_that_cannot_be_reached_leaves_the_beads_alone(
     outcomes = make_dispatcher(url="http://127.0.0.1:9").run_once()
     assert kinds(outcomes) == [ServiceFailed]
     assert beads.notes("x-1") == []
-    assert "ConnectError" in beads.store.hold().reason
+    assert "ConnectError" in beads.store.control.hold().reason
 
 
 def test_an_outage_while_nobody_waits_holds_up_nobody(beads: Beads, make_dispatcher: DispatcherFactory) -> None:
@@ -406,7 +405,7 @@ def test_an_outage_while_nobody_waits_holds_up_nobody(beads: Beads, make_dispatc
     beads.add("x-1", status="closed")
     outcomes = make_dispatcher(url="http://127.0.0.1:9", health=False).run_once()
     assert outcomes == [dispatcher.NothingEligible()]
-    assert beads.store.hold() == store.Hold()
+    assert beads.store.control.hold() == store.Hold()
 
 
 def test_a_connection_refused_at_the_post_rolls_back(
@@ -480,10 +479,10 @@ def test_a_bead_that_changed_since_it_was_read_is_lost(
 ) -> None:
     """Reassigned between the look and the claim: the precondition in the UPDATE fails, nothing is written."""
     beads.add("x-1")
-    found = beads.store.eligible("agent", clock(), 1)[0]
+    found = beads.store.eligible.first("agent", clock(), 1)[0]
     beads.workspace.run("assign", "x-1", "bob")
     with pytest.raises(store.ClaimLost):
-        beads.store.claim(found, clock())
+        beads.store.claims.claim(found, clock())
     assert beads.notes("x-1") == []
     assert beads.row("x-1")["assignee"] == "bob"
 
@@ -514,22 +513,22 @@ def test_a_change_merged_with_our_claim_is_found_and_only_our_part_undone(
 def test_withdrawing_does_not_undo_what_they_did(beads: Beads, clock: Clock) -> None:
     """bob claimed it too (in_progress on both sides merges): his status stays when ours goes."""
     beads.add("x-1")
-    claimed = beads.store.claim(beads.store.eligible("agent", clock(), 1)[0], clock())
+    claimed = beads.store.claims.claim(beads.store.eligible.first("agent", clock(), 1)[0], clock())
     beads.sql("UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'")
     beads.sql(
         "INSERT INTO events (id, issue_id, event_type, actor, created_at) VALUES (UUID(), 'x-1', 'claimed', 'bob', %s)",
         clock().replace(tzinfo=None),
     )
-    assert beads.store.withdraw(claimed, "the bead was assigned to bob", clock())
+    assert beads.store.claims.withdraw(claimed, "the bead was assigned to bob", clock())
     assert beads.row("x-1")["status"] == "in_progress"
 
 
 def test_withdrawing_does_not_reopen_what_was_closed(beads: Beads, clock: Clock) -> None:
     """Closed after our claim: the status stays closed."""
     beads.add("x-1")
-    claimed = beads.store.claim(beads.store.eligible("agent", clock(), 1)[0], clock())
+    claimed = beads.store.claims.claim(beads.store.eligible.first("agent", clock(), 1)[0], clock())
     beads.workspace.run("close", "x-1", "--force", actor="agent")
-    assert beads.store.withdraw(claimed, "the bead became closed", clock())
+    assert beads.store.claims.withdraw(claimed, "the bead became closed", clock())
     assert beads.row("x-1")["status"] == "closed"
 
 
@@ -602,7 +601,7 @@ def test_the_loser_of_a_race_goes_to_the_next_bead(
 
     def second(bead: object, now: datetime) -> object:
         if bead.id == "x-1":  # type: ignore[attr-defined]
-            other.claim(bead, now)  # type: ignore[arg-type]
+            other.claims.claim(bead, now)  # type: ignore[arg-type]
         return claim(bead, now)  # type: ignore[arg-type]
 
     beads.store.claim = second  # type: ignore[method-assign,assignment]
@@ -619,11 +618,11 @@ def test_a_claim_that_fails_half_way_leaves_nothing(
 ) -> None:
     """An error after the UPDATE, before the commit: no status, no note, no event."""
     beads.add("x-1")
-    found = beads.store.eligible("agent", clock(), 1)[0]
+    found = beads.store.eligible.first("agent", clock(), 1)[0]
     before = beads.row("x-1")
-    monkeypatch.setattr(store._Transaction, "event", lambda *_: 1 / 0)
+    monkeypatch.setattr(bead_change.BeadChange, "event", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        beads.store.claim(found, clock())
+        beads.store.claims.claim(found, clock())
     assert beads.row("x-1") == before
     assert beads.actors("x-1") == []
 

@@ -8,30 +8,31 @@ from typing import Any
 
 import pytest
 
-from beads import events, settings, store
-from feeder import binlog, missed
+from beads_dispatch import events, settings, store
+from feeder import binlog, gap_recovery
 from feeder.__main__ import send_requests
+from feeder.eligibility_check import PendingRequest
 from feeder.emitter import Emitter
-from feeder.feed import Feed, Unfit
-from feeder.gate import Gate, Wanted
-from feeder.health import Pulse
-from local import processes, toolchain
+from feeder.feed import Unfit
+from feeder.health import HealthState
+from local import processes
 from local.dolt import DoltServer
 from tests import support
 from tests.conftest import Beads, make_workspace
 from tests.support import wait_for
+from tools import toolchain
 
 
 class Running:
     """A feed in this process, as `python -m feeder` runs it, but stopped and started by the test."""
 
-    def __init__(self, dolt: settings.Dolt, sink: str) -> None:
-        self.pulse, self.wanted, self.stop = Pulse(), Wanted(), threading.Event()
-        feed = settings.Feed(sink, {}, sink_timeout_seconds=5)
+    def __init__(self, dolt: settings.DoltSettings, sink: str) -> None:
+        self.pulse, self.wanted, self.stop = HealthState(), PendingRequest(), threading.Event()
+        feed = settings.FeederSettings(sink, {}, sink_timeout_seconds=5)
         self._emitters = [Emitter(feed), Emitter(feed)]
         self.feed = Feed(dolt, "agent", self._emitters[0], self.wanted, self.pulse, self.stop)
         assert self.feed.prepare()
-        gate = Gate(store.Store(dolt), settings.Rules(), None)
+        gate = Gate(store.Store(dolt), settings.DispatchLimits(), None)
         self._threads = [
             threading.Thread(target=self.feed.run),
             threading.Thread(target=self.feed.keep_position),
@@ -88,25 +89,25 @@ def told(sink: support.Sink, bead: str) -> list[tuple[str, str, str]]:
 def test_what_is_still_to_come_is_not_taken_for_missed(beads: Beads) -> None:
     """A bead that changed after all was read differs from what was told of it; the binlog has yet to tell that."""
     beads.add("x-1", assignee=None)
-    beads.store.start_position(beads.store.executed(), "start")
-    comparison = missed.Comparison(beads.store, lambda seconds: False)
+    beads.store.feed_state.start_position(beads.store.feed_state.executed(), "start")
+    comparison = gap_recovery.GapRecovery(beads.store, lambda seconds: False)
     comparison.begin()
-    read = binlog.Position(beads.store.executed())
+    read = binlog.Position(beads.store.feed_state.executed())
     beads.sql("UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'")
     assert list(comparison.missed(read, lambda: None, idle=True)) == []
-    comparison.told({"x-1": store.Seen("bob", "open", "event")})
-    assert list(comparison.missed(binlog.Position(beads.store.executed()), lambda: None, idle=False)) == []
+    comparison.told({"x-1": store.PublishedState("bob", "open", "event")})
+    assert list(comparison.missed(binlog.Position(beads.store.feed_state.executed()), lambda: None, idle=False)) == []
     assert not comparison.comes
 
 
 def test_what_the_binlog_has_not_told_was_missed(beads: Beads) -> None:
     """The same, and all was read without a word of the bead: it is told, once."""
     beads.add("x-1", assignee=None)
-    beads.store.start_position(beads.store.executed(), "start")
+    beads.store.feed_state.start_position(beads.store.feed_state.executed(), "start")
     beads.sql("UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'")
-    comparison = missed.Comparison(beads.store, lambda seconds: False)
+    comparison = gap_recovery.GapRecovery(beads.store, lambda seconds: False)
     comparison.begin()
-    read = binlog.Position(beads.store.executed())
+    read = binlog.Position(beads.store.feed_state.executed())
     found = list(comparison.missed(read, lambda: None, idle=False))
     assert [(change.bead, change.after["assignee"], change.recovered) for change in found] == [("x-1", "bob", True)]
     assert not comparison.comes
@@ -172,11 +173,11 @@ def test_the_switch_closes_the_gate_and_opening_it_asks_at_once(
 ) -> None:
     """Suspended: no request. `false` again: a request with cause=resume, without waiting for a tick."""
     feed()
-    beads.workspace.run("config", "set", store.SWITCH_KEY, "true")
+    beads.workspace.run("config", "set", suspension.CONFIG_KEY, "true")
     bead = beads.workspace.create("t", "ok")
     beads.workspace.run("assign", bead, "agent")
     wait_for(lambda: sink.about(bead), "the fact")
-    beads.workspace.run("config", "set", store.SWITCH_KEY, "false")
+    beads.workspace.run("config", "set", suspension.CONFIG_KEY, "false")
     wait_for(lambda: sink.of_type(events.DISPATCH_REQUESTED), "the request")
     assert [event.extensions["cause"] for event in sink.of_type(events.DISPATCH_REQUESTED)] == ["resume"]
 
@@ -184,7 +185,7 @@ def test_the_switch_closes_the_gate_and_opening_it_asks_at_once(
 def test_what_changed_while_it_was_away_is_told_after_a_restart(
     beads: Beads, sink: support.Sink, feed: Callable[[], Running]
 ) -> None:
-    """The stored position: nothing is missed, and with a clean stop nothing is told twice."""
+    """The stored position: nothing is gap_recovery, and with a clean stop nothing is told twice."""
     running = feed()
     first = beads.workspace.create("first", "ok")
     beads.workspace.run("assign", first, "bob")
@@ -290,8 +291,8 @@ def test_a_server_without_binlog_is_refused_with_the_command_that_sets_it(tmp_pa
         connection = store.connect(server.connection(), database=None)
         connection.query("CREATE DATABASE beads")
         connection.close()
-        emitter = Emitter(settings.Feed(sink.url, {}))
-        feed = Feed(server.connection("beads"), "agent", emitter, Wanted(), Pulse(), threading.Event())
+        emitter = Emitter(settings.FeederSettings(sink.url, {}))
+        feed = Feed(server.connection("beads"), "agent", emitter, PendingRequest(), HealthState(), threading.Event())
         with pytest.raises(Unfit, match=r"log_bin is 0, needed ON. Run `dolt sql -q 'SET PERSIST log_bin = 1'`"):
             feed.prepare()
         emitter.close()

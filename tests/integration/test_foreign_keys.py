@@ -2,7 +2,7 @@
 
 import pytest
 
-from beads import store
+from beads_dispatch import store
 from tests.conftest import Beads
 from tests.integration.conftest import Clock
 
@@ -12,16 +12,16 @@ def test_a_bead_deleted_during_its_claim_leaves_no_event(
 ) -> None:
     """The claim changes the bead's row, so it conflicts with the deletion: no event of a bead that is not there."""
     beads.add("x-1")
-    found = beads.store.eligible("agent", clock(), 1)[0]
-    event = store._Transaction.event
+    found = beads.store.eligible.first("agent", clock(), 1)[0]
+    event = bead_change.BeadChange.event
 
-    def event_then_somebody_deletes(self: store._Transaction, *arguments: object) -> None:
+    def event_then_somebody_deletes(self: bead_change.BeadChange, *arguments: object) -> None:
         event(self, *arguments)  # type: ignore[arg-type]
         beads.sql("DELETE FROM issues WHERE id = 'x-1'")
 
-    monkeypatch.setattr(store._Transaction, "event", event_then_somebody_deletes)
+    monkeypatch.setattr(bead_change.BeadChange, "event", event_then_somebody_deletes)
     with pytest.raises((store.ClaimLost, store.StoreError)):
-        beads.store.claim(found, clock())
+        beads.store.claims.claim(found, clock())
     assert beads.sql("SELECT id FROM issues") == []
     assert beads.actors("x-1") == []
 
@@ -31,5 +31,5 @@ def test_eight_beads_that_fail_a_gate_do_not_hide_the_ninth(beads: Beads, clock:
     for number in range(12):
         beads.add(f"x-{number:02}", acceptance=" ", priority=0)
     beads.add("x-good", priority=3)
-    assert [bead.id for bead in beads.store.eligible("agent", clock(), 1)] == ["x-good"]
-    assert beads.store.count_eligible("agent", clock(), 1) == 1
+    assert [bead.id for bead in beads.store.eligible.first("agent", clock(), 1)] == ["x-good"]
+    assert beads.store.eligible.count("agent", clock(), 1) == 1

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from beads import notes, settings, store
+from beads_dispatch import notes, settings, store
 from feeder import metrics
-from feeder.health import Pulse
+from feeder.health import HealthState
 from tests import support
 from tests.conftest import Beads
 from tests.integration.test_feed import Running
@@ -32,7 +32,7 @@ def samples(page: bytes) -> Samples:
 def scrape(beads: Beads) -> Iterator[Callable[[], Samples]]:
     """Scrapes with a Dolt that is asked anew each time."""
     with support.closing(store.Store(beads.dolt)) as own:
-        yield lambda: samples(metrics.Scrape(own, "agent", Pulse()).page())
+        yield lambda: samples(metrics.Scrape(own, "agent", HealthState()).page())
 
 
 def test_the_state_is_as_the_beads_are(beads: Beads, scrape: Callable[[], Samples]) -> None:
@@ -88,23 +88,23 @@ def test_a_long_queue_costs_no_more(beads: Beads, scrape: Callable[[], Samples])
 def test_hold_and_switch_are_told(beads: Beads, scrape: Callable[[], Samples]) -> None:
     """Both switches, each alone; how many failures in a row and how long they will be waited for."""
     assert scrape()["beads_hold_failures"] == scrape()["beads_hold_seconds"] == 0
-    beads.store.set_hold(store.Hold(), store.Hold(3, datetime.now(UTC) + timedelta(minutes=5), "HTTP 502"))
-    beads.store.set_switch("reap", True)
+    beads.store.control.set_hold(store.Hold(), store.Hold(3, datetime.now(UTC) + timedelta(minutes=5), "HTTP 502"))
+    beads.store.control.mirror_pingsource("reap", True)
     found = scrape()
     assert found["beads_hold_failures"] == 3
     assert 200 < found["beads_hold_seconds"] <= 300
     assert [found[f'beads_suspended{{function="{name}"}}'] for name in ("dispatch", "reap")] == [0, 1]
-    beads.store.set_configured_switch(dispatch=True, reap=False)
+    beads.store.control.set_configured(dispatch=True, reap=False)
     found = scrape()
     assert [found[f'beads_suspended{{function="{name}"}}'] for name in ("dispatch", "reap")] == [1, 1]
-    beads.store.set_hold(store.Hold(3), store.Hold(4, datetime.now(UTC) - timedelta(minutes=5), "HTTP 502"))
+    beads.store.control.set_hold(store.Hold(3), store.Hold(4, datetime.now(UTC) - timedelta(minutes=5), "HTTP 502"))
     assert scrape()["beads_hold_seconds"] == 0
 
 
 def test_a_dolt_that_is_down_leaves_what_is_known(beads: Beads) -> None:
     """No server: the page is there, without what nobody knows."""
-    nowhere = settings.Dolt("127.0.0.1", 9, "root", "", "x")
-    found = samples(metrics.Scrape(store.Store(nowhere), "agent", Pulse()).page())
+    nowhere = settings.DoltSettings("127.0.0.1", 9, "root", "", "x")
+    found = samples(metrics.Scrape(store.Store(nowhere), "agent", HealthState()).page())
     assert (found["beads_feeder_dolt_up"], found["beads_feeder_connected"]) == (0, 0)
     assert "beads_feeder_sink_errors_total" in found
     assert not [name for name in found if name.startswith(("beads_waiting", "beads_hold", "beads_feeder_lag"))]
@@ -158,7 +158,7 @@ def test_a_position_that_cannot_be_stored_grows_old(beads: Beads, sink: support.
         wait_for(lambda: sink.about("x-1"), "the change")
         wait_for(lambda: feed.pulse.unstored_seconds > 1.5, "its age")
     finally:
-        beads.store.prepare_state()
+        beads.store.feed_state.prepare()
     wait_for(lambda: feed.pulse.unstored_seconds == 0, "the stored position")
 
 
@@ -167,4 +167,4 @@ def test_the_overview_says_what_the_gate_says(beads: Beads) -> None:
     now = datetime.now(UTC)
     beads.add("x-1", metadata=f'{{"dispatch": {{"retry_at": "{notes.timestamp(now)}"}}}}')
     for moment, waits in ((now - timedelta(seconds=5), 0), (now + timedelta(seconds=1), 1)):
-        assert beads.store.overview("agent", moment).waiting == beads.store.count_eligible("agent", moment) == waits
+        assert beads.store.overview("agent", moment).waiting == beads.store.eligible.count("agent", moment) == waits

@@ -6,21 +6,21 @@ from datetime import UTC, datetime
 
 import pytest
 
-from beads import agent as agents
-from beads import settings, store
-from functions.dispatch.dispatcher import Dispatcher
+from beads_dispatch import settings, store
+from beads_dispatch.agents import beadboard
+from beads_dispatch.dispatcher import Dispatcher
 from tests import support
 from tests.conftest import Beads
 
 PROCESSES = 8
-BEADS = 12  # bench.race takes 200
+BEADS = 12  # tools.bench.race takes 200
 
 
-def _compete(dolt: settings.Dolt, url: str, barrier: object) -> None:
+def _compete(dolt: settings.DoltSettings, url: str, barrier: object) -> None:
     dispatch = Dispatcher(
         store.Store(dolt),
-        agents.AgentService(settings.Agent(url, f"{url}/health")),
-        settings.Rules(max_in_flight=10_000),
+        beadboard.BeadBoard(settings.AgentSettings(url, f"{url}/health")),
+        settings.DispatchLimits(max_in_flight=10_000),
         lambda: datetime.now(UTC),
         lambda _: None,
     )

@@ -5,10 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from beads import notes, store
-from beads.bead import Bead, DispatchRecord
-from beads.settings import Rules
-from functions.reap import reaper
+from beads_dispatch import notes, reaper, store
+from beads_dispatch.bead import Bead, DispatchRecord
 from tests.conftest import Beads
 from tests.integration.conftest import Clock
 
@@ -18,14 +16,14 @@ RULES = Rules()
 def claimed(beads: Beads, clock: Clock, bead: str = "x-1") -> Bead:
     """A bead that dispatch has claimed, and no more."""
     beads.add(bead)
-    found = next(found for found in beads.store.eligible("agent", clock(), 9) if found.id == bead)
-    return beads.store.claim(found, clock())
+    found = next(found for found in beads.store.eligible.first("agent", clock(), 9) if found.id == bead)
+    return beads.store.claims.claim(found, clock())
 
 
 def dispatched(beads: Beads, clock: Clock, bead: str = "x-1") -> Bead:
     """A bead that an agent has been told to work on."""
     found = claimed(beads, clock, bead)
-    beads.store.record_dispatched(found, "job-1", clock())
+    beads.store.claims.record_dispatched(found, "job-1", clock())
     return found
 
 
@@ -112,10 +110,10 @@ def test_a_bead_that_changed_since_it_was_read_is_left_alone(beads: Beads, clock
     dispatched(beads, clock)
     clock.passed += timedelta(minutes=31)
     before = clock() - timedelta(minutes=30)
-    found = beads.store.stuck("agent", before)[0]
+    found = beads.store.activity.inactive("agent", before)[0]
     beads.sql(change)
     rows = beads.sql("SELECT status, notes FROM issues")
-    assert not beads.store.block_stuck(found, before, notes.no_progress(31, 30), clock())
+    assert not beads.store.claims.block_inactive(found, before, notes.no_progress(31, 30), clock())
     assert beads.sql("SELECT status, notes FROM issues") == rows
 
 
@@ -129,7 +127,7 @@ def test_a_claim_that_a_crash_left_is_taken_back(beads: Beads, clock: Clock) -> 
     row = beads.row("x-1")
     assert (row["status"], row["assignee"], row["started_at"]) == ("open", "agent", None)
     assert beads.notes("x-1")[-1] == ("auto-dispatcher claim expired: no job and no sign of life for 120s — reopening")
-    assert beads.store.claim(beads.store.eligible("agent", clock(), 1)[0], clock()).record.attempt == 2
+    assert beads.store.claims.claim(beads.store.eligible.first("agent", clock(), 1)[0], clock()).record.attempt == 2
 
 
 @pytest.mark.parametrize("sign", SIGNS)
@@ -144,7 +142,7 @@ def test_a_claim_whose_agent_showed_life_is_not_taken_back(beads: Beads, clock: 
 
 def test_an_unknown_outcome_is_not_taken_back_but_blocked_in_time(beads: Beads, clock: Clock) -> None:
     """The job may run: only 30 minutes of silence end it."""
-    beads.store.record_unknown(claimed(beads, clock), "no answer", clock())
+    beads.store.claims.record_unknown(claimed(beads, clock), "no answer", clock())
     clock.passed += timedelta(minutes=10)
     assert reap(beads, clock) == reaper.ReapResult()
     clock.passed += timedelta(minutes=21)
@@ -155,9 +153,9 @@ def test_an_abandoned_claim_that_moved_since_it_was_read_is_left_alone(beads: Be
     """The agent's first note came between the reaper's look and its write."""
     claimed(beads, clock)
     clock.passed += timedelta(minutes=5)
-    found = beads.store.abandoned("agent", clock() - timedelta(minutes=2))[0]
+    found = beads.store.activity.orphaned_claims("agent", clock() - timedelta(minutes=2))[0]
     beads.sql("UPDATE issues SET notes = 'on it', updated_at = '2100-01-01' WHERE id = 'x-1'")
-    assert not beads.store.roll_back(found, "no", DispatchRecord(), clock(), actor=store.REAPER, unchanged=True)
+    assert not beads.store.claims.release(found, "no", DispatchRecord(), clock(), actor=store.REAPER, unchanged=True)
     assert beads.row("x-1")["status"] == "in_progress"
 
 
@@ -166,7 +164,7 @@ def test_the_switch_stops_reap(beads: Beads, clock: Clock, value: str, stops: bo
     """`true` and `reap` stop it, `dispatch` does not."""
     dispatched(beads, clock)
     clock.passed += timedelta(minutes=31)
-    beads.workspace.run("config", "set", store.SWITCH_KEY, value)
+    beads.workspace.run("config", "set", suspension.CONFIG_KEY, value)
     result = reap(beads, clock)
     assert (result.suspended is not None, result.blocked) == ((True, []) if stops else (False, ["x-1"]))
 
@@ -175,6 +173,6 @@ def test_the_mirrored_switch_stops_reap_alone(beads: Beads, clock: Clock) -> Non
     """The PingSource reap has its own switch."""
     dispatched(beads, clock)
     clock.passed += timedelta(minutes=31)
-    beads.store.set_switch("reap", True)
+    beads.store.control.mirror_pingsource("reap", True)
     assert reap(beads, clock).suspended == "PingSource reap has suspend=true"
-    assert beads.store.switch().dispatch is None
+    assert beads.store.control.suspension().dispatch is None

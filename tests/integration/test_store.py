@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from beads import settings, store
+from beads_dispatch import settings, store
 from tests.conftest import Beads
 from tests.integration.conftest import Clock
 
@@ -14,23 +14,23 @@ from tests.integration.conftest import Clock
 def test_after_a_write_the_same_connection_reads_what_others_wrote_since(beads: Beads, clock: Clock) -> None:
     """After DOLT_COMMIT a session stays in a transaction until COMMIT: a warm function would read an old snapshot."""
     beads.add("x-1")
-    beads.store.claim(beads.store.eligible("agent", clock(), 1)[0], clock())
-    assert beads.store.switch().dispatch is None
-    beads.sql("REPLACE INTO config (`key`, value) VALUES (%s, 'true')", store.SWITCH_KEY)
+    beads.store.claims.claim(beads.store.eligible.first("agent", clock(), 1)[0], clock())
+    assert beads.store.control.suspension().dispatch is None
+    beads.sql("REPLACE INTO config (`key`, value) VALUES (%s, 'true')", suspension.CONFIG_KEY)
     beads.add("x-2")
-    assert beads.store.switch().dispatch is not None
-    assert [bead.id for bead in beads.store.eligible("agent", clock(), 9)] == ["x-2"]
+    assert beads.store.control.suspension().dispatch is not None
+    assert [bead.id for bead in beads.store.eligible.first("agent", clock(), 9)] == ["x-2"]
 
 
 def test_a_lost_claim_leaves_the_connection_fresh_too(beads: Beads, clock: Clock) -> None:
     """A roll-back ends the snapshot as well."""
     beads.add("x-1")
-    found = beads.store.eligible("agent", clock(), 1)[0]
+    found = beads.store.eligible.first("agent", clock(), 1)[0]
     beads.sql("UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'")
     with pytest.raises(store.ClaimLost):
-        beads.store.claim(found, clock())
+        beads.store.claims.claim(found, clock())
     beads.add("x-2")
-    assert [bead.id for bead in beads.store.eligible("agent", clock(), 9)] == ["x-2"]
+    assert [bead.id for bead in beads.store.eligible.first("agent", clock(), 9)] == ["x-2"]
 
 
 def test_the_views_of_both_bd_versions_are_known(beads: Beads) -> None:
@@ -58,11 +58,11 @@ def test_the_quick_way_agrees_with_bds_view(beads: Beads, clock: Clock, seed: in
     ready = beads.sql("SELECT id FROM ready_issues WHERE status = 'open' ORDER BY priority, updated_at, id")
     expected = [row["id"] for row in ready]
     assert expected, "a seed without a ready bead tests nothing"
-    assert [bead.id for bead in beads.store.eligible("agent", clock(), 99)] == expected
-    assert [bead.id for bead in beads.store.eligible("agent", clock(), 1)] == expected[:1]
-    assert beads.store.count_eligible("agent", clock()) == len(expected)
+    assert [bead.id for bead in beads.store.eligible.first("agent", clock(), 99)] == expected
+    assert [bead.id for bead in beads.store.eligible.first("agent", clock(), 1)] == expected[:1]
+    assert beads.store.eligible.count("agent", clock()) == len(expected)
     skipped = expected[:2]
-    assert [bead.id for bead in beads.store.eligible("agent", clock(), 1, skipped)] == expected[2:3]
+    assert [bead.id for bead in beads.store.eligible.first("agent", clock(), 1, skipped)] == expected[2:3]
 
 
 def _depends(beads: Beads, bead: str, other: str, kind: str) -> None:
@@ -83,7 +83,7 @@ def test_an_ancestor_counts_as_far_as_bds_view_counts_it(beads: Beads, clock: Cl
     beads.add("blocker", assignee=None)
     _depends(beads, names[-1], "blocker", "blocks")
     ready = beads.sql("SELECT id FROM ready_issues WHERE assignee = 'agent' ORDER BY priority, updated_at, id")
-    found = beads.store.eligible("agent", clock(), 99)
+    found = beads.store.eligible.first("agent", clock(), 99)
     assert [bead.id for bead in found] == [row["id"] for row in ready]
 
 
@@ -95,9 +95,9 @@ def test_parents_in_a_circle_end_the_search(beads: Beads, clock: Clock) -> None:
     _depends(beads, "x-1", "x-2", "parent-child")
     _depends(beads, "x-2", "x-1", "parent-child")
     _depends(beads, "x-2", "blocker", "blocks")
-    assert [bead.id for bead in beads.store.eligible("agent", clock(), 9)] == ["x-3"]
+    assert [bead.id for bead in beads.store.eligible.first("agent", clock(), 9)] == ["x-3"]
     beads.sql("UPDATE issues SET status = 'closed' WHERE id = 'blocker'")
-    assert [bead.id for bead in beads.store.eligible("agent", clock(), 9)] == ["x-1", "x-2", "x-3"]
+    assert [bead.id for bead in beads.store.eligible.first("agent", clock(), 9)] == ["x-1", "x-2", "x-3"]
 
 
 def test_a_hundred_blocked_beads_do_not_hide_the_next(beads: Beads, clock: Clock) -> None:
@@ -107,23 +107,23 @@ def test_a_hundred_blocked_beads_do_not_hide_the_next(beads: Beads, clock: Clock
         beads.add(f"x-{number:03}", priority=0)
         _depends(beads, f"x-{number:03}", "blocker", "blocks")
     beads.add("x-good", priority=3)
-    assert [bead.id for bead in beads.store.eligible("agent", clock(), 1)] == ["x-good"]
-    assert beads.store.count_eligible("agent", clock(), 10, enough=1) == 1
+    assert [bead.id for bead in beads.store.eligible.first("agent", clock(), 1)] == ["x-good"]
+    assert beads.store.eligible.count("agent", clock(), 10, enough=1) == 1
 
 
 def test_a_connection_that_died_is_replaced(beads: Beads, clock: Clock) -> None:
     """A warm function whose connection the server has closed begins its pass on a new one."""
     beads.add("x-1")
-    assert beads.store.eligible("agent", clock(), 1)
+    assert beads.store.eligible.first("agent", clock(), 1)
     number = beads.store._rows("SELECT CONNECTION_ID() AS n")[0]["n"]
     beads.sql(f"KILL {number}")
     beads.store.refresh()
-    assert beads.store.eligible("agent", clock(), 1)
+    assert beads.store.eligible.first("agent", clock(), 1)
 
 
 def test_a_server_that_cannot_be_reached_is_named_without_its_password() -> None:
     """Host, port, database and user; never the password."""
-    away = store.Store(settings.Dolt("127.0.0.1", 9, "someone", "s3cret", "beads"))
+    away = store.Store(settings.DoltSettings("127.0.0.1", 9, "someone", "s3cret", "beads"))
     with pytest.raises(store.StoreError) as error:
         away.switch()
     assert "cannot reach Dolt at 127.0.0.1:9, database beads, user someone" in str(error.value)
@@ -133,7 +133,7 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password() -> None
 def test_without_the_feeders_database_there_is_no_hold_and_no_mirrored_switch(beads: Beads, clock: Clock) -> None:
     """Dispatch before the feeder's first start works, and remembers no hold."""
     beads.sql(f"DROP DATABASE {store.STATE_DATABASE}")
-    assert beads.store.switch() == store.Switch()
-    beads.store.set_hold(store.Hold(), store.Hold(1, clock(), "down"))
-    assert beads.store.hold() == store.Hold()
-    assert beads.store.position() is None
+    assert beads.store.control.suspension() == Suspension()
+    beads.store.control.set_hold(store.Hold(), store.Hold(1, clock(), "down"))
+    assert beads.store.control.hold() == store.Hold()
+    assert beads.store.feed_state.position() is None

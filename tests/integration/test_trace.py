@@ -10,11 +10,10 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
-from beads import events, settings, store, trace
+from beads_dispatch import events, settings, store, trace
 from feeder import http, metrics
-from feeder.gate import Gate
-from feeder.health import Pulse
-from local import processes, serving
+from feeder.health import HealthState
+from local import processes, wsgi_server
 from local.system import Ports, System
 from tests import support
 from tests.conftest import Beads
@@ -80,7 +79,7 @@ def test_what_the_feed_sends_is_as_its_schema_says(beads: Beads, raw: RawSink, f
 def test_what_the_binlog_did_not_tell_is_as_its_schema_says(beads: Beads, raw: RawSink) -> None:
     """A change that is found by comparing is told in the same form."""
     beads.add("x-1", assignee="bob")
-    beads.store.start_position(beads.store.executed(), "start")
+    beads.store.feed_state.start_position(beads.store.feed_state.executed(), "start")
     state = f"{store.STATE_DATABASE}.seen"
     beads.sql(f"UPDATE {state} SET assignee = 'carol' WHERE bead = 'x-1'")
     beads.sql(f"INSERT INTO {state} (feed, bead, assignee, status, event) VALUES (%s, 'x-2', '', 'closed', 'e')",
@@ -101,10 +100,10 @@ def test_the_reply_to_a_tick_is_as_its_schema_says(beads: Beads) -> None:
     beads.add("x-1")
     beads.add("x-2", status="in_progress")
     own = store.Store(beads.dolt)
-    feed = settings.Feed("http://sink.test", {}, processes.free_port(), "127.0.0.1")
-    scrape = metrics.Scrape(store.Store(beads.dolt), "agent", Pulse())
-    server = http.serve(http.Endpoint(Gate(own, settings.Rules(), None), Pulse(), scrape), feed)
-    threading.Thread(target=serving.run_until_closed, args=(server,), daemon=True).start()
+    feed = settings.FeederSettings("http://sink.test", {}, processes.free_port(), "127.0.0.1")
+    scrape = metrics.Scrape(store.Store(beads.dolt), "agent", HealthState())
+    server = http.serve(http.Endpoint(Gate(own, settings.DispatchLimits(), None), HealthState(), scrape), feed)
+    threading.Thread(target=wsgi_server.run_until_closed, args=(server,), daemon=True).start()
     try:
         for name in ("dispatch", "reap"):
             headers, _ = events.to_http(events.Event(f"t-{name}", f"/x/pingsources/{name}", events.TICK))
@@ -124,10 +123,10 @@ def test_an_event_that_is_told_again_has_the_same_trace(beads: Beads, raw: RawSi
     wait_for(lambda: len(raw.sent) > 1, "two tries")
     raw.status = 202
     wait_for(lambda: raw.about("x-1"), "the change")
-    position = beads.store.position()
+    position = beads.store.feed_state.position()
     assert position is not None
     feed.close()
-    beads.store.set_position(position, {})  # as if it had been killed before it could store the next one
+    beads.store.feed_state.set_position(position, {})  # as if it had been killed before it could store the next one
     knock = threading.Event()
     with support.closing(Running(beads.dolt, raw.url)):
         while len(raw.about("x-1")) < 2 and not knock.wait(0.3):

@@ -9,22 +9,21 @@ from datetime import UTC, datetime, timedelta
 import pymysql
 import pytest
 
-from beads import agent as agents
-from beads import events, settings, store
-from functions.dispatch.dispatcher import Dispatched, Dispatcher, NothingEligible, ServiceFailed
-from functions.reap import reaper
-from local import toolchain
+from beads_dispatch import events, reaper, settings, store
+from beads_dispatch.agents import beadboard
+from beads_dispatch.dispatcher import Dispatched, Dispatcher, NothingEligible, ServiceFailed
 from local.workspace import Workspace
 from tests import support
 from tests.conftest import Beads
 from tests.integration.conftest import Clock
 from tests.integration.test_feed import Running
 from tests.support import wait_for
+from tools import toolchain
 
 USERS_SQL = pathlib.Path(__file__).parents[2] / "knative" / "users.sql"
 NAMES = ("feeder", "dispatch", "reap")
 
-As = Callable[[str], settings.Dolt]
+As = Callable[[str], settings.DoltSettings]
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +46,22 @@ def as_user(beads: Beads, users: None) -> As:
 
 @pytest.fixture
 def dispatcher(as_user: As, agent: support.Agent, clock: Clock) -> Iterator[Dispatcher]:
-    service = agents.AgentService(settings.Agent(agent.url, None, 5))
+    service = beadboard.BeadBoard(settings.AgentSettings(agent.url, None, 5))
     with support.closing(store.Store(as_user("dispatch"))) as beads:
-        yield Dispatcher(beads, service, settings.Rules(), clock, clock.sleep)
+        yield Dispatcher(beads, service, settings.DispatchLimits(), clock, clock.sleep)
 
 
 def test_dispatch_can_do_its_work(beads: Beads, dispatcher: Dispatcher, agent: support.Agent, clock: Clock) -> None:
     """Claim, POST, record; set the hold when the service fails, roll back, clear the hold."""
     beads.add("x-1")
-    beads.store.set_switch("dispatch", False)
+    beads.store.control.mirror_pingsource("dispatch", False)
     agent.behaviour = support.answers(502)
     assert isinstance(dispatcher.run_once()[0], ServiceFailed)
-    assert beads.row("x-1")["status"] == "open" and beads.store.hold().failures == 1
+    assert beads.row("x-1")["status"] == "open" and beads.store.control.hold().failures == 1
     agent.behaviour = support.job
     clock.passed += timedelta(minutes=11)
     assert [type(outcome) for outcome in dispatcher.run_once()] == [Dispatched, NothingEligible]
-    assert beads.row("x-1")["status"] == "in_progress" and beads.store.hold().failures == 0
+    assert beads.row("x-1")["status"] == "in_progress" and beads.store.control.hold().failures == 0
 
 
 def test_reap_can_do_its_work(beads: Beads, as_user: As, dispatcher: Dispatcher, clock: Clock) -> None:
@@ -70,11 +69,11 @@ def test_reap_can_do_its_work(beads: Beads, as_user: As, dispatcher: Dispatcher,
     beads.add("x-1")
     dispatcher.run_once()
     beads.add("x-2")
-    (waiting,) = beads.store.eligible("agent", clock(), 1)
-    beads.store.claim(waiting, clock())
+    (waiting,) = beads.store.eligible.first("agent", clock(), 1)
+    beads.store.claims.claim(waiting, clock())
     with support.closing(store.Store(as_user("reap"))) as ours:
         clock.passed += timedelta(minutes=31)
-        result = reaper.run_once(ours, settings.Rules(), clock())
+        result = reaper.run_once(ours, settings.DispatchLimits(), clock())
     assert (result.reopened, result.blocked) == (["x-2"], ["x-1"])
 
 
@@ -94,7 +93,7 @@ def test_the_feeder_can_do_its_work(beads: Beads, as_user: As, sink: support.Sin
         wait_for(lambda: [event.subject for event in sink.of_type(events.ISSUE_CHANGED)] == ["x-1"], "the change", 10)
     finally:
         feeder.close()
-    assert beads.store.position() is not None and beads.store.switch().reap
+    assert beads.store.feed_state.position() is not None and beads.store.control.suspension().reap
 
 
 # What an intruder in a process would try. %s is the beads' database.

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from beads import store
-from chaos import verify
+from beads_dispatch import store
+from beads_dispatch.cli import verify
 from tests import support
 from tests.conftest import Beads
 from tests.integration.conftest import DispatcherFactory
@@ -131,15 +131,19 @@ def test_a_post_for_a_bead_that_was_taken_long_before_is_found(beads: Beads, sin
 def test_the_command_says_whether_it_held_and_what_it_cannot_know(
     beads: Beads, make_dispatcher: DispatcherFactory
 ) -> None:
-    """`python -m chaos.verify`, by the workspace: 0 and `held`; without a server 2 and no traceback."""
+    """`python -m tools.chaos.verify`, by the workspace: 0 and `held`; without a server 2 and no traceback."""
     beads.add("x-1")
     make_dispatcher().run_once()
     env = {**os.environ, "BEADS_DIR": str(beads.workspace.beads_dir)}
-    done = subprocess.run([sys.executable, "-m", "chaos.verify"], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "beads_dispatch.cli.verify"], env=env, capture_output=True, text=True, timeout=120
+    )
     assert "This history cannot show:" in done.stdout, done.stderr
     assert done.returncode == (1 if "BROKEN  " in done.stdout else 0)
     env = {**env, "DOLT_HOST": "127.0.0.1", "DOLT_PORT": "9"}
-    done = subprocess.run([sys.executable, "-m", "chaos.verify"], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "beads_dispatch.cli.verify"], env=env, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 2
     assert "cannot verify" in done.stderr and "Traceback" not in done.stderr
 
@@ -149,11 +153,11 @@ def test_the_mark_before_the_post_outlives_a_crash(beads: Beads, since: str) -> 
     beads.add("x-1")
     beads.sql("CALL DOLT_COMMIT('-Am', 'beads')")
     now = datetime.now(UTC)
-    claimed = beads.store.claim(beads.store.eligible("agent", now, 1)[0], now)
-    assert [bead.id for bead in beads.store.abandoned("agent", now + timedelta(minutes=5))] == ["x-1"]
-    beads.store.mark_posting(claimed)
-    assert beads.store.abandoned("agent", now + timedelta(minutes=5)) == []
-    assert beads.store.read_back("x-1").updated_at == claimed.updated_at  # type: ignore[union-attr]
+    claimed = beads.store.claims.claim(beads.store.eligible.first("agent", now, 1)[0], now)
+    assert [bead.id for bead in beads.store.activity.orphaned_claims("agent", now + timedelta(minutes=5))] == ["x-1"]
+    beads.store.claims.mark_posting(claimed)
+    assert beads.store.activity.orphaned_claims("agent", now + timedelta(minutes=5)) == []
+    assert beads.store.claims.read_back("x-1").updated_at == claimed.updated_at  # type: ignore[union-attr]
     assert judged(beads, since).ends() == {"crashed while posting": 1}
     with pytest.raises(store.ClaimLost):
-        beads.store.claim(claimed, now)
+        beads.store.claims.claim(claimed, now)

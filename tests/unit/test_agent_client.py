@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from beads import agent as agents
-from beads import settings
+from beads_dispatch import agents, settings
+from beads_dispatch.agents import beadboard
 from local import processes
 from tests import support
 
@@ -19,8 +19,8 @@ def server() -> Iterator[support.Agent]:
         yield service
 
 
-def client(url: str, **more: object) -> agents.AgentService:
-    return agents.AgentService(settings.Agent(url, timeout_seconds=5, **more))  # type: ignore[arg-type]
+def client(url: str, **more: object) -> beadboard.BeadBoard:
+    return beadboard.BeadBoard(settings.AgentSettings(url, timeout_seconds=5, **more))  # type: ignore[arg-type]
 
 
 def test_nothing_was_sent_without_a_connection() -> None:
@@ -41,7 +41,7 @@ def test_a_server_that_does_not_speak_tls_got_nothing(server: support.Agent) -> 
 def test_an_announcement_is_not_a_refusal(server: support.Agent, code: int) -> None:
     """1xx says that an answer will follow: the job may run."""
     server.behaviour = support.answers(code)
-    with pytest.raises(agents.NoAnswer):
+    with pytest.raises(agents.UnknownOutcome):
         client(server.url).dispatch("x-1")
 
 
@@ -60,7 +60,7 @@ def test_a_chunked_answer_is_read_whole_and_one_cut_short_is_none(server: suppor
     server.behaviour = lambda handler: chunked(handler, whole=True)
     assert client(server.url).dispatch("x-1") == "j-1"
     server.behaviour = lambda handler: chunked(handler, whole=False)
-    with pytest.raises(agents.NoAnswer):
+    with pytest.raises(agents.UnknownOutcome):
         client(server.url).dispatch("x-1")
 
 
@@ -84,8 +84,8 @@ def test_the_url_may_hold_a_path_and_credentials(server: support.Agent) -> None:
 def test_the_health_url_is_asked_as_it_is(server: support.Agent) -> None:
     """The number at work is active + queued."""
     server.active = 3
-    assert client(server.url, health_url=f"{server.url}/health").number_at_work() == 3
-    assert client(server.url).number_at_work() is None
+    assert client(server.url, health_url=f"{server.url}/health").count_running() == 3
+    assert client(server.url).count_running() is None
 
 
 def test_certificates_are_loaded_only_where_they_are_used(server: support.Agent) -> None:

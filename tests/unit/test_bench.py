@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from bench import against, burden, cold, costs, generate, latency, report, scale
+from tools.bench import cold, compare, generate, latency, report, resource_usage, scale, write_overhead
 
 
 def test_percentiles_are_by_nearest_rank() -> None:
@@ -30,8 +30,8 @@ def test_polling_waits_half_its_period_on_average() -> None:
 
 def test_cpu_time_is_read_past_any_name() -> None:
     """The name of a process may hold spaces and parentheses."""
-    assert costs.parse_stat("7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 30 12 0 0 20 0 1") == 42
-    assert costs.parse_rss_kib("Name:\tx\nVmRSS:\t  2048 kB\n") == 2048
+    assert resource_usage.parse_stat("7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 30 12 0 0 20 0 1") == 42
+    assert resource_usage.parse_rss_kib("Name:\tx\nVmRSS:\t  2048 kB\n") == 2048
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
@@ -42,7 +42,7 @@ def test_commands_are_counted_however_they_come(size: int) -> None:
         return len(body).to_bytes(3, "little") + bytes([sequence]) + body
 
     stream = packet(1, b"login") + packet(0, b"\x03SELECT 1") + packet(0, b"\x0e") + packet(0, b"\x03" + b"x" * 300)
-    commands = costs.Commands()
+    commands = resource_usage.Commands()
     for at in range(0, len(stream), size):
         commands.feed(stream[at : at + size])
     assert commands.number == 3
@@ -92,7 +92,7 @@ def test_imports_are_summed_by_package() -> None:
 def test_writers_are_compared_within_a_round() -> None:
     """The median of what a kind takes more than the first in the same round, not of all against all."""
     found = {"binlog off": [100.0, 200.0, 300.0], "binlog on": [110.0, 210.0, 310.0]}
-    compared = burden.compare(found)["binlog on"]
+    compared = write_overhead.compare(found)["binlog on"]
     assert compared["more"] == 10.0
     assert compared["ratio"] == 1.05
 
@@ -100,13 +100,13 @@ def test_writers_are_compared_within_a_round() -> None:
 def test_the_figures_of_a_result_are_named_by_where_they_stand() -> None:
     """However deep; what is no number is no figure."""
     result = {"unit": "ms", "POST": {"p50": 1.5, "n": 3}, "a": {"b": {"c": 2}}, "load": [1.0], "ok": True}
-    assert dict(against.figures(result)) == {"POST: p50": 1.5, "POST: n": 3, "a: b: c": 2}
+    assert dict(compare.figures(result)) == {"POST: p50": 1.5, "POST: n": 3, "a: b: c": 2}
 
 
 def test_a_commit_is_measured_with_the_tools_of_now(tmp_path: pathlib.Path) -> None:
     """The tree of a commit holds its beads/ and today's bench/; that of now is all as it is."""
-    then, now = against.make_tree(tmp_path / "then", "HEAD"), against.make_tree(tmp_path / "now", None)
+    then, now = compare.make_tree(tmp_path / "then", "HEAD"), compare.make_tree(tmp_path / "now", None)
     for tree in (then, now):
-        assert {path.name for path in tree.iterdir()} == {*against.MEASURED, *against.MEASURING}
-        assert (tree / "bench" / "against.py").read_text() == (against.ROOT / "bench" / "against.py").read_text()
-    assert (now / "beads" / "store.py").read_text() == (against.ROOT / "beads" / "store.py").read_text()
+        assert {path.name for path in tree.iterdir()} == {*compare.MEASURED, *compare.MEASURING}
+        assert (tree / "bench" / "against.py").read_text() == (compare.ROOT / "bench" / "against.py").read_text()
+    assert (now / "beads" / "store.py").read_text() == (compare.ROOT / "beads" / "store.py").read_text()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from feeder import changes
-from feeder.changes import Cause, Row, Transaction
+from feeder.changes import Row, Transaction
 
 GTID = "18af863a-727b-4779-bf7b-a596e243ddc4:7"
 
@@ -103,13 +103,13 @@ CAUSES = [
 @pytest.mark.parametrize(("rows", "cause"), [case[1:] for case in CAUSES], ids=[case[0] for case in CAUSES])
 def test_what_asks_for_work(rows: list[Row], cause: str | None) -> None:
     """What may have made work available asks the gate; nothing else does, and our own writes do not."""
-    found = changes.cause_in(transaction(*rows), "agent")
+    found = changes.request_reason_in(transaction(*rows), "agent")
     assert (found.cause if found else None) == cause
 
 
 def test_a_freed_slot_counts_for_more_than_a_change() -> None:
     """In one transaction with both, dispatch is told to wait for the slot."""
-    found = changes.cause_in(
+    found = changes.request_reason_in(
         transaction(
             update(bead("agent", name="x-2"), bead("agent", name="x-2")),
             update(bead("agent", "in_progress"), bead("agent", "closed")),
@@ -136,7 +136,7 @@ def test_what_was_missed_is_told_with_ids_that_repeat() -> None:
         {"bead": "x-4", "event": "e1", **diff(bead("agent", name="x-4"), None)},
     ]
     found = list(changes.missed(rows, changes.sequence_after(7)))
-    assert [change.bead for change in found if changes.is_told(change)] == ["x-1", "x-3", "x-4"]
+    assert [change.bead for change in found if changes.is_published(change)] == ["x-1", "x-3", "x-4"]
     assert found == list(changes.missed(rows, changes.sequence_after(7)))
     assert len({change.id for change in found}) == 4
     (later,) = changes.missed([{**rows[0], "event": "e2"}], "")

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from beads import settings
-from beads.bead import Bead, DispatchRecord
-from beads.settings import Rules
-from cli import connection, history, main, moments, replay, status, switch, terminal, timeline
-from cli.replay import Look, Record, Run
+from beads_dispatch import settings
+from beads_dispatch.bead import Bead, DispatchRecord
+from beads_dispatch.cli import connection, history, main, replay, status, suspend, terminal, time_arguments, timeline
+from beads_dispatch.cli.replay import Look, Record, Run
 
 NOW = datetime(2026, 7, 15, 9, 30, tzinfo=UTC)
 
@@ -40,7 +39,7 @@ def at(minute: float) -> datetime:
 ])  # fmt: skip
 def test_a_moment_is_a_time_or_how_long_ago(written: str, expected: datetime | None) -> None:
     """UTC unless it says otherwise; what is no moment may be a commit."""
-    assert moments.parse(written, NOW) == expected
+    assert time_arguments.parse(written, NOW) == expected
 
 
 # --- the terminal -------------------------------------------------------------------------------------------
@@ -281,8 +280,8 @@ def test_each_step_is_shown_once_with_the_time_since_the_one_before() -> None:
 
 def test_resuming_says_what_still_stops_it() -> None:
     """bd's config is not the only switch."""
-    left = switch.Switched(dispatch="PingSource dispatch has suspend=true", reap=None)
-    lines = switch.lines(left, switch.BOTH, suspend=False)
+    left = suspend.Switched(dispatch="PingSource dispatch has suspend=true", reap=None)
+    lines = suspend.lines(left, suspend.BOTH, suspend=False)
     assert "still suspended" in lines[0] and "kn source ping resume dispatch" in lines[0]
     assert lines[1] == "reap is on"
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beads import events
+from beads_dispatch import events
 
 BINARY = {
     "Ce-Specversion": "1.0",

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from cli import kn_ping
-from cli.kn_ping import RESUME, SUSPEND, KnError, PingSource, Request, UsageError
+from beads_dispatch.cli import kn_ping
+from beads_dispatch.cli.kn_ping import RESUME, SUSPEND, KnError, PingSource, Request, UsageError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -161,7 +161,7 @@ def test_only_the_standard_library_is_loaded() -> None:
     bare = [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"]
     loaded = json.loads(subprocess.run(bare, capture_output=True, text=True, check=True).stdout)
     ours = {name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names and name != "__main__"}
-    assert ours == {"cli", "cli.kn_ping"}
+    assert ours == {"cli", "beads_dispatch.cli.kn_ping"}
 
 
 def test_a_source_is_known_by_what_its_list_says() -> None:

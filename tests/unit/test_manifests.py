@@ -12,9 +12,10 @@ import jsonschema
 import pytest
 import yaml
 
-from beads import events
+from beads_dispatch import events
 from feeder import changes
-from local import toolchain, triggers
+from local import triggers
+from tools import toolchain
 
 ROOT = pathlib.Path(__file__).parents[2]
 BASE = ROOT / "knative" / "base"
@@ -43,7 +44,7 @@ def built() -> Callable[[str], list[Document]]:
     try:
         kustomize = toolchain.kustomize()
     except toolchain.ToolError:
-        pytest.skip("needs kustomize on PATH, or Go, which builds it; `python -m local.toolchain kustomize` says why")
+        pytest.skip("needs kustomize on PATH, or Go, which builds it; `python -m tools.toolchain kustomize` says why")
     done = {name: subprocess.run([kustomize, "build", path], capture_output=True) for name, path in FOLDERS.items()}
 
     def built(name: str) -> list[Document]:
@@ -58,7 +59,7 @@ def schemas() -> "Schemas":
     try:
         return Schemas(toolchain.schemas())
     except toolchain.ToolError:
-        pytest.skip("needs Go on PATH, which downloads the schemas; `python -m local.toolchain schemas` says why")
+        pytest.skip("needs Go on PATH, which downloads the schemas; `python -m tools.toolchain schemas` says why")
 
 
 class Schemas:
@@ -332,8 +333,8 @@ class TestEventTypes:
     SENT = (
         changes.to_event(CHANGE, "beads"),
         changes.to_event(GONE, "beads"),
-        changes.request(changes.Cause("slot", "0d3a:7:1"), 3, events.DISPATCH_REQUESTED),
-        changes.request(changes.Cause("tick", "1-2-3"), 1, events.REAP_REQUESTED),
+        changes.request(changes.RequestReason("slot", "0d3a:7:1"), 3, events.DISPATCH_REQUESTED),
+        changes.request(changes.RequestReason("tick", "1-2-3"), 1, events.REAP_REQUESTED),
     )
 
     @pytest.mark.parametrize("event", SENT, ids=["change", "recovered", "dispatch", "reap"])

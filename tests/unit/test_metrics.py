@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from beads import store
+from beads_dispatch import store
 from feeder import metrics
 from feeder.binlog import Position
 
 SERVER = "0d3a8f5e-0000-4000-8000-000000000001"
 OTHER = "0d3a8f5e-0000-4000-8000-000000000002"
 
-OVERVIEW = store.Overview(1, datetime.now(UTC), 2, store.Switch(), store.Hold(), f"{SERVER}:1-7")
+OVERVIEW = store.Overview(1, datetime.now(UTC), 2, Suspension(), store.Hold(), f"{SERVER}:1-7")
 
 
 @pytest.mark.parametrize(

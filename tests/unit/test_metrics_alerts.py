@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from beads import settings, store
+from beads_dispatch import settings, store
 from feeder import metrics
-from feeder.health import Pulse
-from local import toolchain
+from feeder.health import HealthState
+from tools import toolchain
 
 ROOT = pathlib.Path(__file__).parents[2]
 MONITORING = ROOT / "knative" / "monitoring"
@@ -26,10 +26,10 @@ ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["ru
 
 def exposed() -> set[str]:
     """The names of all metrics, those that only Dolt knows too."""
-    pulse = Pulse()
+    pulse = HealthState()
     pulse.position = ""
-    scrape = metrics.Scrape(store.Store(settings.Dolt("127.0.0.1", 9, "root", "", "x")), "agent", pulse)
-    overview = store.Overview(0, None, 0, store.Switch(), store.Hold(1, datetime.now(UTC)), "")
+    scrape = metrics.Scrape(store.Store(settings.DoltSettings("127.0.0.1", 9, "root", "", "x")), "agent", pulse)
+    overview = store.Overview(0, None, 0, Suspension(), store.Hold(1, datetime.now(UTC)), "")
     own = re.findall(r"^# TYPE (\w+) ", scrape.page().decode(), re.MULTILINE)
     return {*own, *(family.name for family in scrape._from_dolt(overview))}
 
@@ -102,7 +102,7 @@ def test_kustomize_builds_it() -> None:
     try:
         kustomize = toolchain.kustomize()
     except toolchain.ToolError:
-        pytest.skip("needs kustomize on PATH, or Go, which builds it; `python -m local.toolchain kustomize` says why")
+        pytest.skip("needs kustomize on PATH, or Go, which builds it; `python -m tools.toolchain kustomize` says why")
     done = subprocess.run([kustomize, "build", MONITORING], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     built = {found["kind"]: found for found in yaml.safe_load_all(done.stdout)}

@@ -13,11 +13,12 @@ import httpx
 import pytest
 import yaml
 
-from beads import events, store
+from beads_dispatch import events, store
 from feeder import changes
-from local import processes, router, toolchain, triggers
+from local import processes, router, triggers
 from local.processes import Process
 from tests import support
+from tools import toolchain
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTIFY = ROOT / "examples" / "notify"
@@ -106,7 +107,7 @@ def test_what_we_did_is_told_and_what_others_did_is_not(example: Example, webhoo
     """Each of our changes in words of its own; people's, and requests, do not wake it."""
     for actor in ("alice", "agent", ""):
         assert example.tell(actor) == router.ACCEPTED
-    request = changes.request(changes.Cause("change", "g:1:1"), 1, events.DISPATCH_REQUESTED)
+    request = changes.request(changes.RequestReason("change", "g:1:1"), 1, events.DISPATCH_REQUESTED)
     assert example.broker.route(request) == router.ACCEPTED
     assert webhook.bodies == []
     told = [
@@ -205,7 +206,7 @@ def test_kustomize_builds_it() -> None:
     try:
         kustomize = toolchain.kustomize()
     except toolchain.ToolError:
-        pytest.skip("needs kustomize on PATH, or Go, which builds it; `python -m local.toolchain kustomize` says why")
+        pytest.skip("needs kustomize on PATH, or Go, which builds it; `python -m tools.toolchain kustomize` says why")
     done = subprocess.run([kustomize, "build", NOTIFY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     built = {found["kind"]: found for found in yaml.safe_load_all(done.stdout)}

@@ -16,8 +16,8 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import httpx
 import pytest
 
-from beads import events
-from local import router, serving, triggers
+from beads_dispatch import events
+from local import router, triggers, wsgi_server
 from local.triggers import All, Delivery, Target, Text, Trigger
 from tests import support
 
@@ -45,12 +45,12 @@ class Subscriber:
     url: str = ""
 
     def handle(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        headers = serving.headers(environ)
+        headers = wsgi_server.headers(environ)
         self.times.append(time.monotonic())
         self.headers.append(headers)
-        self.received.append(events.from_request(headers, serving.body(environ)))
+        self.received.append(events.from_request(headers, wsgi_server.body(environ)))
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        return serving.answer(start_response, reply.status, reply.body, reply.headers)
+        return wsgi_server.answer(start_response, reply.status, reply.body, reply.headers)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def nobody() -> Iterator[str]:
 
 
 def start(running: contextlib.ExitStack, subscriber: Subscriber) -> Subscriber:
-    subscriber.url = running.enter_context(serving.Server(subscriber.handle, threads=2)).url
+    subscriber.url = running.enter_context(wsgi_server.Server(subscriber.handle, threads=2)).url
     return subscriber
 
 
@@ -332,9 +332,9 @@ def test_subscribers_do_not_wait_for_each_other(running: contextlib.ExitStack) -
 
     def meets_the_other(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         both.wait()
-        return serving.answer(start_response, 204)
+        return wsgi_server.answer(start_response, 204)
 
-    urls = [running.enter_context(serving.Server(meets_the_other, threads=1)).url for _ in range(2)]
+    urls = [running.enter_context(wsgi_server.Server(meets_the_other, threads=1)).url for _ in range(2)]
 
     assert a_router(running, *[trigger(url) for url in urls]).route(an_event()) == router.ACCEPTED
     assert not both.broken
@@ -401,7 +401,7 @@ def test_a_body_that_is_too_large_is_refused(running: contextlib.ExitStack, subs
     ingress = running.enter_context(router.serve(a_router(running, trigger(subscriber.url))))
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", ingress.port, timeout=15)) as connection:
         connection.putrequest("POST", "/")
-        connection.putheader("Content-Length", str(serving.MAX_BODY_BYTES + 1))
+        connection.putheader("Content-Length", str(wsgi_server.MAX_BODY_BYTES + 1))
         connection.endheaders()
 
         assert connection.getresponse().status == 413
@@ -411,7 +411,7 @@ def test_a_port_in_use_is_said_in_one_sentence(running: contextlib.ExitStack, su
     """Two routers on one port: the second says which port, and what to do."""
     taken = running.enter_context(router.serve(a_router(running, trigger(subscriber.url))))
 
-    with pytest.raises(serving.CannotListen, match=rf"cannot listen on 127\.0\.0\.1:{taken.port} .* another port"):
+    with pytest.raises(wsgi_server.CannotListen, match=rf"cannot listen on 127\.0\.0\.1:{taken.port} .* another port"):
         router.serve(a_router(running, trigger(subscriber.url)), port=taken.port)
 
 

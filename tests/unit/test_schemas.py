@@ -10,7 +10,7 @@ import pytest
 import yaml
 from referencing import Registry, Resource
 
-from beads import events
+from beads_dispatch import events
 from feeder import changes
 
 KNATIVE = pathlib.Path(__file__).parents[2] / "knative"
@@ -47,8 +47,10 @@ CHANGE = changes.Change(
 )
 SENT = {
     events.ISSUE_CHANGED: whole(changes.to_event(CHANGE, "beads")),
-    events.DISPATCH_REQUESTED: whole(changes.request(changes.Cause("slot", CHANGE.id), 3, events.DISPATCH_REQUESTED)),
-    events.REAP_REQUESTED: whole(changes.request(changes.Cause("tick", "1-2-3"), 1, events.REAP_REQUESTED)),
+    events.DISPATCH_REQUESTED: whole(
+        changes.request(changes.RequestReason("slot", CHANGE.id), 3, events.DISPATCH_REQUESTED)
+    ),
+    events.REAP_REQUESTED: whole(changes.request(changes.RequestReason("tick", "1-2-3"), 1, events.REAP_REQUESTED)),
 }
 
 

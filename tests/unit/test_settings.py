@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from beads import settings
+from beads_dispatch import settings
 
 
 def workspace(folder: pathlib.Path, **metadata: object) -> dict[str, str]:
@@ -17,14 +17,14 @@ def test_a_workspace_says_where_dolt_is(tmp_path: pathlib.Path) -> None:
     """metadata.json names host, user and database; dolt-server.port is read before the deprecated key."""
     env = workspace(tmp_path, dolt_server_host="db", dolt_server_port=1, dolt_server_user="bd", dolt_database="beads")
     (tmp_path / "dolt-server.port").write_text("3399\n")
-    assert settings.dolt(env) == settings.Dolt("db", 3399, "bd", "", "beads")
+    assert settings.dolt(env) == settings.DoltSettings("db", 3399, "bd", "", "beads")
 
 
 def test_explicit_settings_win_over_the_workspace(tmp_path: pathlib.Path) -> None:
     """DOLT_* are closer to the process than the workspace."""
     env = workspace(tmp_path, dolt_server_host="db", dolt_database="beads")
     env |= {"DOLT_HOST": "other", "DOLT_PORT": "3310", "DOLT_USER": "u", "DOLT_DATABASE": "d", "DOLT_PASSWORD": "p"}
-    assert settings.dolt(env) == settings.Dolt("other", 3310, "u", "p", "d")
+    assert settings.dolt(env) == settings.DoltSettings("other", 3310, "u", "p", "d")
 
 
 def test_a_password_is_read_from_a_file_and_never_shown(tmp_path: pathlib.Path) -> None:
@@ -43,16 +43,16 @@ def test_a_password_is_read_from_a_file_and_never_shown(tmp_path: pathlib.Path) 
 def test_a_wrong_limit_is_named_with_what_was_found(name: str, value: str) -> None:
     """The error names the variable and the value."""
     with pytest.raises(settings.SettingsError) as wrong:
-        settings.rules({name: value})
+        settings.limits({name: value})
     assert name in str(wrong.value) and value in str(wrong.value)
 
 
 def test_the_limits_have_the_designs_defaults() -> None:
     """1 bead at a time, 10 minutes, 120 seconds, 30 minutes."""
-    rules = settings.rules({})
-    assert (rules.assignee, rules.max_in_flight) == ("agent", 1)
-    assert (rules.slot_silence_minutes, rules.claim_timeout_seconds, rules.reap_after_minutes) == (10, 120, 30)
-    assert settings.rules({"REAP_AFTER_MINUTES": "0.5"}).reap_after_minutes == 0.5
+    rules = settings.limits({})
+    assert (limits.assignee, limits.max_in_flight) == ("agent", 1)
+    assert (limits.slot_silence_minutes, limits.claim_timeout_seconds, limits.reap_after_minutes) == (10, 120, 30)
+    assert settings.limits({"REAP_AFTER_MINUTES": "0.5"}).reap_after_minutes == 0.5
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http", "-1", "３３０６"])
@@ -75,7 +75,7 @@ def test_what_is_missing_is_named() -> None:
     with pytest.raises(settings.SettingsError, match="BEADBOARD_URL is not set"):
         settings.agent({})
     with pytest.raises(settings.SettingsError, match="K_SINK is not set"):
-        settings.feed({})
+        settings.feeder({})
     with pytest.raises(settings.SettingsError, match="DOLT_HOST is not set"):
         settings.dolt({})
 
@@ -97,12 +97,12 @@ def test_a_folder_that_is_no_workspace_is_named(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", '{"extensions": null}', '{"extensions": {}}'])
 def test_overrides_may_be_empty(text: str) -> None:
     """A SinkBinding sets K_CE_OVERRIDES without a value when there are none."""
-    assert settings.feed({"K_SINK": "http://sink", "K_CE_OVERRIDES": text}).overrides == {}
+    assert settings.feeder({"K_SINK": "http://sink", "K_CE_OVERRIDES": text}).overrides == {}
 
 
 def test_overrides_are_extensions() -> None:
     """{"extensions": {...}}, names in lower case as CloudEvents wants them."""
-    feed = settings.feed({"K_SINK": "http://sink", "K_CE_OVERRIDES": '{"extensions": {"Cluster": "blue"}}'})
+    feed = settings.feeder({"K_SINK": "http://sink", "K_CE_OVERRIDES": '{"extensions": {"Cluster": "blue"}}'})
     assert feed.overrides == {"cluster": "blue"}
     with pytest.raises(settings.SettingsError, match="K_CE_OVERRIDES"):
-        settings.feed({"K_SINK": "http://sink", "K_CE_OVERRIDES": "[]"})
+        settings.feeder({"K_SINK": "http://sink", "K_CE_OVERRIDES": "[]"})

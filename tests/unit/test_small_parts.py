@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from beads import log, notes
-from beads.bead import DispatchRecord
+from beads_dispatch import log, notes
+from beads_dispatch.bead import DispatchRecord
 from feeder import emitter, preflight
 
 FIT = {

@@ -9,7 +9,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 
-from local import serving, ticks
+from local import ticks, wsgi_server
 from local.manifests import ManifestError
 from tests import support
 
@@ -17,7 +17,7 @@ BASE = pathlib.Path(__file__).parents[2] / "knative" / "base"
 
 MANIFEST = """
 apiVersion: sources.knative.dev/v1
-kind: PingSource
+kind: TickSource
 metadata: {name: odd}
 spec:
   schedule: "*/5 * * * *"
@@ -38,7 +38,7 @@ def ticking(sources: ticks.Ticks) -> Iterator[None]:
         assert not thread.is_alive()
 
 
-def load(folder: pathlib.Path, manifest: str) -> ticks.PingSource:
+def load(folder: pathlib.Path, manifest: str) -> ticks.TickSource:
     (folder / "odd.yaml").write_text(manifest)
     (loaded,) = ticks.load_sources(folder)
     return loaded
@@ -54,7 +54,7 @@ def test_the_deployed_sources_are_read() -> None:
 
 def test_a_tick_is_what_a_pingsource_sends() -> None:
     """Type and source are Knative's, the name is the last segment of the source, and every tick has its own id."""
-    source = ticks.PingSource("dispatch", 2, data={})
+    source = ticks.TickSource("dispatch", 2, data={})
     tick = source.tick()
 
     assert tick.type == "dev.knative.sources.ping"
@@ -85,7 +85,7 @@ def test_overrides_are_on_every_tick(tmp_path: pathlib.Path) -> None:
 )
 def test_a_tick_comes_at_the_minutes_that_cron_says(every: int, now: tuple[int, int, int], expected: float) -> None:
     """`*/N` is every full minute that N divides, and begins anew with the hour."""
-    source = ticks.PingSource("any", every)
+    source = ticks.TickSource("any", every)
 
     assert source.seconds_until_next(datetime(2026, 1, 1, *now, tzinfo=UTC)) == expected
 
@@ -117,11 +117,11 @@ def test_an_outage_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixtu
     answers = [503, 503, 503, 202, 202]
 
     def changes_its_mind(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        return serving.answer(start_response, answers.pop(0) if len(answers) > 1 else answers[0])
+        return wsgi_server.answer(start_response, answers.pop(0) if len(answers) > 1 else answers[0])
 
     sources = ticks.load_sources(BASE)
     with (
-        serving.Server(changes_its_mind, threads=1) as sink,
+        wsgi_server.Server(changes_its_mind, threads=1) as sink,
         ticking(ticks.Ticks(sources, sink.url, {"reap": 0.01})),
     ):
         support.wait_for(lambda: len(answers) == 1, "ticks in and after the outage")

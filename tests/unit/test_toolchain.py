@@ -20,9 +20,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from local import processes, toolchain
-from local.toolchain import Asset, Tool
+from local import processes
 from tests import support
+from tools import toolchain
+from tools.toolchain import Asset, Tool
 
 ROOT = pathlib.Path(__file__).parents[2]
 GO = shutil.which("go")
@@ -39,7 +40,7 @@ while [ "$1" != -o ]; do shift; done
 printf '#!/bin/sh\\necho dolt version 2.2.0\\n' > "$2"
 """
 
-# What `python -m local.toolchain dolt` does where no release is pinned, with progress told more often.
+# What `python -m tools.toolchain dolt` does where no release is pinned, with progress told more often.
 COMMAND = """\
 import dataclasses, sys
 from local import toolchain

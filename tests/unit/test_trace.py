@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beads import events, trace
+from beads_dispatch import events, trace
 from feeder import changes
 
 # The specification's own example.
@@ -86,7 +86,8 @@ def test_two_that_are_begun_are_two() -> None:
 def test_a_repeat_is_in_the_trace_of_the_first() -> None:
     """A crash tells an event again: the same id gives the same traceparent, another one another."""
     told = [
-        changes.request(changes.Cause("change", id), 1, events.DISPATCH_REQUESTED) for id in ("a:1:0", "a:1:0", "b")
+        changes.request(changes.RequestReason("change", id), 1, events.DISPATCH_REQUESTED)
+        for id in ("a:1:0", "a:1:0", "b")
     ]
     first, repeat, other = (event.extensions["traceparent"] for event in told)
     assert WELL_FORMED.fullmatch(first)

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from beads import events
+from beads_dispatch import events
 from local import triggers
 from local.manifests import ManifestError
 from local.triggers import All, AnyOf, Not, Text

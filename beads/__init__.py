@@ -1,1 +1,0 @@
-"""What the feeder and the two functions share. Imports none of them."""

@@ -1,0 +1,1 @@
+"""The library: what the applications, the command beads-dispatch and the tools share."""

@@ -1,0 +1,105 @@
+"""A bead as this system sees it: frozen, built by `from_row`, logged by `log_context`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """The statuses of bd that we write or look for; a bead may have others."""
+
+    OPEN = "open"
+    IN_PROGRESS = "in_progress"
+    BLOCKED = "blocked"
+    CLOSED = "closed"
+
+
+# Values of DispatchRecord.outcome. With both, the job may run.
+POSTING = "posting"
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class DispatchRecord:
+    """What we keep under `metadata.dispatch` of a bead. Absent fields are left out of the JSON."""
+
+    claim: str | None = None  # the token of the claim that holds the bead; None when none does
+    attempt: int = 0  # claims so far
+    at: str | None = None  # when it was claimed, `2026-07-15T09:30:00Z`
+    job: str | None = None  # the agent's job
+    outcome: str | None = None  # POSTING until the answer is recorded, UNKNOWN when none came; None otherwise
+    failures: int = 0  # refusals in a row that count against the bead
+    outages: int = 0  # failures of the agent with this bead, since its last job
+    retry_at: str | None = None  # not before this moment, same form as `at`
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether the claim has neither job nor outcome: nothing was sent."""
+        return self.claim is not None and not self.job and not self.outcome
+
+    def to_json(self) -> str:
+        """The JSON of `metadata.dispatch`."""
+        return json.dumps({name: value for name, value in vars(self).items() if value})
+
+    @classmethod
+    def from_metadata(cls, metadata: Any) -> "DispatchRecord":
+        """Reads what is usable and takes the rest for absent: people may edit metadata."""
+        found = metadata.get("dispatch") if isinstance(metadata, dict) else None
+        if not isinstance(found, dict):
+            return cls()
+        return cls(
+            **{
+                name: found[name] for name in ("claim", "at", "job", "outcome", "retry_at") if _is(str, found.get(name))
+            },
+            **{name: found[name] for name in ("attempt", "failures", "outages") if _is(int, found.get(name))},
+        )
+
+
+@dataclass(frozen=True)
+class Bead:
+    """One row of `issues`, the columns we look at. Datetimes are UTC-aware."""
+
+    id: str
+    title: str
+    priority: int
+    status: str
+    assignee: str
+    updated_at: datetime
+    record: DispatchRecord = field(default_factory=DispatchRecord)
+    row_lock: int | None = None  # bd 1.3.0 and newer: a random number that changes with every write
+    last_activity: datetime | None = None  # newest activity; only in queries that select it
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Bead":
+        """From a row of one of the store's queries."""
+        return cls(
+            id=row["id"],
+            title=row["title"],
+            priority=row["priority"],
+            status=row["status"],
+            assignee=row["assignee"] or "",
+            updated_at=_utc(row["updated_at"]),
+            record=DispatchRecord.from_metadata(_json(row["metadata"])),
+            row_lock=row.get("row_lock"),
+            last_activity=_utc(row["last_activity"]) if row.get("last_activity") else None,
+        )
+
+    def log_context(self) -> dict[str, Any]:
+        """For `log.context(**…)`: what identifies the bead, none of its text."""
+        return {"bead": self.id, "priority": self.priority, "attempt": self.record.attempt}
+
+
+def _utc(value: datetime) -> datetime:
+    """Dolt's DATETIMEs carry no zone; bd writes UTC into them."""
+    return value.replace(tzinfo=UTC)
+
+
+def _json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str | bytes) else value
+
+
+def _is(kind: type, value: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""The command beads-dispatch, and two plugins of kn."""

@@ -1,0 +1,219 @@
+"""One dispatch pass: while slots are free, claim the first eligible bead, POST it, record the job.
+
+An event is only a hint; everything is read from Dolt. A crash between any two steps loses nothing: the bead
+is open, or it has an orphaned claim that the reap pass releases, or one whose POST was begun, which is never sent
+again.
+"""
+
+import functools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from beads_dispatch import agents, log, notes
+from beads_dispatch.agents import slots
+from beads_dispatch.agents.beadboard import BeadBoard
+from beads_dispatch.bead import Bead, Status
+from beads_dispatch.log import Action
+from beads_dispatch.outcomes import (
+    AgentFailed,
+    Dispatched,
+    Held,
+    LostRace,
+    NoSlot,
+    NothingEligible,
+    Outcome,
+    OutcomeUnknown,
+    Rejected,
+    Stop,
+    Suspended,
+    Withdrawn,
+)
+from beads_dispatch.settings import DispatchLimits
+from beads_dispatch.store import DISPATCHER, ClaimLost, Hold, Store
+from beads_dispatch.trace import Trace, begun
+
+logger = log.get("dispatch")
+
+RETRY_MINUTES = (2, 5, 10, 30)  # after the 1st to 4th refusal in a row
+BLOCK_AT = 5  # the refusal at which a bead is blocked
+HOLD_SECONDS = 30  # the first hold; doubles with each failure of the agent in a row
+HOLD_LIMIT_SECONDS = 600
+SLOT_WAIT_SECONDS = 15  # an agent's process ends a little after its bead
+_SLOT_POLL_SECONDS = 0.1
+_LOOK_AHEAD = 8  # beads among which one is chosen after a lost race
+_TRIES_PER_BEAD = 2  # a claim that was withdrawn is tried once more in the same pass
+
+
+@dataclass
+class Dispatcher:
+    """The collaborators of a pass. `clock` gives the present, UTC-aware; `sleep` takes seconds."""
+
+    store: Store
+    agent: BeadBoard
+    limits: DispatchLimits
+    clock: Callable[[], datetime]
+    sleep: Callable[[float], None]
+    _hold: Hold = field(default_factory=Hold, init=False)  # as it was before the bead at hand
+    _trace: Trace = field(default_factory=begun, init=False)  # of the pass at hand
+
+    def run_once(self, trace: Trace | None = None, *, slot_freed: bool = False) -> list[Outcome]:
+        """One pass; returns what happened, in order. The last outcome is the reason it stopped.
+
+        `trace`: what the pass belongs to; without it one begins. `slot_freed`: wait a little for the slot. Raises
+        StoreError when Dolt cannot be reached: then the event is to be sent again.
+        """
+        self.store.refresh()
+        self._trace = trace or begun()
+        outcomes: list[Outcome] = []
+        wait = SLOT_WAIT_SECONDS if slot_freed else 0
+        while not outcomes or not isinstance(outcomes[-1], Stop):
+            outcomes.append(self._next(outcomes, wait))
+            wait = 0
+        return outcomes
+
+    def dispatch_one(self, bead: Bead) -> Outcome:
+        """Dispatch one eligible bead for a person, whatever suspension, hold, slots and its retry delay are."""
+        self._hold, self._trace = self.store.control.hold(), begun()
+        return self._dispatch(bead, functools.partial(self.store.claims.claim, ignore_retry_delay=True))
+
+    def _next(self, so_far: list[Outcome], wait: float) -> Outcome:
+        stop = self._suspended_or_held()
+        if stop:
+            return stop
+        # The slot is checked first: to find the head of a long queue costs more than to know whether it is empty.
+        try:
+            if not slots.is_free(self.beads, self.agent, self.limits, self.clock()):
+                if not self._has_eligible():
+                    return NothingEligible()
+                # After a wait everything is read anew: people may have acted meanwhile.
+                return self._next(so_far, 0) if wait and self._slot_within(wait) else NoSlot()
+        except agents.Unreachable as exc:
+            # While the queue is empty, an outage costs nothing: its hold would only delay the next bead.
+            return self._agent_failed(None, str(exc)) if self._has_eligible() else NothingEligible()
+        bead = self._first_eligible(so_far)
+        return self._dispatch(bead) if bead else NothingEligible()
+
+    def _suspended_or_held(self) -> Stop | None:
+        suspended = self.store.control.suspension().dispatch
+        if suspended:
+            return Suspended(suspended)
+        self._hold = self.store.control.hold()
+        if self._hold.until is not None and self._hold.active_at(self.clock()):
+            return Held(self._hold.until, self._hold.reason)
+        return None
+
+    def _first_eligible(self, so_far: list[Outcome]) -> Bead | None:
+        """The first eligible bead that this pass has not given up on.
+
+        After a lost race one of the next few is chosen instead: dispatchers that met at the head of the queue would
+        meet again at each bead, and all but one lose again.
+        """
+        lost = [outcome.bead.id for outcome in so_far if isinstance(outcome, LostRace)]
+        withdrawn = [outcome.bead.id for outcome in so_far if isinstance(outcome, Withdrawn)]
+        skip = {*lost, *(bead for bead in withdrawn if withdrawn.count(bead) >= _TRIES_PER_BEAD)}
+        # While the agent fails, another bead is tried each time: the bead may be at fault, and the others would wait.
+        probe = self._hold.failures > 0
+        found = self.store.eligible.first(
+            self.limits.assignee, self.clock(), _LOOK_AHEAD if lost else 1, sorted(skip), probe=probe
+        )
+        return random.choice(found) if found else None
+
+    def _has_eligible(self) -> bool:
+        return self.store.eligible.count(self.limits.assignee, self.clock(), 1) > 0
+
+    def _slot_within(self, seconds: float) -> bool:
+        """Whether a slot comes free in so many seconds."""
+        deadline = self.clock() + timedelta(seconds=seconds)
+        while self.clock() < deadline:
+            self.sleep(_SLOT_POLL_SECONDS)
+            if slots.is_free(self.beads, self.agent, self.limits, self.clock()):
+                return True
+        return False
+
+    def _dispatch(self, bead: Bead, claim: Callable[[Bead, datetime], Bead] | None = None) -> Outcome:
+        """Steps 2 to 4 for one bead: claim, mark, read back, POST, record."""
+        try:
+            with self.store.write_lock():
+                claimed = (claim or self.store.claims.claim)(bead, self.clock())
+                # Before the read-back: a change before the mark is seen by it, a later one comes after the POST began.
+                # And a dispatcher that was frozen since its claim finds that it has been released.
+                self.store.claims.mark_posting(claimed)
+        except ClaimLost:
+            return LostRace(bead)
+        change = self._changed_since_claim(claimed)
+        if change:
+            self.store.claims.withdraw(claimed, change, self.clock())
+            return Withdrawn(claimed, change)
+        trace = self._trace.trace_id
+        logger.info("claimed", extra=log.context(action=Action.CLAIM, trace=trace, **claimed.log_context()))
+        try:
+            job = self.agent.start(claimed.id, self._trace.child().traceparent)
+        except agents.Unreachable as exc:
+            return self._agent_failed(claimed, str(exc), note=notes.dispatch_failed(0, str(exc)))
+        except agents.Refused as exc:
+            note = notes.dispatch_failed(exc.code, exc.body)
+            if exc.counts or self._only_this_one(claimed, exc.code):
+                return self._rejected(claimed, exc.code, note)
+            return self._agent_failed(claimed, f"HTTP {exc.code}", note=note)
+        except agents.UnknownOutcome as exc:
+            self.store.claims.record_unknown(claimed, str(exc), self.clock())
+            return OutcomeUnknown(claimed, str(exc))
+        # Logged before it is recorded: with Dolt gone by now, this line is where the job can be found.
+        logger.info(
+            "dispatched", extra=log.context(action=Action.DISPATCH, trace=trace, job=job, **claimed.log_context())
+        )
+        self.store.claims.record_dispatched(claimed, notes.one_line(job), self.clock())
+        self._clear_hold()
+        return Dispatched(claimed, job)
+
+    def _changed_since_claim(self, claimed: Bead) -> str | None:
+        """What a person changed between our claim and now, in words; None when the claim stands alone."""
+        found = self.store.claims.read_back(claimed.id)
+        if found is None:
+            return "the bead was deleted"
+        if found.record.claim != claimed.record.claim:
+            return "another claim replaced it"
+        if found.assignee != claimed.assignee:
+            return f"the bead was assigned to {notes.one_line(found.assignee, 100) or 'nobody'}"
+        if found.status != Status.IN_PROGRESS:
+            return f"the bead became {notes.one_line(found.status, 100)}"
+        if found.updated_at != claimed.updated_at or found.row_lock != claimed.row_lock:
+            return "the bead was changed at the same moment"
+        return None
+
+    def _only_this_one(self, bead: Bead, code: int) -> bool:
+        """Whether a failure of the agent counts against the bead all the same: it failed with this bead before, and
+        took another one in between."""
+        return code >= 500 and bead.record.outages > 0 and not self._hold.failures
+
+    def _rejected(self, bead: Bead, code: int, note: str) -> Rejected:
+        """Release a bead that the agent refused: a later retry, or `blocked` after the fifth refusal in a row."""
+        failures = bead.record.failures + 1
+        if failures >= BLOCK_AT:
+            # A person who opens it again gives it five new tries.
+            record = replace(bead.record, failures=0, outages=0)
+            note = f"{note}\n{notes.blocked_after(failures)}"
+            status = Status.BLOCKED
+        else:
+            retry = self.clock() + timedelta(minutes=RETRY_MINUTES[failures - 1])
+            record = replace(bead.record, failures=failures, retry_at=notes.timestamp(retry))
+            status = Status.OPEN
+        self.store.claims.release(bead, note, record, self.clock(), actor=DISPATCHER, status=status)
+        return Rejected(bead, code, blocked=status is Status.BLOCKED)
+
+    def _agent_failed(self, bead: Bead | None, why: str, note: str = "") -> AgentFailed:
+        """Hold dispatch, then release the bead without counting it."""
+        failures = self._hold.failures
+        seconds = min(HOLD_SECONDS * 2 ** min(failures, 10), HOLD_LIMIT_SECONDS)
+        until = self.clock() + timedelta(seconds=seconds)
+        self.store.control.set_hold(self._hold, Hold(failures + 1, until, f"agent service: {why}"))
+        if bead is not None:
+            record = replace(bead.record, outages=bead.record.outages + 1)
+            self.store.claims.release(bead, note, record, self.clock(), actor=DISPATCHER)
+        return AgentFailed(bead, why, seconds)
+
+    def _clear_hold(self) -> None:
+        if self._hold.failures:
+            self.store.control.set_hold(self._hold, Hold())

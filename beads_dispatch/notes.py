@@ -1,0 +1,72 @@
+"""The notes we write on a bead, byte for byte: other people's scripts read them.
+
+Pure. One line each; a note is appended to `notes` after a line break, as `bd note` does.
+"""
+
+from datetime import UTC, datetime
+
+CLAIMED = "auto-dispatcher claimed at"
+DISPATCHED = "dispatched: job="
+DISPATCH_FAILED = "dispatch failed HTTP"
+WITHDRAWN = "auto-dispatcher withdrew its claim"
+CLAIM_EXPIRED = "auto-dispatcher claim expired"
+NO_PROGRESS = "reaper: no progress"
+
+_OURS = ("auto-dispatcher ", "dispatched: ", "dispatch ", "reaper: ")  # how every note of ours begins
+
+_ANSWER_LIMIT = 500  # characters of an agent's answer that are kept
+
+
+def timestamp(moment: datetime) -> str:
+    """`2026-07-15T09:30:00Z`: UTC, whole seconds."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def one_line(text: str, limit: int = _ANSWER_LIMIT) -> str:
+    """Text from elsewhere, made safe for a note: no line breaks or control characters, at most `limit`.
+
+    Without this an agent's answer could forge a note of ours on a line of its own.
+    """
+    return "".join(char if char.isprintable() else " " for char in text)[:limit]
+
+
+def claimed(moment: datetime) -> str:
+    return f"{CLAIMED} {timestamp(moment)}"
+
+
+def dispatched(job_id: str) -> str:
+    return f"{DISPATCHED}{job_id}"
+
+
+def dispatch_failed(code: int, body: str) -> str:
+    """`code` is 0 when there was no answer at all, written as curl writes it: 000."""
+    return f"{DISPATCH_FAILED} {code:03d}: {one_line(body)}"
+
+
+def blocked_after(failures: int) -> str:
+    return f"dispatch failed {failures} times — blocking"
+
+
+def outcome_unknown(why: str) -> str:
+    return f"dispatch outcome unknown: {one_line(why)}"
+
+
+def withdrawn(why: str) -> str:
+    return f"{WITHDRAWN}: {why}"
+
+
+def claim_expired(timeout_seconds: float) -> str:
+    return f"{CLAIM_EXPIRED}: no job and no sign of life for {timeout_seconds:g}s — reopening"
+
+
+def released(actor: str) -> str:
+    return f"auto-dispatcher claim released by {one_line(actor, 100)} — reopening"
+
+
+def no_progress(silent_minutes: int, threshold_minutes: float) -> str:
+    return f"{NO_PROGRESS} for {silent_minutes}m (threshold {threshold_minutes:g}m) — blocking"
+
+
+def is_ours(note: str) -> bool:
+    """Whether a note begins as ours do."""
+    return note.strip().startswith(_OURS)

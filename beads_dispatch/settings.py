@@ -1,0 +1,258 @@
+"""Settings, read once at a process's start from a mapping (the environment).
+
+Every field says its unit, its default and why. A secret may be given as NAME_FILE, the path of a
+file that holds it, and is never part of a repr.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+Environment = Mapping[str, str]
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong: the text says what was expected, what was found, what to do."""
+
+
+@dataclass(frozen=True)
+class DoltSettings:
+    """Where the beads are. Explicit DOLT_* win over a bd workspace's own files (BEADS_DIR)."""
+
+    host: str
+    port: int  # TCP; 3306 unless told: Dolt's own default
+    user: str
+    password: str = field(repr=False)
+    database: str
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """The agent's backend."""
+
+    # BEADBOARD_URL, no default: a wrong guess would start paid work somewhere else.
+    beadboard_url: str
+    # AGENT_HEALTH_URL: claude-agent-service's /health. With it that service counts its running jobs; without it
+    # BeadBoard only answers busy or not.
+    health_url: str | None = None
+    # AGENT_TIMEOUT_SECONDS: how long to wait for an answer to the POST. Longer than BeadBoard takes to
+    # hand the job on (it answers at once or fails), shorter than CLAIM_TIMEOUT_SECONDS: a claim must not
+    # count as orphaned while its POST is in flight.
+    timeout_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class DispatchLimits:
+    """Whom beads are dispatched for, the concurrency limit, and when a bead is inactive."""
+
+    # AGENT_ASSIGNEE: the agent. A bead assigned to it is dispatched to the backend.
+    assignee: str = "agent"
+    # MAX_IN_FLIGHT: the concurrency limit, in beads. 1: one agent, one working copy.
+    max_in_flight: int = 1
+    # SLOT_SILENCE_MINUTES: a bead in progress without activity for this long holds no slot
+    # (an agent may give up and leave its bead in_progress). Below REAP_AFTER_MINUTES.
+    slot_silence_minutes: float = 10.0
+    # CLAIM_TIMEOUT_SECONDS: a claim without a job or an outcome after this long is orphaned, by a crash.
+    # Above AGENT_TIMEOUT_SECONDS.
+    claim_timeout_seconds: float = 120.0
+    # REAP_AFTER_MINUTES: a bead in progress without activity for this long is blocked. Longer than the agent's
+    # longest single step without a note.
+    reap_after_minutes: float = 30.0
+
+    @property
+    def slot_silence(self) -> timedelta:
+        return timedelta(minutes=self.slot_silence_minutes)
+
+    @property
+    def claim_timeout(self) -> timedelta:
+        return timedelta(seconds=self.claim_timeout_seconds)
+
+    @property
+    def reap_after(self) -> timedelta:
+        return timedelta(minutes=self.reap_after_minutes)
+
+
+@dataclass(frozen=True)
+class FeederSettings:
+    """The feeder's sink and address."""
+
+    # K_SINK: where events go; a SinkBinding sets it to the Broker's address.
+    sink: str
+    # K_CE_OVERRIDES: {"extensions": {name: value}} put on every event; a SinkBinding sets it, empty when
+    # there are none.
+    overrides: Mapping[str, str]
+    # PORT and HOST: where ticks and health checks are answered. HOST: all addresses, as a pod needs.
+    port: int = 8080
+    host: str = "0.0.0.0"
+    # SINK_TIMEOUT_SECONDS: a Broker may answer only after the subscriber ran, cold start and retries
+    # included (measured: seconds; over 60 s when it retried). Far above that.
+    sink_timeout_seconds: float = 120.0
+
+
+def dolt(env: Environment) -> DoltSettings:
+    """The Dolt connection, from DOLT_* or the workspace in BEADS_DIR.
+
+    Raises SettingsError.
+    """
+    workspace = _workspace(env)
+    host = env.get("DOLT_HOST") or str(workspace.get("dolt_server_host") or "")
+    database = env.get("DOLT_DATABASE") or str(workspace.get("dolt_database") or "")
+    if not host or not database:
+        missing = "DOLT_HOST" if not host else "DOLT_DATABASE"
+        raise SettingsError(
+            f"{missing} is not set, and no bd workspace names it. Set DOLT_HOST and DOLT_DATABASE, or set"
+            " BEADS_DIR to a workspace's .beads folder that holds metadata.json with dolt_server_host and"
+            " dolt_database."
+        )
+    return DoltSettings(
+        host=host,
+        port=_port(env.get("DOLT_PORT") or str(workspace.get("dolt_server_port") or 3306), "DOLT_PORT"),
+        user=env.get("DOLT_USER") or str(workspace.get("dolt_server_user") or "root"),
+        password=_secret(env, "DOLT_PASSWORD"),
+        database=database,
+    )
+
+
+def agent(env: Environment) -> AgentSettings:
+    """The agent's backend.
+
+    Raises SettingsError.
+    """
+    url = env.get("BEADBOARD_URL", "").rstrip("/")
+    if not url:
+        raise SettingsError(
+            "BEADBOARD_URL is not set. Set it to BeadBoard's address, for example http://beadboard:3000."
+        )
+    health = env.get("AGENT_HEALTH_URL") or None
+    if health:
+        _http_url(health, "AGENT_HEALTH_URL")
+    return AgentSettings(
+        beadboard_url=_http_url(url, "BEADBOARD_URL"),
+        health_url=health,
+        timeout_seconds=_number(env, "AGENT_TIMEOUT_SECONDS", AgentSettings.timeout_seconds),
+    )
+
+
+def limits(env: Environment) -> DispatchLimits:
+    """The limits, checked against each other.
+
+    Raises SettingsError.
+    """
+    found = DispatchLimits(
+        assignee=env.get("AGENT_ASSIGNEE") or DispatchLimits.assignee,
+        max_in_flight=int(_number(env, "MAX_IN_FLIGHT", DispatchLimits.max_in_flight, whole=True)),
+        slot_silence_minutes=_number(env, "SLOT_SILENCE_MINUTES", DispatchLimits.slot_silence_minutes),
+        claim_timeout_seconds=_number(env, "CLAIM_TIMEOUT_SECONDS", DispatchLimits.claim_timeout_seconds),
+        reap_after_minutes=_number(env, "REAP_AFTER_MINUTES", DispatchLimits.reap_after_minutes),
+    )
+    timeout = _number(env, "AGENT_TIMEOUT_SECONDS", AgentSettings.timeout_seconds)
+    if found.claim_timeout_seconds <= timeout:
+        raise SettingsError(
+            f"CLAIM_TIMEOUT_SECONDS ({found.claim_timeout_seconds:g}) must be above AGENT_TIMEOUT_SECONDS"
+            f" ({timeout:g}), or a claim is released while its POST is in flight."
+        )
+    return found
+
+
+def feeder(env: Environment) -> FeederSettings:
+    """The feeder's sink and address.
+
+    Raises SettingsError.
+    """
+    sink = env.get("K_SINK", "")
+    if not sink:
+        raise SettingsError(
+            "K_SINK is not set. In a cluster a SinkBinding sets it to the Broker's address; elsewhere set it"
+            " to the URL that takes the CloudEvents."
+        )
+    return FeederSettings(
+        sink=_http_url(sink, "K_SINK"),
+        overrides=_overrides(env.get("K_CE_OVERRIDES", "")),
+        port=_port(env.get("PORT") or "8080", "PORT"),
+        host=env.get("HOST") or FeederSettings.host,
+        sink_timeout_seconds=_number(env, "SINK_TIMEOUT_SECONDS", FeederSettings.sink_timeout_seconds),
+    )
+
+
+def _workspace(env: Environment) -> dict[str, object]:
+    """The server that the workspace in BEADS_DIR names; empty without one.
+
+    bd reads the port from dolt-server.port first; dolt_server_port in metadata.json is deprecated.
+    """
+    folder = env.get("BEADS_DIR")
+    if not folder:
+        return {}
+    path = pathlib.Path(folder) / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(
+            f"BEADS_DIR is {folder}, but there is no metadata.json in it. Set BEADS_DIR to the .beads folder"
+            " of a workspace that `bd init --server` made."
+        ) from None
+    except (OSError, ValueError) as exc:
+        raise SettingsError(f"{path} cannot be read as JSON ({exc}).") from None
+    if not isinstance(metadata, dict):
+        raise SettingsError(f"{path} holds {type(metadata).__name__}, expected a JSON object.")
+    metadata.setdefault("dolt_server_host", "127.0.0.1")
+    port = pathlib.Path(folder) / "dolt-server.port"
+    if port.is_file():
+        metadata["dolt_server_port"] = port.read_text(encoding="utf-8").strip()
+    return metadata
+
+
+def _secret(env: Environment, name: str) -> str:
+    path = env.get(f"{name}_FILE")
+    if not path:
+        return env.get(name, "")
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as exc:
+        raise SettingsError(f"{name}_FILE names {path}, which cannot be read ({exc.strerror}).") from None
+
+
+def _port(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise SettingsError(f"{name} is {text!r}, expected a port number between 1 and 65535.")
+    return int(text)
+
+
+def _number(env: Environment, name: str, default: float, *, whole: bool = False) -> float:
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9 or (whole and value != int(value)):
+        kind = "a whole number of at least 1" if whole else "a number above 0"
+        raise SettingsError(f"{name} is {text!r}, expected {kind}. Its default is {default:g}.")
+    return value
+
+
+def _http_url(text: str, name: str) -> str:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable:
+        # The value is not repeated: a URL may hold credentials.
+        raise SettingsError(f"{name} is not an http:// or https:// URL with a host.")
+    return text
+
+
+def _overrides(text: str) -> Mapping[str, str]:
+    if not text.strip():
+        return {}
+    try:
+        extensions = json.loads(text).get("extensions") or {}
+        return {str(name).lower(): str(value) for name, value in extensions.items()}
+    except (ValueError, AttributeError):
+        raise SettingsError(
+            f'K_CE_OVERRIDES is {text!r}, expected JSON like {{"extensions": {{"name": "value"}}}}.'
+        ) from None

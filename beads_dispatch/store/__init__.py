@@ -1,0 +1,89 @@
+"""Every SQL statement of this system, by subject: the one place that knows bd's schema."""
+
+import contextlib
+from datetime import datetime
+
+from beads_dispatch import settings
+from beads_dispatch.store.activity import ActivityReads
+from beads_dispatch.store.claims import Claims
+from beads_dispatch.store.control import Control
+from beads_dispatch.store.eligible import CONDITIONS, Eligible
+from beads_dispatch.store.errors import ClaimLost, StoreError
+from beads_dispatch.store.feed_state import FeedState
+from beads_dispatch.store.history import History
+from beads_dispatch.store.records import (
+    DISPATCHER,
+    OURS,
+    REAPER,
+    Activity,
+    Blocker,
+    Commit,
+    Diagnosis,
+    Hold,
+    Overview,
+    PublishedState,
+)
+from beads_dispatch.store.session import STATE_DATABASE, STATEMENT_SECONDS, Session, connect
+from beads_dispatch.store.snapshot import Snapshot
+
+__all__ = [
+    "CONDITIONS",
+    "DISPATCHER",
+    "OURS",
+    "REAPER",
+    "STATE_DATABASE",
+    "Activity",
+    "Blocker",
+    "ClaimLost",
+    "Commit",
+    "Diagnosis",
+    "Hold",
+    "Overview",
+    "PublishedState",
+    "Snapshot",
+    "Store",
+    "StoreError",
+    "connect",
+]
+
+
+class Store:
+    """The beads of one database, each subject an attribute. Not thread-safe: one Store per thread.
+
+    Connects when first used. Every method, of the subjects too, raises StoreError when Dolt cannot be reached or
+    refuses.
+    """
+
+    def __init__(self, dolt: settings.DoltSettings, statement_seconds: float = STATEMENT_SECONDS) -> None:
+        self._session = Session(dolt, statement_seconds)
+        self.eligible = Eligible(self._session)
+        self.claims = Claims(self._session)
+        self.activity = ActivityReads(self._session)
+        self.control = Control(self._session)
+        self.feed_state = FeedState(self._session)
+        self.history = History(self._session)
+
+    def overview(self, assignee: str, now: datetime) -> Overview:
+        """What the metrics show. Not more than 100 eligible beads are counted."""
+        self.refresh()
+        eligible, oldest = self.eligible.oldest(assignee, now)
+        return Overview(
+            eligible=eligible,
+            oldest=oldest,
+            running=self.activity.count_in_progress(assignee),
+            suspension=self.control.suspension(),
+            hold=self.control.hold(),
+            executed=self.feed_state.executed(),
+        )
+
+    def write_lock(self) -> contextlib.AbstractContextManager[None]:
+        """One of our processes writes at a time; see Session.write_lock."""
+        return self._session.write_lock()
+
+    def refresh(self) -> None:
+        """Drop connections that died since they were last used, so that a pass does not begin on one."""
+        self._session.refresh()
+
+    def close(self) -> None:
+        """Close what is open; a later call connects again."""
+        self._session.close()

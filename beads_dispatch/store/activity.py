@@ -1,0 +1,119 @@
+"""What is in progress, and its newest activity: the bead itself, its events, its comments, its heartbeat. Reads only."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from beads_dispatch import notes
+from beads_dispatch.bead import Bead
+from beads_dispatch.store.eligible import BEAD
+from beads_dispatch.store.records import OURS, Activity
+from beads_dispatch.store.session import ReadSession, naive
+
+# What the record under metadata.dispatch says, as SQL on a row `i`.
+TOKEN = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.claim'))"
+JOB = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.job'))"
+OUTCOME = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.outcome'))"
+_CLAIMED_AT = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.at'))"
+
+_IN_PROGRESS = "i.assignee = %(assignee)s AND i.status = 'in_progress'"
+
+# Beads in progress that did not change since `before`, which would be activity: first by columns alone, because other
+# people's beads in progress may be many, and a row holds texts.
+_UNCHANGED = (
+    f"(SELECT i.id FROM issues i WHERE {_IN_PROGRESS} AND i.updated_at < %(before)s) q JOIN issues i ON i.id = q.id"
+)
+
+
+def last_activity(session: ReadSession, updated: str = "i.updated_at") -> str:
+    """SQL for the moment of the newest activity on a row `i`, in whose place `updated` may stand."""
+    sources = [updated, f"COALESCE((SELECT MAX(c.created_at) FROM comments c WHERE c.issue_id = i.id), {updated})"]
+    if session.has_events:
+        sources.append(f"COALESCE((SELECT MAX(e.created_at) FROM events e WHERE e.issue_id = i.id), {updated})")
+    if session.schema.leases:
+        sources.append(f"COALESCE((SELECT l.heartbeat_at FROM leases l WHERE l.issue_id = i.id), {updated})")
+    return f"GREATEST({', '.join(sources)})"
+
+
+class ActivityReads:
+    """Queries on beads in progress. Every method raises StoreError."""
+
+    def __init__(self, session: ReadSession) -> None:
+        self._session = session
+
+    def count_in_progress(self, assignee: str) -> int:
+        """How many beads are in progress for the agent, with a claim of ours or without."""
+        rows = self._session.rows(f"SELECT COUNT(*) AS n FROM issues i WHERE {_IN_PROGRESS}", {"assignee": assignee})
+        return int(rows[0]["n"])
+
+    def count_active_claims(self, assignee: str, since: datetime) -> int:
+        """How many beads with a claim of ours are in progress and had activity after `since`."""
+        rows = self._session.rows(
+            f"SELECT COUNT(*) AS n FROM (SELECT {last_activity(self._session)} AS last_activity FROM issues i"
+            f" WHERE {_IN_PROGRESS} AND {TOKEN} IS NOT NULL) p WHERE p.last_activity > %(since)s",
+            {"assignee": assignee, "since": naive(since)},
+        )
+        return int(rows[0]["n"])
+
+    def inactive(self, assignee: str, before: datetime) -> list[Bead]:
+        """Beads in progress for the agent whose newest activity is older than `before`."""
+        rows = self._session.rows(
+            f"SELECT * FROM (SELECT {BEAD}, {last_activity(self._session)} AS last_activity FROM {_UNCHANGED}) p"
+            " WHERE p.last_activity < %(before)s ORDER BY p.last_activity, p.id",
+            {"assignee": assignee, "before": naive(before)},
+        )
+        return [Bead.from_row(row) for row in rows]
+
+    def orphaned_claims(self, assignee: str, before: datetime) -> list[Bead]:
+        """Beads whose claim has neither job nor outcome, was made before `before`, and where nobody else has been
+        active since: what a crash of dispatch leaves before its POST. A POST that was begun is an outcome."""
+        others = "FROM {table} o WHERE o.issue_id = i.id AND o.created_at >= i.updated_at AND o.{actor} NOT IN %(ours)s"
+        heartbeat = (
+            " AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.issue_id = i.id AND l.heartbeat_at > i.updated_at)"
+            if self._session.schema.leases
+            else ""
+        )
+        params = {"assignee": assignee, "before": naive(before), "before_text": notes.timestamp(before), "ours": OURS}
+        claims = (
+            f"SELECT {BEAD} FROM {_UNCHANGED} WHERE {TOKEN} IS NOT NULL AND {JOB} IS NULL AND {OUTCOME} IS NULL"
+            f" AND {_CLAIMED_AT} < %(before_text)s"
+        )
+        if not self._session.rows(claims, params):
+            return []  # as nearly always; what follows reads all events
+        rows = self._session.rows(
+            f"{claims} AND NOT EXISTS (SELECT 1 {others.format(table='events', actor='actor')})"
+            f" AND NOT EXISTS (SELECT 1 {others.format(table='comments', actor='author')})"
+            f"{heartbeat} ORDER BY i.updated_at, i.id",
+            params,
+        )
+        # A write by anybody else moves updated_at past the claim's moment.
+        return [bead for bead in map(Bead.from_row, rows) if notes.timestamp(bead.updated_at) == bead.record.at]
+
+    def in_progress(self, assignee: str) -> list[tuple[Bead, Activity]]:
+        """The beads in progress for the agent, each with its newest activity, the longest inactive first."""
+        rows = self._session.rows(f"SELECT {BEAD} FROM issues i WHERE {_IN_PROGRESS}", {"assignee": assignee})
+        found = [(bead, self._newest(bead)) for bead in map(Bead.from_row, rows)]
+        return sorted(
+            ((replace(bead, last_activity=activity.at), activity) for bead, activity in found),
+            key=lambda one: (one[1].at, one[0].id),
+        )
+
+    def _newest(self, bead: Bead) -> Activity:
+        """The newest activity; of several in the same second the one that says who."""
+        found = [Activity(bead.updated_at, "the bead changed")]
+        sources = [
+            "SELECT created_at AS at, CONCAT('comment by ', author) AS what FROM comments WHERE issue_id = %(id)s"
+        ]
+        if self._session.has_events:
+            sources.append(
+                "SELECT created_at AS at, CONCAT('change by ', actor) AS what FROM events WHERE issue_id = %(id)s"
+            )
+        if self._session.schema.leases:
+            sources.append(
+                "SELECT heartbeat_at AS at, CONCAT('heartbeat by ', holder) AS what FROM leases"
+                " WHERE issue_id = %(id)s AND heartbeat_at IS NOT NULL"
+            )
+        for source in sources:
+            rows = self._session.rows(f"{source} ORDER BY at DESC LIMIT 1", {"id": bead.id})
+            found += [Activity(row["at"].replace(tzinfo=UTC), row["what"]) for row in rows]
+        newest = max(activity.at for activity in found)
+        return [activity for activity in found if activity.at == newest][-1]

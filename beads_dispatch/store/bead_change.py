@@ -1,0 +1,82 @@
+"""One change of a bead in an open transaction: the UPDATE with its note and record, and the audit row."""
+
+import json
+import secrets
+import uuid
+from datetime import datetime
+from typing import Any
+
+from beads_dispatch.bead import DispatchRecord
+from beads_dispatch.store.errors import RowChanged
+from beads_dispatch.store.schema import BdSchema
+from beads_dispatch.store.session import Cursor, Params, Rows, naive
+
+_SET_RECORD = (
+    "i.metadata = JSON_SET(IF(COALESCE(JSON_TYPE(i.metadata), 'NULL') = 'OBJECT', i.metadata, JSON_OBJECT()),"
+    " '$.dispatch', CAST(%(record)s AS JSON))"
+)
+# Notes that are full (64 KiB in bd 1.0.2's schema) stay as they are: a person's words are never cut for ours,
+# and our note is in the event's comment as well.
+_APPEND_NOTE = (
+    "i.notes = IF(COALESCE(i.notes, '') = '', %(note)s,"
+    " IF(LENGTH(i.notes) + LENGTH(%(note)s) + 1 > %(notes_limit)s, i.notes, CONCAT(i.notes, '\n', %(note)s)))"
+)
+
+
+class BeadChange:
+    """One transaction under way: the row, its note and its audit row belong together."""
+
+    def __init__(self, cursor: Cursor, schema: BdSchema, actor: str) -> None:
+        self._cursor = cursor
+        self._schema = schema
+        self._actor = actor
+
+    def rows(self, sql: str, params: Params) -> Rows:
+        """A query inside the transaction."""
+        self._cursor.execute(sql, params)
+        return list(self._cursor.fetchall())
+
+    def update(
+        self,
+        bead_id: str,
+        now: datetime,
+        *,
+        note: str,
+        record: DispatchRecord | None,
+        sets: str = "",
+        where: str,
+        params: Params,
+    ) -> int | None:
+        """UPDATE one bead if `where` still holds; returns the new row_lock where the schema has one.
+
+        Raises RowChanged when no row matched.
+        """
+        lock = secrets.randbits(63) | 1 if self._schema.row_lock else None
+        assignments = [_APPEND_NOTE, "i.updated_at = %(now)s"]
+        assignments += [_SET_RECORD] if record is not None else []
+        assignments += ["i.row_lock = %(lock)s"] if lock is not None else []
+        assignments += [sets] if sets else []
+        values: dict[str, Any] = {
+            **params,
+            "id": bead_id,
+            "note": note,
+            "record": record.to_json() if record is not None else None,
+            "lock": lock,
+            "now": naive(now),
+            "notes_limit": self._schema.notes_limit,
+        }
+        sql = f"UPDATE issues i SET {', '.join(assignments)} WHERE i.id = %(id)s AND {where}"
+        if self._cursor.execute(sql, values) != 1:
+            raise RowChanged
+        return lock
+
+    def audit(self, bead_id: str, note: str, now: datetime, statuses: tuple[str, str] | None = None) -> None:
+        """The audit row that bd writes with each of its own changes; `statuses` are old and new."""
+        old, new = ({"status": status} for status in statuses) if statuses else ({}, {})
+        kind = "status_changed" if statuses else "updated"
+        row = (str(uuid.uuid4()), bead_id, kind, self._actor, json.dumps(old), json.dumps(new), note, naive(now))
+        self._cursor.execute(
+            "INSERT INTO events (id, issue_id, event_type, actor, old_value, new_value, comment, created_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
+            row,
+        )

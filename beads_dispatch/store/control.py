@@ -1,0 +1,77 @@
+"""What suspends or holds dispatch and reap."""
+
+from datetime import UTC
+
+from beads_dispatch import suspension
+from beads_dispatch.store.records import Hold
+from beads_dispatch.store.session import STATE_DATABASE, ReadSession, naive
+from beads_dispatch.suspension import Suspension
+
+
+class ConfiguredSuspension:
+    """bd's config alone: the part of it that has a history. Raises StoreError."""
+
+    def __init__(self, session: ReadSession) -> None:
+        self._session = session
+
+    def configured(self) -> Suspension:
+        """What bd's config suspends."""
+        rows = self._session.rows("SELECT `value` FROM config WHERE `key` = %(key)s", {"key": suspension.CONFIG_KEY})
+        return suspension.from_config(rows[0]["value"] if rows else None)
+
+
+class Control(ConfiguredSuspension):
+    """Suspension by bd's config and by the PingSources, and the hold. Every method raises StoreError."""
+
+    def suspension(self) -> Suspension:
+        """Who has suspended dispatch or reap: bd's config, or the PingSource as the feeder mirrors it."""
+        found = self.configured()
+        dispatch, reap = found.dispatch, found.reap
+        for row in self._session.state_rows("SELECT name, suspended FROM {state}.switches WHERE feed = %(feed)s"):
+            if row["suspended"]:
+                reason = f"PingSource {row['name']} has suspend=true"
+                dispatch = reason if row["name"] == "dispatch" else dispatch
+                reap = reason if row["name"] == "reap" else reap
+        return Suspension(dispatch, reap)
+
+    def set_configured(self, *, dispatch: bool, reap: bool) -> None:
+        """What `bd config set custom.auto-dispatch.suspend` does: write the row, make no Dolt commit of it."""
+        self._session.rows(
+            "INSERT INTO config (`key`, `value`) VALUES (%(key)s, %(value)s)"
+            " ON DUPLICATE KEY UPDATE `value` = %(value)s",
+            {"key": suspension.CONFIG_KEY, "value": suspension.to_config(dispatch=dispatch, reap=reap)},
+        )
+
+    def mirror_pingsource(self, name: str, suspended: bool) -> None:
+        """Store whether a PingSource (`dispatch` or `reap`) is suspended."""
+        self._session.rows(
+            f"REPLACE INTO {STATE_DATABASE}.switches (feed, name, suspended)"
+            " VALUES (%(feed)s, %(name)s, %(suspended)s)",
+            {"feed": self._session.dolt.database, "name": name, "suspended": suspended},
+        )
+
+    def hold(self) -> Hold:
+        """The hold on dispatch."""
+        for row in self._session.state_rows(
+            "SELECT failures, held_until, reason FROM {state}.holds WHERE feed = %(feed)s"
+        ):
+            until = row["held_until"].replace(tzinfo=UTC) if row["held_until"] else None
+            return Hold(row["failures"], until, row["reason"])
+        return Hold()
+
+    def set_hold(self, known: Hold, new: Hold) -> None:
+        """Replace the hold, unless somebody else did since `known` was read."""
+        if not self._session.state_rows("SELECT failures FROM {state}.holds WHERE feed = %(feed)s"):
+            self._session.state_rows(
+                "INSERT IGNORE INTO {state}.holds (feed, failures, reason) VALUES (%(feed)s, 0, '')"
+            )
+        self._session.state_rows(
+            "UPDATE {state}.holds SET failures = %(failures)s, held_until = %(until)s, reason = %(reason)s"
+            " WHERE feed = %(feed)s AND failures = %(known)s",
+            {
+                "failures": new.failures,
+                "until": naive(new.until) if new.until else None,
+                "reason": new.reason[:255],
+                "known": known.failures,
+            },
+        )

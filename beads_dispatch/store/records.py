@@ -1,0 +1,91 @@
+"""What the store returns besides beads: frozen values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from beads_dispatch.bead import Bead
+from beads_dispatch.suspension import Suspension
+
+# The actors of our writes, in `events`, in Dolt's log and in notes.
+DISPATCHER = "beads-dispatcher"
+REAPER = "beads-reaper"
+OURS = (DISPATCHER, REAPER)
+
+
+@dataclass(frozen=True)
+class PublishedState:
+    """A bead as it was published last, and the id of that change event."""
+
+    assignee: str  # empty for nobody
+    status: str
+    event: str
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Dispatch waits until `until` after `failures` failures of the agent in a row."""
+
+    failures: int = 0
+    until: datetime | None = None
+    reason: str = ""
+
+    def active_at(self, moment: datetime) -> bool:
+        """Whether dispatch is held at a moment."""
+        return self.until is not None and self.until > moment
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What there is to do at a moment, and what keeps it from being done."""
+
+    eligible: int  # beads; suspension, hold and slots aside
+    oldest: datetime | None  # the oldest `updated_at` among them
+    running: int  # beads in progress for the agent
+    suspension: Suspension
+    hold: Hold
+    executed: str  # the set of GTIDs that the server has executed
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A bead, and whether each condition of the predicate holds for it."""
+
+    bead: Bead
+    conditions: Mapping[str, bool]  # by the names in CONDITIONS, and `ready`: whether bd's view has it
+    ephemeral: bool
+    deferred_until: datetime | None
+    metadata_type: str  # as JSON_TYPE names it; NULL without metadata
+
+    def holds(self, *, except_for: str = "") -> bool:
+        """Whether every condition holds, one aside."""
+        return all(holds for name, holds in self.conditions.items() if name != except_for)
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """Another bead that keeps a bead from being ready."""
+
+    bead: str
+    title: str
+    status: str
+    through: str  # the bead that it blocks: the one asked about, or an ancestor of it
+    deferred_until: datetime | None = None  # a parent that is deferred; None for one that blocks
+
+
+@dataclass(frozen=True)
+class Activity:
+    """The newest activity on a bead: when, and what it was in words."""
+
+    at: datetime
+    what: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A Dolt commit."""
+
+    hash: str
+    at: datetime
+    author: str
+    message: str

@@ -1,0 +1,253 @@
+"""Connections to Dolt: statements, transactions, the write lock, and the one seam between PyMySQL's errors and ours.
+
+Facts this package rests on, all measured on Dolt 2.2.0:
+
+- Statements commit by themselves unless a transaction was begun explicitly; PyMySQL's
+  `autocommit=False` changes nothing on Dolt.
+- Transactions are merged cell by cell at COMMIT. Error 1213 comes only where both sides changed the same
+  cell to different values, so a claim carries a token of its own, and is read back after the commit.
+- DOLT_COMMIT ends the transaction, and begins one that only COMMIT ends: without it the session goes on reading
+  what was there at its next statement, indefinitely.
+- bd rewrites `issues.row_lock` (bd 1.3.0 and newer) with a random number in every write of status, assignee
+  or started_at, so that two writers always conflict. We do the same where the column exists.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import pymysql
+from pymysql.cursors import DictCursor
+
+from beads_dispatch import settings
+from beads_dispatch.store import schema
+from beads_dispatch.store.errors import ClaimLost, StoreError
+
+STATE_DATABASE = "beads_dispatch"  # what is ours and no bead's
+CLOCK = "UTC_TIMESTAMP()"  # the clock of bd's view
+
+_CONNECT_SECONDS = 5
+STATEMENT_SECONDS = 30.0  # far above the slowest query (tens of ms); PyMySQL waits indefinitely without it
+_LOCK_SECONDS = 10  # a write takes some 20 ms; after so long a writer goes on without the lock
+_WRITE_TRIES = 8  # an agent that notes and closes at once conflicts with our record of its job
+
+_CONFLICT = (1213, 1205)
+_UNREACHABLE = (0, 1053, 2002, 2003, 2006, 2013)  # no connection, or one that has died
+_NO_SUCH_STATE = (1049, 1146)  # unknown database, unknown table: the feeder has not run yet
+
+T = TypeVar("T")
+Rows = list[dict[str, Any]]
+Params = Mapping[str, Any]
+Connection = pymysql.Connection  # generic only for type checkers
+Cursor = DictCursor
+
+
+class ReadSession:
+    """One connection for statements. Not thread-safe, as PyMySQL's connections are not.
+
+    Connects when first used. Every method raises StoreError when Dolt cannot be reached or refuses.
+    """
+
+    def __init__(self, dolt: settings.DoltSettings, statement_seconds: float = STATEMENT_SECONDS) -> None:
+        self.dolt = dolt
+        self._statement_seconds = statement_seconds
+        self._connection: Connection[Any] | None = None
+        self._schema: schema.BdSchema | None = None
+
+    def rows(self, sql: str, params: Params | None = None) -> Rows:
+        """One statement, committed by itself; tried again when it conflicts with somebody else's."""
+        return self._rows_on(self._main, sql, params)
+
+    def state_rows(self, sql: str, params: Params | None = None) -> Rows:
+        """A statement on our own database ({state} in the text); nothing where the feeder has not made it yet."""
+        try:
+            return self.rows(sql.format(state=STATE_DATABASE), {"feed": self.dolt.database, **(params or {})})
+        except StoreError as exc:
+            if exc.code in _NO_SUCH_STATE:
+                return []
+            raise
+
+    @property
+    def schema(self) -> schema.BdSchema:
+        """bd's schema, read once per connection."""
+        if self._schema is None:
+            self._schema = schema.read(self.rows)
+        return self._schema
+
+    @property
+    def ready_view(self) -> str:
+        """SQL for the rows that bd calls ready."""
+        return "ready_issues"
+
+    @property
+    def utc_now(self) -> str:
+        """SQL for the clock of bd's view."""
+        return CLOCK
+
+    @property
+    def has_events(self) -> bool:
+        """Whether the audit rows can be read."""
+        return True
+
+    def refresh(self) -> None:
+        """Drop connections that died since they were last used, so that a pass does not begin on one."""
+        for connection in self._open_connections():
+            try:
+                connection.ping(reconnect=False)
+            except (pymysql.Error, OSError):
+                self.close()
+                return
+
+    def close(self) -> None:
+        """Close what is open; a later call connects again."""
+        for connection in self._open_connections():
+            with contextlib.suppress(pymysql.Error, OSError):
+                connection.close()
+        self._connection = self._schema = None
+
+    def _open_connections(self) -> "list[Connection[Any]]":
+        return [self._connection] if self._connection is not None else []
+
+    def _main(self) -> "Connection[Any]":
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def _connect(self, **more: Any) -> "Connection[Any]":
+        return connect(self.dolt, read_timeout=self._statement_seconds, **more)
+
+    def _rows_on(self, connection: "Callable[[], Connection[Any]]", sql: str, params: Params | None) -> Rows:
+        def statement() -> Rows:
+            with self._translated(), connection().cursor(DictCursor) as cursor:
+                cursor.execute(sql, params)
+                return list(cursor.fetchall())
+
+        return retry_on_conflict("a statement", statement)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except pymysql.Error as exc:
+            code, text = (*exc.args, "", "")[:2]
+            if code in _CONFLICT:
+                raise ClaimLost(str(text)) from exc
+            if code in _UNREACHABLE:
+                self.close()
+            raise _store_error(self.dolt, code, text) from exc
+        except OSError as exc:
+            self.close()
+            raise _store_error(self.dolt, 0, exc) from exc
+
+
+class Session(ReadSession):
+    """A session that also writes: transactions, the write lock, and a second connection to read back on."""
+
+    def __init__(self, dolt: settings.DoltSettings, statement_seconds: float = STATEMENT_SECONDS) -> None:
+        super().__init__(dolt, statement_seconds)
+        self._second: Connection[Any] | None = None
+        self._has_lock = False
+
+    def rows_elsewhere(self, sql: str, params: Params | None = None) -> Rows:
+        """As `rows`, on another connection: what others see."""
+        return self._rows_on(self._other, sql, params)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[DictCursor]:
+        """One transaction: committed at the end of the block, rolled back where it fails.
+
+        Raises ClaimLost when another transaction changed the same cells first; nothing is left then.
+        """
+        with self._translated():
+            connection = self._main()
+            connection.begin()
+            try:
+                with connection.cursor(DictCursor) as cursor:
+                    yield cursor
+                connection.commit()
+            except BaseException:
+                with contextlib.suppress(pymysql.Error, OSError):
+                    connection.rollback()
+                raise
+
+    @contextlib.contextmanager
+    def write_lock(self) -> Iterator[None]:
+        """Wait, but not for long, until no other of our processes is writing; for several writes in a row, or one.
+
+        Nothing depends on it: the transaction makes a claim exclusive. But Dolt merges transactions that overlap, which
+        takes some 30 times as long as one alone, and with the lock a loser finds out within a millisecond.
+        """
+        if self._has_lock:
+            yield
+            return
+        digest = hashlib.sha256(self.dolt.database.encode()).hexdigest()[:32]  # a lock's name holds 64 characters
+        name = {"name": f"{STATE_DATABASE}.write.{digest}", "seconds": _LOCK_SECONDS}
+        self.rows("SELECT GET_LOCK(%(name)s, %(seconds)s)", name)
+        self._has_lock = True
+        try:
+            yield
+        finally:
+            self._has_lock = False
+            if self._connection is not None:  # the lock ends with its connection
+                self.rows("SELECT RELEASE_LOCK(%(name)s)", name)
+
+    def close(self) -> None:
+        super().close()
+        self._second = None
+
+    def _open_connections(self) -> "list[Connection[Any]]":
+        return [*super()._open_connections(), *([self._second] if self._second is not None else [])]
+
+    def _main(self) -> "Connection[Any]":
+        if self._connection is None:
+            # Without these checks an UPDATE of a bead takes half the time (Dolt reads every table that refers to
+            # `issues`), and they could find nothing: we change no key, and an event is only inserted for a bead that
+            # the same transaction has changed, which conflicts with whoever deletes it.
+            self._connection = self._connect(init_command="SET foreign_key_checks = 0")
+        return self._connection
+
+    def _other(self) -> "Connection[Any]":
+        if self._second is None:
+            self._second = self._connect()
+        return self._second
+
+
+def retry_on_conflict(what: str, write: Callable[[], T]) -> T:
+    """Call `write` until it conflicts with nobody. Raises StoreError after so many conflicts in a row."""
+    for _ in range(_WRITE_TRIES):
+        with contextlib.suppress(ClaimLost):
+            return write()
+    raise StoreError(f"{what}: {_WRITE_TRIES} conflicts with other writers in a row", refused=True)
+
+
+def connect(dolt: settings.DoltSettings, **more: Any) -> "Connection[Any]":
+    """A connection with time limits: PyMySQL waits indefinitely without them. Raises pymysql.Error, OSError."""
+    arguments: dict[str, Any] = {
+        "host": dolt.host,
+        "port": dolt.port,
+        "user": dolt.user,
+        "password": dolt.password,
+        "database": dolt.database,
+        "charset": "utf8mb4",
+        "connect_timeout": _CONNECT_SECONDS,
+        "read_timeout": STATEMENT_SECONDS,
+        "write_timeout": STATEMENT_SECONDS,
+        # Not False: PyMySQL would believe it without telling Dolt. Transactions are begun explicitly.
+        "autocommit": None,
+    }
+    return pymysql.connect(**{**arguments, **more})
+
+
+def naive(moment: datetime) -> datetime:
+    """As Dolt's DATETIME wants it: UTC without a zone, cut to whole seconds (Dolt would round up)."""
+    return moment.astimezone(UTC).replace(tzinfo=None, microsecond=0)
+
+
+def _store_error(dolt: settings.DoltSettings, code: object, text: object) -> StoreError:
+    where = f"Dolt at {dolt.host}:{dolt.port}, database {dolt.database}, user {dolt.user}"
+    number = code if isinstance(code, int) else 0
+    if code in _UNREACHABLE:
+        return StoreError(f"cannot reach {where} ({text or code})", number)
+    return StoreError(f"{where} refused a statement: error {code}: {text}", number, refused=True)

@@ -1,1 +1,0 @@
-"""The promises of docs/architecture.md under faults. `python -m chaos` prints figures, and fails when one is broken."""

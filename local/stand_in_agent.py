@@ -1,0 +1,268 @@
+"""A stand-in for BeadBoard and claude-agent-service: takes beads and works them with the real bd.
+
+What it does to a bead is what the agent does: a note that claims it, a note of progress, `bd close`. Like the real
+one it checks neither status nor duplicates: two POSTs for one bead make two jobs.
+
+    python -m local.stand_in_agent --workspace ~/project --port 3000
+"""
+
+import argparse
+import json
+import pathlib
+import queue
+import shutil
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from beads_dispatch import log
+from beads_dispatch.log import Action
+from local import wsgi_server
+from local.workspace import BdError, Workspace
+
+logger = log.get("agent-service")
+
+ACTOR = "agent"  # bd lets nobody but the assignee close a bead
+
+
+@dataclass
+class Job:
+    id: str
+    bead_id: str
+    status: str = "queued"  # queued, running, completed or failed
+
+
+class Jobs:
+    """The queue and the agents that work it, `capacity` at a time."""
+
+    def __init__(self, workspace: Workspace, work_seconds: float, capacity: int) -> None:
+        self.capacity = capacity
+        self._workspace = workspace
+        self._work_seconds = work_seconds
+        self._known: dict[str, Job] = {}
+        self._waiting: queue.Queue[Job | None] = queue.Queue()
+        self._stop = threading.Event()
+        self._agents = [
+            threading.Thread(target=self._work, name=f"agent-{number}", daemon=True) for number in range(capacity)
+        ]
+        for agent in self._agents:
+            agent.start()
+
+    def add(self, bead_id: str) -> Job:
+        job = Job(uuid.uuid4().hex[:12], bead_id)
+        self._known[job.id] = job
+        self._waiting.put(job)
+        return job
+
+    def get(self, job_id: str) -> Job | None:
+        return self._known.get(job_id)
+
+    def number(self, status: str) -> int:
+        return sum(job.status == status for job in list(self._known.values()))
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """Begin nothing more. A bd command that runs is let end; the rest of its job is not done."""
+        self._stop.set()
+        for _ in self._agents:
+            self._waiting.put(None)
+        for agent in self._agents:
+            agent.join(timeout_seconds)
+
+    def _work(self) -> None:
+        while (job := self._waiting.get()) is not None and not self._stop.is_set():
+            job.status = "running"
+            try:
+                job.status = "completed" if self._done(job) else "failed"
+            except (BdError, OSError) as exc:
+                job.status = "failed"
+                logger.error(str(exc), extra=log.context(action=Action.JOB_FAILED, bead=job.bead_id, job=job.id))
+
+    def _done(self, job: Job) -> bool:
+        """Work one bead to its end; False when told to stop on the way. Raises BdError."""
+        self._bd("note", "--", job.bead_id, f"claimed by agent job={job.id}")
+        if self._stop.wait(self._work_seconds):
+            return False
+        self._bd("note", "--", job.bead_id, f"working on it job={job.id}")
+        self._bd("close", "--reason", f"done by agent job={job.id}", "--", job.bead_id)
+        logger.info("closed", extra=log.context(action=Action.CLOSED, bead=job.bead_id, job=job.id))
+        return True
+
+    def _bd(self, *arguments: str) -> None:
+        self._workspace.run(*arguments, actor=ACTOR)
+
+
+class StandInAgent:
+    """Both services on one port, from its making until `stop`; `url` says where. Raises CannotListen."""
+
+    def __init__(
+        self,
+        workspace: pathlib.Path,  # the folder that holds .beads
+        bd: pathlib.Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        # Between the note that claims a bead and its close; the real agent takes minutes.
+        work_seconds: float = 2.0,
+        # 1: one after the other, as the real one is set up.
+        capacity: int = 1,
+        # BeadBoard keeps its answer to /api/agent-status for 2 s, so it may say "not busy" just after a POST.
+        status_cache_seconds: float = 2.0,
+        # Told of each POST that names a bead, as it comes.
+        on_post: Callable[[str], None] = lambda bead_id: None,
+    ) -> None:
+        # When (seconds since 1970) and for which bead each POST came that named one, taken or refused.
+        self.received: list[tuple[float, str]] = []
+        self._workspace = Workspace(bd, workspace)
+        self._status_cache_seconds = status_cache_seconds
+        self._on_post = on_post
+        self._status: tuple[float, bool] | None = None
+        self._jobs = Jobs(self._workspace, work_seconds, capacity)
+        try:
+            self._server = wsgi_server.Server(self._handle, host, port)
+        except wsgi_server.CannotListen:
+            self._jobs.stop()
+            raise
+        self.url = self._server.url
+
+    def stop(self) -> None:
+        self._server.stop()
+        self._jobs.stop()
+
+    def __enter__(self) -> "StandInAgent":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _handle(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        if (method, path) == ("POST", "/api/agent-dispatch"):
+            status, answer = self._dispatch(wsgi_server.body(environ))
+        elif (method, path) == ("GET", "/api/agent-status"):
+            status, answer = 200, {"busy": self._cached_busy()}
+        elif (method, path) == ("GET", "/health"):
+            status, answer = 200, self._health()
+        elif method == "GET" and path.startswith("/jobs/"):
+            status, answer = self._job(path.removeprefix("/jobs/"))
+        else:
+            status, answer = 404, {"error": f"no route {method} {path}"}
+        return wsgi_server.document(start_response, status, answer)
+
+    def _dispatch(self, body: bytes) -> tuple[int, dict[str, Any]]:
+        try:
+            request = json.loads(body)
+        except ValueError:
+            return 400, {"error": "the body is not JSON"}
+        bead_id = request.get("taskId") if isinstance(request, dict) else None
+        if not isinstance(bead_id, str) or not bead_id.strip():
+            return 400, {"error": "taskId is missing"}
+        self.received.append((time.time(), bead_id))
+        self._on_post(bead_id)
+        try:
+            bead = self._workspace.show(bead_id)
+        except (BdError, ValueError) as exc:  # ValueError: no JSON came back, or no command can hold such an id
+            # As BeadBoard: a bead that is not there and a Dolt that is not there look the same.
+            return 400, {"error": f"bead {bead_id} not found ({exc})"}
+        if not str(bead.get("acceptance_criteria") or "").strip():
+            return 400, {"error": f"bead {bead_id} has no acceptance criteria"}
+        job = self._jobs.add(bead_id)
+        logger.info("queued", extra=log.context(action=Action.QUEUED, bead=bead_id, job=job.id))
+        return 200, {"job_id": job.id}
+
+    def _cached_busy(self) -> bool:
+        now = time.monotonic()
+        if self._status is None or now - self._status[0] >= self._status_cache_seconds:
+            self._status = (now, self._busy())
+        return self._status[1]
+
+    def _busy(self) -> bool:
+        return self._jobs.number("running") + self._jobs.number("queued") >= self._jobs.capacity
+
+    def _health(self) -> dict[str, Any]:
+        return {
+            "status": "ok",
+            "busy": self._busy(),
+            "active": self._jobs.number("running"),
+            "queued": self._jobs.number("queued"),
+            "capacity": self._jobs.capacity,
+        }
+
+    def _job(self, job_id: str) -> tuple[int, dict[str, Any]]:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return 404, {"error": f"job {job_id} not found"}
+        return 200, {"job_id": job.id, "status": job.status, "taskId": job.bead_id}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    bd, workspace = shutil.which(options.bd), options.workspace.resolve()
+    if bd is None:
+        return _refuse(f"{options.bd} is no program that can be run. Name bd's binary with --bd.")
+    if not (workspace / ".beads").is_dir():
+        return _refuse(f"{workspace} holds no .beads folder. Name a bd workspace with --workspace.")
+    log.configure("agent-service")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        service = StandInAgent(
+            workspace,
+            pathlib.Path(bd).resolve(),
+            port=options.port,
+            work_seconds=options.work_seconds,
+            capacity=options.capacity,
+            status_cache_seconds=options.status_cache_seconds,
+        )
+    except wsgi_server.CannotListen as exc:
+        return _refuse(str(exc))
+    with service:
+        logger.info(f"listening on {service.url}", extra=log.context(action=Action.START))
+        stop.wait()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m local.stand_in_agent", description="A stand-in agent service that works beads with the real bd."
+    )
+    parser.add_argument("--port", type=int, default=3000, help="port on 127.0.0.1; 0 takes a free one (default 3000)")
+    parser.add_argument("--bd", default="bd", help="bd's binary (default: bd on the PATH)")
+    parser.add_argument(
+        "--workspace", type=pathlib.Path, default=pathlib.Path(), help="folder that holds .beads (default .)"
+    )
+    parser.add_argument("--work-seconds", type=_from_zero, default=2.0, help="time that a bead takes (default 2)")
+    parser.add_argument("--capacity", type=_from_one, default=1, help="beads worked at once (default 1)")
+    parser.add_argument(
+        "--status-cache-seconds", type=_from_zero, default=2.0, help="how old /api/agent-status may be (default 2)"
+    )
+    return parser
+
+
+def _from_zero(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds from 0")
+    return value
+
+
+def _from_one(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 100")
+    return value
+
+
+def _refuse(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""A WSGI application on a port of this machine, in a thread that can be stopped."""
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from waitress.server import create_server
+
+from beads_dispatch import events
+
+MAX_BODY_BYTES = events.MAX_BODY_BYTES
+LOOP_SECONDS = 0.02  # how soon a stop is noticed
+
+
+class CannotListen(Exception):
+    """The address cannot be had; the text says which and why."""
+
+
+class Server:
+    """Serves from its making until `stop`. Port 0 takes a free one; `url` says which."""
+
+    def __init__(self, application: WSGIApplication, host: str = "127.0.0.1", port: int = 0, threads: int = 8) -> None:
+        # Bound here and not by waitress, so that the socket is closed when the port is taken.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(1)
+        except OSError as exc:
+            listener.close()
+            raise CannotListen(
+                f"cannot listen on {host}:{port} ({exc.strerror}). Stop what listens there, or choose another port."
+            ) from exc
+        self._server = create_server(
+            application,
+            sockets=[listener],
+            threads=threads,
+            max_request_body_size=MAX_BODY_BYTES,
+            channel_timeout=60,  # seconds without a request; one that is being answered is not cut off
+        )
+        self.port = int(self._server.effective_port)
+        self.url = f"http://{host}:{self.port}"
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"serve-{self.port}", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """Let the requests at work end, within the timeout, then close every socket. Safe to call twice."""
+        if self._ending.is_set():
+            return
+        self._server.task_dispatcher.shutdown(timeout=timeout_seconds)
+        self._ending.set()
+        self._thread.join(1.0)  # it outlives a request that does not end
+
+    def _run(self) -> None:
+        """waitress's loop, with an end: its own has none but an exception in the thread that runs it.
+
+        Each thread of waitress's writes into the trigger, a pipe, when its request is done. So the pipe stays open
+        while one is at work, or that thread would write into whatever has got the pipe's number by then.
+        """
+        server = self._server
+        while not self._ending.is_set():
+            server.asyncore.loop(timeout=LOOP_SECONDS, use_poll=True, map=server._map, count=1)
+        for each in list(server._map.values()):
+            if each is not server.trigger:
+                server.asyncore.dispatcher.close(each)
+        while server.task_dispatcher.threads:
+            server.asyncore.loop(timeout=LOOP_SECONDS, use_poll=True, map=server._map, count=1)
+        server.trigger.close()
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def headers(environ: WSGIEnvironment) -> dict[str, str]:
+    """The request's headers, in lower case."""
+    found = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
+    return found | {"content-type": environ.get("CONTENT_TYPE", "")}
+
+
+def body(environ: WSGIEnvironment) -> bytes:
+    """The request's body; waitress has read it whole and refused one that is too large."""
+    content: bytes = environ["wsgi.input"].read()
+    return content
+
+
+def answer(
+    start_response: StartResponse, status: int, content: bytes = b"", extra: Iterable[tuple[str, str]] = ()
+) -> list[bytes]:
+    """Answer with that status; without content, without a body and a content type."""
+    sized = [("Content-Length", str(len(content)))] if status != HTTPStatus.NO_CONTENT else []
+    start_response(f"{status} {HTTPStatus(status).phrase}", [*extra, *sized])
+    return [content] if content else []
+
+
+def text(start_response: StartResponse, status: int, message: str, *extra: tuple[str, str]) -> list[bytes]:
+    kind = ("Content-Type", "text/plain; charset=utf-8")
+    return answer(start_response, status, f"{message}\n".encode(), [kind, *extra])
+
+
+def document(start_response: StartResponse, status: int, value: Any) -> list[bytes]:
+    return answer(start_response, status, json.dumps(value).encode(), [("Content-Type", "application/json")])
+
+
+def run_until_closed(server: Any) -> None:
+    """Run a waitress server that another thread closes: its loop may find a socket gone in the middle of a look."""
+    with contextlib.suppress(OSError):
+        server.run()

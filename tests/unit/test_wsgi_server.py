@@ -1,0 +1,69 @@
+"""The local server: it ends when it is told to, and closes what it opened."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import httpx
+
+from local import wsgi_server
+from tests import support
+
+
+def answers_at_once(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    return wsgi_server.text(start_response, 200, "here")
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_stopped_server_leaves_nothing_open() -> None:
+    """Started and stopped many times in one process, it leaks neither sockets nor pipes, kept-alive ones included."""
+    before = open_files()
+    for _ in range(20):
+        with wsgi_server.Server(answers_at_once, threads=2) as server, httpx.Client() as client:
+            assert client.get(server.url).text == "here\n"
+
+    assert open_files() <= before
+
+
+def test_a_request_at_work_is_answered_before_the_end() -> None:
+    """A stop waits for the answer that is being made, and takes no more requests."""
+    begun, let_go = threading.Event(), threading.Event()
+
+    def waits(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        begun.set()
+        let_go.wait(15)
+        return wsgi_server.text(start_response, 200, "done")
+
+    server = wsgi_server.Server(waits, threads=1)
+    with ThreadPoolExecutor(2) as pool:
+        asked = pool.submit(httpx.get, server.url, timeout=15)
+        assert begun.wait(15)
+        stopped = pool.submit(server.stop, 15)
+        support.wait_for(lambda: server._server.task_dispatcher.stop_count > 0, "the stop has begun")
+        let_go.set()
+        assert asked.result(15).text == "done\n"
+        stopped.result(15)
+
+
+def test_a_request_that_does_not_end_holds_no_stop_up() -> None:
+    """After its timeout the stop goes on; the request that is still at work harms nobody when it ends."""
+    begun, let_go = threading.Event(), threading.Event()
+
+    def hangs(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        begun.set()
+        let_go.wait(15)
+        return wsgi_server.text(start_response, 200, "late")
+
+    server = wsgi_server.Server(hangs, threads=1)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.get, server.url, timeout=15)
+        assert begun.wait(15)
+        server.stop(timeout_seconds=0.1)
+        server.stop()
+        assert isinstance(asked.exception(15), httpx.HTTPError)
+        let_go.set()
+        support.wait_for(lambda: not server._thread.is_alive(), "what it held is closed")

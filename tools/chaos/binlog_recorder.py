@@ -1,0 +1,108 @@
+"""Reads the binlog beside a run: every transaction by itself, each row as it was before and after, and whose it was.
+
+Dolt's history cannot tell two people's writes apart that came into one Dolt commit: bd makes its commit a moment after
+its write, so that ours may hold both. A transaction in the binlog holds one writer's change and no more, merged or not.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from beads_dispatch import settings, store
+from beads_dispatch.bead import Status
+from feeder import binlog, changes
+from feeder.changes import Row, Transaction
+from tools.chaos import world
+
+_COLUMNS = {"issues": ("id", "assignee", "status", "notes"), "events": ("issue_id", "actor")}
+_PATIENCE_SECONDS = 60
+
+
+class Witness:
+    """From its start to `transactions`; a context manager."""
+
+    def __init__(self, dolt: settings.DoltSettings) -> None:
+        self._dolt = dolt
+        self._position = binlog.Position(store.Store(dolt).executed())
+        self._found: list[Transaction] = []
+        self._stopped = False
+        self._stream: binlog.Stream | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> "Witness":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped = True
+        if self._stream is not None:
+            self._stream.close()
+        self._thread.join()
+
+    def transactions(self) -> list[Transaction]:
+        """All that were committed by now, in order. Raises Late when the binlog does not give them."""
+        beads = store.Store(self._dolt)
+        executed = beads.feed_state.executed()
+        beads.close()
+        world.wait_for(lambda: self._position.covers(executed), f"the witness reads {executed}", _PATIENCE_SECONDS)
+        return list(self._found)
+
+    def _read(self) -> None:
+        while not self._stopped:
+            try:  # a refused position is a false alarm here: nobody purges
+                self._stream = binlog.Stream(self._dolt, self._position, _COLUMNS)
+                for item in self._stream:
+                    if isinstance(item, Transaction):
+                        self._found.append(item)
+                        self._position.add(item.gtid)
+            except binlog.StreamLost:
+                time.sleep(0.2)
+
+
+def of_ours(transactions: Iterable[Transaction]) -> Iterator[tuple[str, Row]]:
+    """Every bead's row that a transaction of ours changed, with its actor."""
+    for transaction in transactions:
+        actors = changes.actors_of(transaction.rows)
+        for row in transaction.rows:
+            actor = actors.get((row.after or row.before or {}).get("id", ""))
+            if row.table == "issues" and actor in store.OURS:
+                yield actor, row
+
+
+def breaches(transactions: Iterable[Transaction]) -> list[str]:
+    """What no transaction of ours may do, whatever was committed beside it: open a closed bead, give a bead to anybody,
+    take a word out of its notes, make or delete one."""
+    found = []
+    for actor, row in of_ours(transactions):
+        if row.before is None or row.after is None:
+            found.append(f"{actor} made or deleted {row.before or row.after}")
+            continue
+        before, after, bead = row.before, row.after, row.after["id"]
+        if before["status"] == Status.CLOSED != after["status"]:
+            found.append(f"{bead}: {actor} made it {after['status']}, and it was closed")
+        if (before["assignee"] or "") != (after["assignee"] or ""):
+            found.append(f"{bead}: {actor} took it from {before['assignee']} and gave it to {after['assignee']}")
+        if not _text(after["notes"]).startswith(_text(before["notes"])):
+            found.append(f"{bead}: {actor} removed something from its notes")
+    return found
+
+
+def merged_claims(transactions: Iterable[Transaction], sentinel: str) -> int:
+    """Claims that Dolt merged with somebody's change: each has to be withdrawn before anything is sent."""
+    return sum(
+        1
+        for _, row in of_ours(transactions)
+        if row.before and row.after and _is_claim(row.before, row.after) and (row.before["assignee"] or "") != sentinel
+    )
+
+
+def _is_claim(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    return bool(before["status"] != Status.IN_PROGRESS == after["status"])
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")

@@ -1,0 +1,262 @@
+"""Hostile input to the functions and to the feeder's endpoint: never a 5xx, never a change, never a word of it back."""
+
+import contextlib
+import json
+import random
+import socket
+import threading
+import time
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import hypothesis
+from hypothesis import strategies as some
+
+from beads_dispatch import events, settings
+from feeder import http as endpoint
+from feeder.health import HealthState
+from local import processes, wsgi_server
+from local.system import Ports, System
+from tools.chaos import report
+from tools.chaos.report import Row
+from tools.chaos.servers import Agent
+from tools.chaos.world import World
+
+PART = "hostile"
+SECRET = "s3cret-token"
+_LIMIT = 4 * events.MAX_BODY_BYTES  # what may be taken of an oversize body before it is refused, buffers included
+
+_text = some.text(max_size=40)
+_line = some.text(some.characters(min_codepoint=32, max_codepoint=255), max_size=60)
+_known = {
+    "ce-specversion": some.one_of(some.just("1.0"), some.just("0.3"), _line),
+    "ce-type": some.one_of(
+        some.sampled_from([events.DISPATCH_REQUESTED, events.REAP_REQUESTED, events.ISSUE_CHANGED, events.TICK]), _line
+    ),
+    "ce-source": some.one_of(some.sampled_from(["/x/pingsources/dispatch", "/x/pingsources/reap", "/s"]), _line),
+    "ce-id": some.one_of(some.just(""), some.just("1"), _line),
+    "ce-time": some.one_of(some.just("2026-07-15T09:30:00Z"), some.just("yesterday"), _line),
+    "ce-subject": _line,
+    "ce-cause": some.one_of(some.sampled_from(["change", "slot", "tick"]), _line),
+    "ce-suspend": some.one_of(some.sampled_from(["true", "false"]), _line),
+    "ce-datacontenttype": _line,
+}  # fmt: skip
+_content_types = some.one_of(
+    some.sampled_from(
+        ["application/json", "application/cloudevents+json", "application/cloudevents-batch+json", "text/plain",
+         "application/x-www-form-urlencoded", "multipart/form-data", "application/cloudevents+avro", ""]
+    ),
+    _line,
+)  # fmt: skip
+_json = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.floats() | _text,
+    lambda inner: some.lists(inner, max_size=4) | some.dictionaries(_text, inner, max_size=4),
+    max_leaves=8,
+)
+_structured = some.fixed_dictionaries(
+    {}, optional={name.removeprefix("ce-"): some.one_of(value, _json) for name, value in _known.items()}
+)
+_bodies = some.one_of(
+    some.binary(max_size=200),
+    _json.map(lambda value: json.dumps(value).encode()),
+    _structured.map(lambda value: json.dumps(value).encode()),
+    some.integers(1, 300).map(lambda depth: b"[" * depth),
+)
+_needed = {
+    "ce-specversion": some.just("1.0"),
+    "ce-type": some.sampled_from([events.DISPATCH_REQUESTED, events.REAP_REQUESTED, events.TICK]),
+    "ce-source": some.sampled_from(["/x/pingsources/dispatch", "/x/pingsources/reap", "/s"]),
+    "ce-id": some.just("1"),
+}
+_odd = {name: how for name, how in _known.items() if name not in _needed}
+_requests = some.one_of(
+    some.tuples(some.fixed_dictionaries({}, optional=_known), _content_types, _bodies),
+    some.tuples(some.fixed_dictionaries(_needed, optional=_odd), some.just("application/json"), _bodies),
+    some.tuples(some.fixed_dictionaries(_needed), some.just("text/plain"), some.binary(max_size=50)),
+)
+
+# The ones that cost somebody an evening; docs of functions-framework and of the Broker do not mention them.
+KNOWN_BAD: tuple[tuple[str, Mapping[str, str], bytes], ...] = (
+    ("a batch", {"content-type": "application/cloudevents-batch+json"}, b"[]"),
+    ("a structured body that is a string", {"content-type": "application/cloudevents+json"}, b'"event"'),
+    ("a bare array", {"content-type": "application/cloudevents+json"}, b"[1]"),
+    ("a background event", {"content-type": "application/json"}, b'{"context": {"eventId": "1"}, "data": {}}'),
+    ("deep JSON", {"content-type": "application/cloudevents+json"}, b"[" * 60_000),
+    ("a huge number", {"content-type": "application/cloudevents+json"}, b"9" * 60_000),
+    ("NaN", {"content-type": "application/cloudevents+json"}, b'{"id": NaN}'),
+    ("half an emoji", {"content-type": "application/cloudevents+json"}, b'{"id": "\\ud83d"}'),
+    ("a body that is no UTF-8", {"content-type": "application/cloudevents+json"}, b"\xff\xfe{"),
+    ("two million spaces", {"content-type": "application/cloudevents+json"}, b" " * 60_000),
+)
+
+
+def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
+    number = 200 if short else 10_000
+    here.empty()
+    here.add(["safe-1", "safe-2"], acceptance_criteria="")
+    agent = Agent()
+    quiet = {"dispatch": 3600.0, "reap": 3600.0}
+    try:
+        with System(here.dolt, agent.url, Ports.free(), here.folder / "logs", tick_seconds=quiet) as system:
+            before = _state(here)
+            for name in ("dispatch", "reap", "feeder"):
+                port = getattr(system.ports, name)
+                yield generated(name, port, number // 3 + 1, chance.randrange(2**32))
+                yield _oversize(name, port)
+            changed = [] if _state(here) == before and not agent.posts else ["a bead was changed"]
+            said = "".join(process.log.read_text(errors="replace") for process in system.processes.values())
+            changed += ["a traceback in a log"] if "Traceback" in said else []
+            changed += ["the token in a log"] if SECRET in said else []
+            changed += [f"{name} died" for name, process in system.processes.items() if not process.running]
+            yield report.check(
+                PART, "afterwards", "no bead changed, no traceback, no token in a log, all alive", changed
+            )
+            if not short:
+                yield _slow_senders(system.ports.feeder, 60, 90)
+    finally:
+        agent.close()
+    if short:
+        yield _slow_senders_in_short(here)
+
+
+def generated(name: str, port: int, number: int, seed: int) -> Row:
+    """Events that no one would send by hand, and those known to be bad."""
+    statuses: dict[int, int] = {}
+    wrong: list[str] = []
+
+    def send(headers: Mapping[str, str], body: bytes) -> None:
+        status, answer = request(port, headers, body)
+        statuses[status] = statuses.get(status, 0) + 1
+        if status == 0 or status >= 500 or SECRET.encode() in answer or b"Traceback" in answer:
+            wrong.append(f"{status} for {dict(headers)} {body[:80]!r}: {answer[:120]!r}")
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=number, deadline=None, database=None, phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+    @hypothesis.given(_requests)
+    def every(what: tuple[dict[str, str], str, bytes]) -> None:
+        headers, content_type, body = what
+        send({**headers, "content-type": content_type}, body)
+
+    every()
+    for _, headers, body in KNOWN_BAD:
+        send(headers, body)
+    told = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
+    return report.check(PART, f"{name}: generated and known bad events", told, wrong)
+
+
+def request(port: int, headers: Mapping[str, str], body: bytes, seconds: float = 20) -> tuple[int, bytes]:
+    """POST bytes as they are; the status (0: none came) and the whole answer."""
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items() if "\r" not in value and "\n" not in value)
+    message = (
+        f"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {SECRET}\r\n"
+        f"Content-Length: {len(body)}\r\n{head}\r\n"
+    ).encode("latin-1", "replace") + body
+    answer = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
+        with contextlib.suppress(ConnectionError, BrokenPipeError):
+            connection.sendall(message)
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            while chunk := connection.recv(65536):
+                answer += chunk
+    return _status(answer), answer
+
+
+def _status(answer: bytes) -> int:
+    parts = answer.split(b" ", 2)
+    return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
+
+
+def _oversize(name: str, port: int) -> Row:
+    """A body that says it is 10 GB, and one that never ends: refused before it is read."""
+    wrong = []
+    began = time.monotonic()
+    status, taken = _flood(port, "Content-Length: 10000000000\r\n", chunked=False)
+    if not 400 <= status < 500:
+        wrong.append(f"10 GB announced: {status}")
+    endless, more = _flood(port, "Transfer-Encoding: chunked\r\n", chunked=True)
+    if endless >= 500 or (endless == 0 and more > 100 * _LIMIT):
+        wrong.append(f"an endless body: {endless} after {more} bytes")
+    figures = (
+        f"10 GB announced: {status} after {taken // 1024} KB; endless: {endless or 'closed'} after {more // 1024} KB;"
+        f" {time.monotonic() - began:.1f} s"
+    )
+    return report.check(PART, f"{name}: oversize bodies", figures, wrong)
+
+
+def _flood(port: int, header: str, *, chunked: bool) -> tuple[int, int]:
+    """Send a body until the server answers or hangs up; its status, and the bytes that were sent."""
+    piece = b"x" * 16384
+    chunk = b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece
+    sent, answer = 0, b""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/cloudevents+json\r\n{header}\r\n"
+        connection.sendall(head.encode())
+        connection.settimeout(0.05)
+        until = time.monotonic() + 20
+        while time.monotonic() < until and sent < 200 * _LIMIT:
+            with contextlib.suppress(TimeoutError):
+                try:
+                    connection.sendall(chunk)
+                    sent += len(chunk)
+                    answer += connection.recv(65536)
+                except (ConnectionError, BrokenPipeError):
+                    break
+            if answer:
+                break
+        connection.settimeout(2)
+        with contextlib.suppress(OSError):
+            answer += connection.recv(65536)
+    return _status(answer), sent
+
+
+def _slow_senders(port: int, number: int, seconds: float) -> Row:
+    """Connections that send a request byte by byte: others are served again when their time is over."""
+    stop = threading.Event()
+    senders: list[socket.socket] = []
+
+    def trickle(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+            while not stop.wait(0.5):
+                connection.sendall(b".")
+
+    for _ in range(number):
+        connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+        senders.append(connection)
+        threading.Thread(target=trickle, args=(connection,), daemon=True).start()
+    began = time.monotonic()
+    served = False
+    while not served and time.monotonic() - began < seconds:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2) as probe:
+            probe.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            probe.settimeout(seconds)
+            served = b" 200 " in probe.recv(100)
+    took = time.monotonic() - began
+    stop.set()
+    figures = f"{number} of them, /healthz answered after {took:.1f} s"
+    return report.check(PART, "feeder: requests sent byte by byte", figures, [] if served else ["never served"])
+
+
+def _slow_senders_in_short(here: World) -> Row:
+    """The same on an endpoint in this process whose limits are a hundredth."""
+    feed = settings.FeederSettings("http://127.0.0.1:9/", {}, port=processes.free_port(), host="127.0.0.1")
+    normal = endpoint._IDLE_SECONDS, endpoint._LOOK_SECONDS, endpoint._CONNECTIONS
+    endpoint._IDLE_SECONDS, endpoint._LOOK_SECONDS, endpoint._CONNECTIONS = 1, 1, 10
+    try:
+        gate: Any = types.SimpleNamespace()
+        server = endpoint.serve(endpoint.Endpoint(gate, HealthState(), gate), feed)
+    finally:
+        endpoint._IDLE_SECONDS, endpoint._LOOK_SECONDS, endpoint._CONNECTIONS = normal
+    threading.Thread(target=wsgi_server.run_until_closed, args=(server,), daemon=True).start()
+    try:
+        return _slow_senders(feed.port, 15, 15)
+    finally:
+        server.close()
+
+
+def _state(here: World) -> list[dict[str, Any]]:
+    return here.sql("SELECT id, title, status, assignee, notes, metadata, updated_at FROM issues ORDER BY id")

@@ -1,0 +1,274 @@
+"""The system on a Kubernetes cluster with Knative, around a Dolt server and an agent service of this machine.
+
+For tests/cluster and bench/cluster.py. KUBECONFIG says which cluster; kubectl and kn do the work, as in the runbook.
+Everything is in a namespace of its own, which is removed afterwards.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from beads_dispatch import settings
+from local.tcp_proxy import Relay
+from tools import toolchain
+
+KNATIVE = pathlib.Path(__file__).parent.parent / "knative"
+DEFAULT_IMAGE = "dev.local/beads-dispatch:dev"
+READY_SECONDS = 240  # images are there; a Trigger whose subscriber came later is looked at again within a minute
+
+# What Pod Security `restricted` refuses is refused here too.
+_NAMESPACE_LABELS = {"pod-security.kubernetes.io/enforce": "restricted"}
+_NEEDED = ("pingsources.sources.knative.dev", "services.serving.knative.dev", "brokers.eventing.knative.dev")
+USERS = ("feeder", "dispatch", "reap")
+
+
+class ClusterError(Exception):
+    """The cluster is not there or refuses: the text says what was tried and what came back."""
+
+
+def missing() -> str | None:
+    """Why there is no cluster to work on, in a line that says what to do; None when there is one."""
+    for program in ("kubectl", "kn"):
+        if shutil.which(program) is None:
+            return f"{program} is not on PATH"
+    try:
+        found = _run("kubectl", "get", "crd", *_NEEDED, "--ignore-not-found", "-o", "name", "--request-timeout=5s")
+    except ClusterError as exc:
+        return f"no cluster answers; set KUBECONFIG to one with Knative Serving and Eventing ({exc})"
+    absent = [name for name in _NEEDED if name not in found]
+    return f"the cluster has no {', '.join(absent)}; install Knative Serving and Eventing" if absent else None
+
+
+def own_address() -> str:
+    """The address of this machine that pods can reach: CLUSTER_HOST_ADDRESS, or the one it has towards the cluster.
+
+    Raises ClusterError.
+    """
+    told = os.environ.get("CLUSTER_HOST_ADDRESS")
+    if told:
+        return told
+    server = _run("kubectl", "config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
+    parts = urlsplit(server)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((parts.hostname, parts.port or 443))
+        address = str(probe.getsockname()[0])
+    if address.startswith("127."):
+        raise ClusterError(
+            f"the API server is at {server}, so it cannot be seen how pods reach this machine."
+            " Set CLUSTER_HOST_ADDRESS to an address of this machine that they can reach."
+        )
+    return address
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """kubectl and kn in one namespace. Every method raises ClusterError when the program fails."""
+
+    name: str
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return _run("kubectl", "-n", self.name, *arguments, stdin=stdin)
+
+    def kn(self, *arguments: str) -> str:
+        return _run("kn", *arguments, "-n", self.name)
+
+    def get(self, *arguments: str) -> Any:
+        """What `kubectl get … -o json` says."""
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def apply(self, *documents: Mapping[str, Any]) -> None:
+        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}))
+
+    def function_pods(self, name: str | None = None) -> list[str]:
+        """The names of the functions' pods that are not being ended, or of one function's."""
+        selector = f"serving.knative.dev/service={name}" if name else "serving.knative.dev/service"
+        pods = self.get("pods", "-l", selector)["items"]
+        return [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def logs(self, app: str) -> list[dict[str, Any]]:
+        """The log lines of the feeder or a function that are JSON, oldest first."""
+        selector = "app=feeder" if app == "feeder" else f"serving.knative.dev/service={app}"
+        container = "feeder" if app == "feeder" else app
+        text = self.kubectl("logs", "-l", selector, "-c", container, "--tail=-1", "--ignore-errors")
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    def until_zero(self, seconds: float = 180) -> None:
+        """Wait until no function has a pod, not even one that is ending."""
+        deadline = time.monotonic() + seconds
+        while self.get("pods", "-l", "serving.knative.dev/service")["items"]:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"there are still function pods after {seconds:g} s: {self.function_pods()}")
+            time.sleep(0.5)
+
+
+class PodWatch:
+    """Sees every pod of a namespace that comes or changes, as the API server tells it. Use as a context manager."""
+
+    def __init__(self, namespace: Namespace, observe: Callable[[str, Mapping[str, Any]], None] | None = None) -> None:
+        self.created: list[tuple[float, str]] = []  # when (time.time()) and the pod's name
+        self._known = {pod["metadata"]["name"] for pod in namespace.get("pods")["items"]}
+        self._observe = observe or (lambda kind, pod: None)
+        self._child = subprocess.Popen(
+            ["kubectl", "-n", namespace.name, "get", "pods", "--watch", "--output-watch-events", "-o", "json"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._thread = threading.Thread(target=self._read, name="pods", daemon=True)
+
+    def __enter__(self) -> "PodWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._child.terminate()
+        self._child.wait()
+        self._thread.join(5)
+        if self._child.stdout:
+            self._child.stdout.close()
+
+    def _read(self) -> None:
+        assert self._child.stdout
+        for line in self._child.stdout:  # a document each: kubectl indents a list, but not a watch
+            event = json.loads(line)
+            name = event["object"]["metadata"]["name"]
+            if event["type"] == "ADDED" and name not in self._known:
+                self.created.append((time.time(), name))
+            self._known.add(name)
+            self._observe(event["type"], event["object"])
+
+
+@contextlib.contextmanager
+def deployed(
+    dolt: settings.DoltSettings,
+    agent_port: int,
+    *,
+    image: str = DEFAULT_IMAGE,
+    rules: Mapping[str, str] | None = None,
+    schedules: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = print,
+) -> Iterator[Namespace]:
+    """The example overlay, with the addresses, settings and schedules of a test; everything Ready.
+
+    `dolt` is an administrator's connection to a server on this machine; `agent_port` is BeadBoard's, on 127.0.0.1.
+    Functions are scaled to zero after 6 s instead of a minute. Raises ClusterError.
+    """
+    namespace = Namespace(f"beads-test-{secrets.token_hex(3)}")
+    address = own_address()
+    with contextlib.ExitStack() as stack:
+        relays = [stack.enter_context(Relay(address, port)) for port in (dolt.port, agent_port)]
+        passwords = {name: secrets.token_urlsafe(24) for name in USERS}
+        make_users(dolt, passwords)
+        say(f"deploying into namespace {namespace.name}; pods reach this machine at {address}")
+        _run("kubectl", "create", "namespace", namespace.name)
+        stack.callback(_run, "kubectl", "delete", "namespace", namespace.name, "--wait=false")
+        labels = [f"{name}={value}" for name, value in _NAMESPACE_LABELS.items()]
+        _run("kubectl", "label", "namespace", namespace.name, *labels)
+        namespace.apply(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "dolt"}, "stringData": passwords},
+        )
+        with tempfile.TemporaryDirectory(prefix="beads-overlay-") as folder:
+            overlay = pathlib.Path(folder)
+            dolt_address, agent_address = ((address, relay.port) for relay in relays)
+            _write_overlay(
+                overlay, namespace.name, image, dolt.database, dolt_address, agent_address, rules or {}, schedules or {}
+            )
+            _run("kubectl", "apply", "-k", str(overlay))
+        until_ready(namespace)
+        say("everything is Ready")
+        yield namespace
+
+
+def until_ready(namespace: Namespace, seconds: float = READY_SECONDS) -> None:
+    """Wait until everything that has the condition says Ready. Raises ClusterError."""
+    deadline = f"--timeout={seconds:g}s"
+    namespace.kubectl("rollout", "status", "deployment/feeder", deadline)
+    kinds = "broker,trigger,pingsource,sinkbinding,ksvc,eventtype"
+    namespace.kubectl("wait", "--for=condition=Ready", deadline, kinds, "--all")
+
+
+def make_users(dolt: settings.DoltSettings, passwords: Mapping[str, str]) -> None:
+    """Run knative/users.sql as the runbook does, and give the users these passwords if they had others."""
+    text = (KNATIVE / "users.sql").read_text().replace("`beads`.", f"`{dolt.database}`.")
+    for name, password in passwords.items():
+        text = text.replace(f"{name.upper()}_PASSWORD", password)
+        text += f"\nALTER USER 'beads-{name}'@'%' IDENTIFIED BY '{password}';\n"
+    where = ["--host", dolt.host, "--port", str(dolt.port), "--user", dolt.user, "--password", dolt.password]
+    _run(str(toolchain.dolt()), *where, "--no-tls", "sql", stdin=text)
+
+
+def _write_overlay(
+    folder: pathlib.Path,
+    namespace: str,
+    image: str,
+    database: str,
+    dolt: tuple[str, int],
+    agent: tuple[str, int],
+    rules: Mapping[str, str],
+    schedules: Mapping[str, str],
+) -> None:
+    example = KNATIVE / "overlays" / "example"
+    metadata = json.loads((example / "metadata.json").read_text())
+    metadata |= {"dolt_server_host": dolt[0], "dolt_server_port": dolt[1], "dolt_database": database}
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    name, _, tag = image.rpartition(":")
+    values = {"BEADBOARD_URL": f"http://{agent[0]}:{agent[1]}", **rules}
+    policies = {"beads-dispatch-dolt": dolt, "beads-dispatch-agent": agent}
+    quick = [
+        {"op": "add", "path": "/spec/template/metadata/annotations/autoscaling.knative.dev~1window", "value": "6s"}
+    ]
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": namespace,
+        "resources": [os.path.relpath(example, folder.resolve())],
+        "images": [{"name": "dev.local/beads-dispatch", "newName": name, "newTag": tag}],
+        "configMapGenerator": [
+            {"name": "beads-workspace", "behavior": "replace", "files": ["metadata.json"]},
+            {"name": "beads-dispatch", "behavior": "merge", "literals": [f"{k}={v}" for k, v in values.items()]},
+        ],
+        "generatorOptions": {"disableNameSuffixHash": True},
+        "patches": [
+            {"target": {"group": "serving.knative.dev", "kind": "Service"}, "patch": json.dumps(quick)},
+            *(
+                {
+                    "target": {"kind": "PingSource", "name": source},
+                    "patch": json.dumps([{"op": "replace", "path": "/spec/schedule", "value": schedule}]),
+                }
+                for source, schedule in schedules.items()
+            ),
+            *(
+                {"target": {"kind": "NetworkPolicy", "name": policy}, "patch": json.dumps([_egress(*address)])}
+                for policy, address in policies.items()
+            ),
+        ],
+    }
+    (folder / "kustomization.yaml").write_text(json.dumps(kustomization))
+
+
+def _egress(host: str, port: int) -> dict[str, Any]:
+    """A patch that lets the pods of a NetworkPolicy reach this machine."""
+    to = [{"to": [{"ipBlock": {"cidr": f"{host}/32"}}], "ports": [{"port": port}]}]
+    return {"op": "replace", "path": "/spec/egress", "value": to}
+
+
+def _run(*command: str, stdin: str | None = None) -> str:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True)
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())
+        raise ClusterError(f"{' '.join(command[:6])} … ended with {done.returncode}: {said[-600:]}")
+    return done.stdout
