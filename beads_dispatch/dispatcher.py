@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from beads_dispatch import agents, log, notes
 from beads_dispatch.agents import slots
@@ -84,7 +85,7 @@ class Dispatcher:
             return stop
         # The slot is checked first: to find the head of a long queue costs more than to know whether it is empty.
         try:
-            if not slots.is_free(self.beads, self.agent, self.limits, self.clock()):
+            if not slots.is_free(self.store, self.agent, self.limits, self.clock()):
                 if not self._has_eligible():
                     return NothingEligible()
                 # After a wait everything is read anew: people may have acted meanwhile.
@@ -128,7 +129,7 @@ class Dispatcher:
         deadline = self.clock() + timedelta(seconds=seconds)
         while self.clock() < deadline:
             self.sleep(_SLOT_POLL_SECONDS)
-            if slots.is_free(self.beads, self.agent, self.limits, self.clock()):
+            if slots.is_free(self.store, self.agent, self.limits, self.clock()):
                 return True
         return False
 
@@ -146,8 +147,11 @@ class Dispatcher:
         if change:
             self.store.claims.withdraw(claimed, change, self.clock())
             return Withdrawn(claimed, change)
-        trace = self._trace.trace_id
-        logger.info("claimed", extra=log.context(action=Action.CLAIM, trace=trace, **claimed.log_context()))
+        logger.info("claimed", extra=self._about(claimed, Action.CLAIM))
+        return self._start_job(claimed)
+
+    def _start_job(self, claimed: Bead) -> Outcome:
+        """POST a bead that we claimed, and record the answer."""
         try:
             job = self.agent.start(claimed.id, self._trace.child().traceparent)
         except agents.Unreachable as exc:
@@ -161,15 +165,16 @@ class Dispatcher:
             self.store.claims.record_unknown(claimed, str(exc), self.clock())
             return OutcomeUnknown(claimed, str(exc))
         # Logged before it is recorded: with Dolt gone by now, this line is where the job can be found.
-        logger.info(
-            "dispatched", extra=log.context(action=Action.DISPATCH, trace=trace, job=job, **claimed.log_context())
-        )
+        logger.info("dispatched", extra=self._about(claimed, Action.DISPATCH, job=job))
         self.store.claims.record_dispatched(claimed, notes.one_line(job), self.clock())
         self._clear_hold()
         return Dispatched(claimed, job)
 
+    def _about(self, bead: Bead, action: Action, job: str | None = None) -> dict[str, Any]:
+        return log.context(action=action, trace=self._trace.trace_id, job=job, **bead.log_context())
+
     def _changed_since_claim(self, claimed: Bead) -> str | None:
-        """What a person changed between our claim and now, in words; None when the claim stands alone."""
+        """What a person changed between our claim and now, in words; None when nobody did."""
         found = self.store.claims.read_back(claimed.id)
         if found is None:
             return "the bead was deleted"

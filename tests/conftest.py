@@ -11,8 +11,9 @@ from typing import Any
 
 import hypothesis
 import pytest
+from pymysql.cursors import DictCursor
 
-from beads_dispatch import settings, store
+from beads_dispatch import settings, store, suspension
 from local import processes
 from local.dolt import DoltServer
 from local.workspace import Workspace
@@ -41,7 +42,7 @@ class Beads:
 
     def sql(self, statement: str, *params: Any) -> list[dict[str, Any]]:
         """Plain SQL, as anybody could run it."""
-        connection = store.connect(self.dolt, cursorclass=store.DictCursor)
+        connection = store.connect(self.dolt, cursorclass=DictCursor)
         try:
             with connection.cursor() as cursor:
                 cursor.execute(statement, params)

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from beads_dispatch import dispatcher, notes, store
+from beads_dispatch import notes, outcomes, store, suspension
 from beads_dispatch.bead import DispatchRecord
-from beads_dispatch.dispatcher import (
+from beads_dispatch.outcomes import (
+    AgentFailed,
     Dispatched,
     Held,
     LostRace,
@@ -17,13 +18,14 @@ from beads_dispatch.dispatcher import (
     NothingEligible,
     OutcomeUnknown,
     Rejected,
-    ServiceFailed,
     Suspended,
     Withdrawn,
 )
+from beads_dispatch.store.bead_change import BeadChange
 from tests import support
 from tests.conftest import Beads
 from tests.integration.conftest import Clock, DispatcherFactory
+from tools.chaos.servers import Behaviour, Handler
 
 
 def record(beads: Beads, bead: str) -> DispatchRecord:
@@ -44,8 +46,8 @@ def unwell(beads: Beads) -> set[str]:
     return {check["name"] for check in checks if check["status"] != "ok"}
 
 
-def kinds(outcomes: list[dispatcher.Outcome]) -> list[type]:
-    return [type(outcome) for outcome in outcomes]
+def kinds(found: list[outcomes.Outcome]) -> list[type]:
+    return [type(outcome) for outcome in found]
 
 
 def test_a_waiting_bead_is_claimed_posted_and_recorded(
@@ -170,7 +172,7 @@ def test_a_very_long_description_is_no_obstacle(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory
 ) -> None:
     """A description as long as the schema holds (1 MB on bd 1.3.0) stays as it is."""
-    longest = 1_000_000 if beads.store._columns().notes_limit > 2**16 else 60_000
+    longest = 1_000_000 if beads.store._session.schema.notes_limit > 2**16 else 60_000
     beads.add("x-1", description="d" * longest)
     assert kinds(make_dispatcher().run_once()) == [Dispatched, NothingEligible]
     assert len(beads.row("x-1")["description"]) == longest
@@ -178,7 +180,7 @@ def test_a_very_long_description_is_no_obstacle(
 
 def test_notes_that_are_full_are_not_cut(beads: Beads, make_dispatcher: DispatcherFactory) -> None:
     """Where our note does not fit, a person's notes stay whole, and ours is in the audit trail."""
-    limit = min(beads.store._columns().notes_limit, 1_000_000)
+    limit = min(beads.store._session.schema.notes_limit, 1_000_000)
     text = "n" * (limit - 10)
     beads.add("x-1", notes=text)
     assert kinds(make_dispatcher().run_once()) == [Dispatched, NothingEligible]
@@ -286,7 +288,7 @@ def test_the_switch_stops_a_pass_that_is_under_way(
     for number in range(5):
         beads.add(f"x-{number}")
 
-    def suspends(handler: support.Handler) -> None:
+    def suspends(handler: Handler) -> None:
         beads.workspace.run("config", "set", suspension.CONFIG_KEY, "true")
         support.job(handler)
 
@@ -360,7 +362,7 @@ def test_a_failing_service_sets_a_hold_and_counts_against_no_bead(
     agent.behaviour = support.answers(code, b"down", Location="http://127.0.0.1:9/")
     dispatch = make_dispatcher()
     outcomes = dispatch.run_once()
-    assert kinds(outcomes) == [ServiceFailed]
+    assert kinds(outcomes) == [AgentFailed]
     assert beads.notes("x-1")[-1] == f"dispatch failed HTTP {code}: down"
     assert beads.notes("x-2") == []
     assert beads.row("x-1")["status"] == "open"
@@ -383,7 +385,7 @@ def test_holds_double_up_to_ten_minutes(
     seconds = []
     for _ in range(7):
         failed = dispatch.run_once()[-1]
-        assert isinstance(failed, ServiceFailed)
+        assert isinstance(failed, AgentFailed)
         seconds.append(failed.hold_seconds)
         clock.passed += timedelta(minutes=11)
     assert seconds == [30, 60, 120, 240, 480, 600, 600]
@@ -395,7 +397,7 @@ def test_a_service_that_cannot_be_reached_leaves_the_beads_alone(
     """Nothing listens: found out before the claim, so the hold says it and no bead is written to."""
     beads.add("x-1")
     outcomes = make_dispatcher(url="http://127.0.0.1:9").run_once()
-    assert kinds(outcomes) == [ServiceFailed]
+    assert kinds(outcomes) == [AgentFailed]
     assert beads.notes("x-1") == []
     assert "ConnectError" in beads.store.control.hold().reason
 
@@ -404,7 +406,7 @@ def test_an_outage_while_nobody_waits_holds_up_nobody(beads: Beads, make_dispatc
     """A hold set then would delay the bead that is assigned once the service is back."""
     beads.add("x-1", status="closed")
     outcomes = make_dispatcher(url="http://127.0.0.1:9", health=False).run_once()
-    assert outcomes == [dispatcher.NothingEligible()]
+    assert outcomes == [NothingEligible()]
     assert beads.store.control.hold() == store.Hold()
 
 
@@ -414,7 +416,7 @@ def test_a_connection_refused_at_the_post_rolls_back(
     """The service went between the look at its slots and the POST: nothing was sent, so the bead is open again."""
     beads.add("x-1")
     dispatch = make_dispatcher(url="http://127.0.0.1:9", health=True)
-    assert kinds(dispatch.run_once()) == [ServiceFailed]
+    assert kinds(dispatch.run_once()) == [AgentFailed]
     assert beads.notes("x-1")[-1].startswith("dispatch failed HTTP 000: ConnectError")
     assert beads.row("x-1")["status"] == "open"
 
@@ -429,7 +431,7 @@ def test_a_connection_refused_at_the_post_rolls_back(
     ("hangs up", support.hangs_up),
 ])  # fmt: skip
 def test_an_answer_that_cannot_be_used_is_noted_and_nothing_is_repeated(
-    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, name: str, behaviour: support.Behaviour
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, name: str, behaviour: Behaviour
 ) -> None:
     """The job may run: no roll-back, no second POST, a note that says what is unknown."""
     beads.add("x-1")
@@ -449,7 +451,12 @@ def test_an_agent_that_never_answers_is_not_waited_for_for_ever(
 ) -> None:
     """AGENT_TIMEOUT_SECONDS after the POST the outcome is unknown."""
     beads.add("x-1")
-    agent.behaviour = lambda handler: (agent.released.wait(30), handler.hang_up())[1]
+
+    def never_answers(handler: Handler) -> None:
+        agent.released.wait(30)
+        handler.hang_up()
+
+    agent.behaviour = never_answers
     assert kinds(make_dispatcher(timeout_seconds=0.5).run_once()) == [OutcomeUnknown, NothingEligible]
     assert "ReadTimeout" in beads.notes("x-1")[-1]
 
@@ -493,14 +500,14 @@ def test_a_change_merged_with_our_claim_is_found_and_only_our_part_undone(
     """Dolt merges a claim and a reassignment cell by cell; the read-back sees it, and bob keeps the bead."""
     beads.add("x-1")
     dispatch = make_dispatcher()
-    claim = beads.store.claim
+    claim = beads.store.claims.claim
 
     def claim_then_somebody_takes_it(bead: object, now: datetime) -> object:
         claimed = claim(bead, now)  # type: ignore[arg-type]
         beads.sql("UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'")
         return claimed
 
-    beads.store.claim = claim_then_somebody_takes_it  # type: ignore[method-assign,assignment]
+    beads.store.claims.claim = claim_then_somebody_takes_it  # type: ignore[method-assign,assignment]
     outcomes = dispatch.run_once()
     assert kinds(outcomes) == [Withdrawn, NothingEligible]
     row = beads.row("x-1")
@@ -538,7 +545,7 @@ def test_a_bead_edited_while_being_claimed_is_claimed_again(
     """A change that leaves the bead eligible costs one claim, not its turn."""
     beads.add("x-1")
     dispatch = make_dispatcher()
-    claim = beads.store.claim
+    claim = beads.store.claims.claim
     edits = iter([True])
 
     def claim_then_edit(bead: object, now: datetime) -> object:
@@ -547,7 +554,7 @@ def test_a_bead_edited_while_being_claimed_is_claimed_again(
             beads.sql("UPDATE issues SET title = 'New', updated_at = '2027-01-01' WHERE id = 'x-1'")
         return claimed
 
-    beads.store.claim = claim_then_edit  # type: ignore[method-assign,assignment]
+    beads.store.claims.claim = claim_then_edit  # type: ignore[method-assign,assignment]
     assert kinds(dispatch.run_once()) == [Withdrawn, Dispatched, NothingEligible]
     assert beads.row("x-1")["title"] == "New"
     assert agent.posts == ["x-1"]
@@ -559,14 +566,14 @@ def test_a_bead_deleted_while_being_claimed_is_forgotten(
     """Deleted between claim and read-back: no POST, no error."""
     beads.add("x-1")
     dispatch = make_dispatcher()
-    claim = beads.store.claim
+    claim = beads.store.claims.claim
 
     def claim_then_delete(bead: object, now: datetime) -> object:
         claimed = claim(bead, now)  # type: ignore[arg-type]
         beads.sql("DELETE FROM issues WHERE id = 'x-1'")
         return claimed
 
-    beads.store.claim = claim_then_delete  # type: ignore[method-assign,assignment]
+    beads.store.claims.claim = claim_then_delete  # type: ignore[method-assign,assignment]
     assert kinds(dispatch.run_once()) == [Withdrawn, NothingEligible]
     assert agent.posts == []
 
@@ -577,7 +584,7 @@ def test_an_agent_that_closes_at_once_keeps_its_close(
     """The bead is closed before our record of the job: the note is added, the status stays closed."""
     beads.add("x-1")
 
-    def closes(handler: support.Handler) -> None:
+    def closes(handler: Handler) -> None:
         beads.workspace.run("note", "x-1", "claimed by agent", actor="agent")
         beads.workspace.run("close", "x-1", actor="agent")
         support.job(handler)
@@ -597,14 +604,14 @@ def test_the_loser_of_a_race_goes_to_the_next_bead(
     beads.add("x-2")
     dispatch = make_dispatcher()
     other = store.Store(beads.dolt)
-    claim = beads.store.claim
+    claim = beads.store.claims.claim
 
     def second(bead: object, now: datetime) -> object:
         if bead.id == "x-1":  # type: ignore[attr-defined]
             other.claims.claim(bead, now)  # type: ignore[arg-type]
         return claim(bead, now)  # type: ignore[arg-type]
 
-    beads.store.claim = second  # type: ignore[method-assign,assignment]
+    beads.store.claims.claim = second  # type: ignore[method-assign,assignment]
     outcomes = dispatch.run_once()
     other.close()
     assert kinds(outcomes)[:1] == [LostRace]
@@ -620,7 +627,7 @@ def test_a_claim_that_fails_half_way_leaves_nothing(
     beads.add("x-1")
     found = beads.store.eligible.first("agent", clock(), 1)[0]
     before = beads.row("x-1")
-    monkeypatch.setattr(bead_change.BeadChange, "event", lambda *_: 1 / 0)
+    monkeypatch.setattr(BeadChange, "audit", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         beads.store.claims.claim(found, clock())
     assert beads.row("x-1") == before

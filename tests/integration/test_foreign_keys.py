@@ -3,6 +3,7 @@
 import pytest
 
 from beads_dispatch import store
+from beads_dispatch.store.bead_change import BeadChange
 from tests.conftest import Beads
 from tests.integration.conftest import Clock
 
@@ -13,13 +14,13 @@ def test_a_bead_deleted_during_its_claim_leaves_no_event(
     """The claim changes the bead's row, so it conflicts with the deletion: no event of a bead that is not there."""
     beads.add("x-1")
     found = beads.store.eligible.first("agent", clock(), 1)[0]
-    event = bead_change.BeadChange.event
+    audit = BeadChange.audit
 
-    def event_then_somebody_deletes(self: bead_change.BeadChange, *arguments: object) -> None:
-        event(self, *arguments)  # type: ignore[arg-type]
+    def audit_then_somebody_deletes(self: BeadChange, *arguments: object) -> None:
+        audit(self, *arguments)  # type: ignore[arg-type]
         beads.sql("DELETE FROM issues WHERE id = 'x-1'")
 
-    monkeypatch.setattr(bead_change.BeadChange, "event", event_then_somebody_deletes)
+    monkeypatch.setattr(BeadChange, "audit", audit_then_somebody_deletes)
     with pytest.raises((store.ClaimLost, store.StoreError)):
         beads.store.claims.claim(found, clock())
     assert beads.sql("SELECT id FROM issues") == []

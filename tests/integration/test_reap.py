@@ -5,12 +5,13 @@ from datetime import timedelta
 
 import pytest
 
-from beads_dispatch import notes, reaper, store
+from beads_dispatch import notes, reaper, store, suspension
 from beads_dispatch.bead import Bead, DispatchRecord
+from beads_dispatch.settings import DispatchLimits
 from tests.conftest import Beads
 from tests.integration.conftest import Clock
 
-RULES = Rules()
+LIMITS = DispatchLimits()
 
 
 def claimed(beads: Beads, clock: Clock, bead: str = "x-1") -> Bead:
@@ -39,14 +40,14 @@ SIGNS = {
 
 
 def shows_life(beads: Beads, clock: Clock, sign: str) -> None:
-    if sign == "heartbeat" and not beads.store._columns().leases:
+    if sign == "heartbeat" and not beads.store._session.schema.leases:
         pytest.skip("this bd has no leases")
     statement = SIGNS[sign]
     beads.sql(statement, *[clock().replace(tzinfo=None)] * statement.count("%s"))
 
 
 def reap(beads: Beads, clock: Clock) -> reaper.ReapResult:
-    return reaper.run_once(beads.store, RULES, clock())
+    return reaper.run_once(beads.store, LIMITS, clock())
 
 
 def test_a_silent_bead_is_blocked_with_a_note(beads: Beads, clock: Clock) -> None:

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from beads_dispatch import settings, store
+from beads_dispatch import settings, store, suspension
+from beads_dispatch.suspension import Suspension
 from tests.conftest import Beads
 from tests.integration.conftest import Clock
 
@@ -35,7 +36,7 @@ def test_a_lost_claim_leaves_the_connection_fresh_too(beads: Beads, clock: Clock
 
 def test_the_views_of_both_bd_versions_are_known(beads: Beads) -> None:
     """Otherwise the quick way is never taken, and each dispatch costs 20 ms more."""
-    assert beads.store._columns().known_view
+    assert beads.store._session.schema.known_view
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -115,7 +116,7 @@ def test_a_connection_that_died_is_replaced(beads: Beads, clock: Clock) -> None:
     """A warm function whose connection the server has closed begins its pass on a new one."""
     beads.add("x-1")
     assert beads.store.eligible.first("agent", clock(), 1)
-    number = beads.store._rows("SELECT CONNECTION_ID() AS n")[0]["n"]
+    number = beads.store._session.rows("SELECT CONNECTION_ID() AS n")[0]["n"]
     beads.sql(f"KILL {number}")
     beads.store.refresh()
     assert beads.store.eligible.first("agent", clock(), 1)
@@ -125,7 +126,7 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password() -> None
     """Host, port, database and user; never the password."""
     away = store.Store(settings.DoltSettings("127.0.0.1", 9, "someone", "s3cret", "beads"))
     with pytest.raises(store.StoreError) as error:
-        away.switch()
+        away.control.suspension()
     assert "cannot reach Dolt at 127.0.0.1:9, database beads, user someone" in str(error.value)
     assert "s3cret" not in str(error.value)
 

@@ -11,7 +11,8 @@ import pytest
 
 from beads_dispatch import events, reaper, settings, store
 from beads_dispatch.agents import beadboard
-from beads_dispatch.dispatcher import Dispatched, Dispatcher, NothingEligible, ServiceFailed
+from beads_dispatch.dispatcher import Dispatcher
+from beads_dispatch.outcomes import AgentFailed, Dispatched, NothingEligible
 from local.workspace import Workspace
 from tests import support
 from tests.conftest import Beads
@@ -56,7 +57,7 @@ def test_dispatch_can_do_its_work(beads: Beads, dispatcher: Dispatcher, agent: s
     beads.add("x-1")
     beads.store.control.mirror_pingsource("dispatch", False)
     agent.behaviour = support.answers(502)
-    assert isinstance(dispatcher.run_once()[0], ServiceFailed)
+    assert isinstance(dispatcher.run_once()[0], AgentFailed)
     assert beads.row("x-1")["status"] == "open" and beads.store.control.hold().failures == 1
     agent.behaviour = support.job
     clock.passed += timedelta(minutes=11)

@@ -11,6 +11,7 @@ from beads_dispatch import agents, settings
 from beads_dispatch.agents import beadboard
 from local import processes
 from tests import support
+from tools.chaos.servers import Handler
 
 
 @pytest.fixture
@@ -27,13 +28,13 @@ def test_nothing_was_sent_without_a_connection() -> None:
     """Nobody listens, or the name is none: Unreachable, so that the bead is given back."""
     for url in (f"http://127.0.0.1:{processes.free_port()}", f"http://{'x' * 64}.invalid"):
         with pytest.raises(agents.Unreachable, match="ConnectError"):
-            client(url).dispatch("x-1")
+            client(url).start("x-1")
 
 
 def test_a_server_that_does_not_speak_tls_got_nothing(server: support.Agent) -> None:
     """The TLS handshake is part of connecting: nothing was sent."""
     with pytest.raises(agents.Unreachable):
-        client(server.url.replace("http:", "https:")).dispatch("x-1")
+        client(server.url.replace("http:", "https:")).start("x-1")
     assert server.posts == []
 
 
@@ -42,13 +43,13 @@ def test_an_announcement_is_not_a_refusal(server: support.Agent, code: int) -> N
     """1xx says that an answer will follow: the job may run."""
     server.behaviour = support.answers(code)
     with pytest.raises(agents.UnknownOutcome):
-        client(server.url).dispatch("x-1")
+        client(server.url).start("x-1")
 
 
 def test_a_chunked_answer_is_read_whole_and_one_cut_short_is_none(server: support.Agent) -> None:
     """Without a Content-Length the last chunk says that it was all."""
 
-    def chunked(handler: support.Handler, *, whole: bool) -> None:
+    def chunked(handler: Handler, *, whole: bool) -> None:
         handler.send_response(200)
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
@@ -58,26 +59,26 @@ def test_a_chunked_answer_is_read_whole_and_one_cut_short_is_none(server: suppor
         handler.hang_up()
 
     server.behaviour = lambda handler: chunked(handler, whole=True)
-    assert client(server.url).dispatch("x-1") == "j-1"
+    assert client(server.url).start("x-1") == "j-1"
     server.behaviour = lambda handler: chunked(handler, whole=False)
     with pytest.raises(agents.UnknownOutcome):
-        client(server.url).dispatch("x-1")
+        client(server.url).start("x-1")
 
 
 def test_the_url_may_hold_a_path_and_credentials(server: support.Agent) -> None:
     """A prefix, odd characters in it and user:password are used; an error names none of them."""
     seen = []
 
-    def keeps(handler: support.Handler) -> None:
+    def keeps(handler: Handler) -> None:
         seen.append((handler.path, handler.headers["Authorization"]))
         handler.answer(200, b'{"job_id": "j"}')
 
     server.behaviour = keeps
     where = server.url.removeprefix("http://")
-    assert client(f"http://me:p%40ss@{where}/a b/%2F").dispatch("x-1") == "j"
+    assert client(f"http://me:p%40ss@{where}/a b/%2F").start("x-1") == "j"
     assert seen == [("/a%20b/%2F/api/agent-dispatch", "Basic " + base64.b64encode(b"me:p@ss").decode())]
     with pytest.raises(agents.Unreachable) as caught:
-        client(f"http://me:p%40ss@127.0.0.1:{processes.free_port()}").dispatch("x-1")
+        client(f"http://me:p%40ss@127.0.0.1:{processes.free_port()}").start("x-1")
     assert "ss" not in str(caught.value)
 
 
@@ -97,10 +98,10 @@ def test_the_bead_is_posted_as_json(server: support.Agent) -> None:
     """Whatever is in an id, it arrives as it is."""
     seen = []
 
-    def keeps(handler: support.Handler) -> None:
+    def keeps(handler: Handler) -> None:
         seen.append(handler.headers["Content-Type"])
         handler.answer(200, json.dumps({"job_id": " j "}).encode())
 
     server.behaviour = keeps
-    assert client(server.url).dispatch('x-"ü"') == "j"
+    assert client(server.url).start('x-"ü"') == "j"
     assert server.posts == ['x-"ü"'] and seen == ["application/json"]

@@ -49,7 +49,7 @@ def test_a_wrong_limit_is_named_with_what_was_found(name: str, value: str) -> No
 
 def test_the_limits_have_the_designs_defaults() -> None:
     """1 bead at a time, 10 minutes, 120 seconds, 30 minutes."""
-    rules = settings.limits({})
+    limits = settings.limits({})
     assert (limits.assignee, limits.max_in_flight) == ("agent", 1)
     assert (limits.slot_silence_minutes, limits.claim_timeout_seconds, limits.reap_after_minutes) == (10, 120, 30)
     assert settings.limits({"REAP_AFTER_MINUTES": "0.5"}).reap_after_minutes == 0.5
