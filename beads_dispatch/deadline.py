@@ -1,5 +1,5 @@
-"""A limit for a whole exchange over a socket: its own timeout limits each wait, not their sum, and a peer that trickles
-its answer would never reach it."""
+"""A limit for a whole exchange over a socket. The socket's own timeout limits each wait, not their sum: a peer that
+trickles its answer never reaches it."""
 
 import contextlib
 import socket
@@ -10,7 +10,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def ended_after(seconds: float, connected: Callable[[], Any]) -> Iterator[None]:
-    """End the socket that `connected` gives under the block, after so many seconds; whoever waits for it then finds it
+    """Shut down the socket that `connected` returns, so many seconds after the block began; the block then finds it
     closed. `connected` may raise AttributeError while there is none."""
 
     def end() -> None:

@@ -33,7 +33,7 @@ _PLAIN_IN_HEADER = "!#$&'()*+,/:;<=>?@[\\]^`{|}"
 
 
 class InvalidEvent(Exception):
-    """The request is no CloudEvent we can use; sending it again cannot help. The text says why, and
+    """The request is not a CloudEvent we can use; sending it again cannot help. The text gives the reason, and
     never repeats a header or the body: they may hold a token."""
 
 
@@ -51,7 +51,7 @@ class Event:
 
     @property
     def tick(self) -> str | None:
-        """Which tick this is: the last segment of the PingSource's path; None when it is no tick."""
+        """Which tick this is: the last segment of the PingSource's path; None for every other event."""
         return self.source.rsplit("/", 1)[-1] if self.type == TICK else None
 
     @property
@@ -84,8 +84,8 @@ def to_http(event: Event, overrides: Mapping[str, str] | None = None) -> tuple[d
 def from_request(headers: Mapping[str, str], body: bytes) -> Event:
     """The event in an HTTP request, in binary or structured mode.
 
-    Raises InvalidEvent for everything else: a batch, JSON that is no object, missing or empty
-    attributes, a bad time, data that is not the JSON it says it is.
+    Raises InvalidEvent for everything else: a batch, JSON that is not an object, missing or empty
+    attributes, a bad time, data that is not JSON although its content type is.
     """
     if len(body) > MAX_BODY_BYTES:
         raise InvalidEvent(f"the body is larger than {MAX_BODY_BYTES} bytes")
@@ -119,7 +119,7 @@ def _checked(attributes: dict[str, Any], data: Any) -> Event:
     try:
         "".join(map(str, attributes.values())).encode()
     except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, and nobody can pass that on
-        raise InvalidEvent("an attribute holds something that is no Unicode text") from None
+        raise InvalidEvent("an attribute is not Unicode text") from None
     if attributes.get("specversion") != "1.0":
         raise InvalidEvent("specversion is not 1.0")
     time = attributes.get("time")
@@ -144,7 +144,7 @@ def _checked(attributes: dict[str, Any], data: Any) -> Event:
 def _object(body: bytes) -> dict[str, Any]:
     found = _json(body)
     if not isinstance(found, dict):
-        raise InvalidEvent("the body is JSON but not an object, so it is no CloudEvent")
+        raise InvalidEvent("the body is JSON but not an object, so it is not a CloudEvent")
     return found
 
 
@@ -152,7 +152,7 @@ def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
-        raise InvalidEvent("the body is not JSON, although its content type says so") from None
+        raise InvalidEvent("the body is not JSON, although its content type is") from None
 
 
 def _is_json(content_type: str) -> bool:

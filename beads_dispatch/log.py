@@ -51,6 +51,8 @@ class Action(StrEnum):
     QUEUED = "queued"
     CLOSED = "closed"
     JOB_FAILED = "job-failed"
+    # examples/notify
+    NOTIFY = "notify"
 
 
 def context(*, action: Action, **fields: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Settings, read once at a process's start from a mapping (the environment).
 
-Every field says its unit, its default and why. A secret may be given as NAME_FILE, the path of a
+Every field states its unit, its default and the reason. A secret may be given as NAME_FILE, the path of a
 file that holds it, and is never part of a repr.
 """
 
@@ -15,7 +15,7 @@ Environment = Mapping[str, str]
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong: the text says what was expected, what was found, what to do."""
+    """A setting is missing or wrong: the text has what was expected, what was found, what to do."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class DoltSettings:
     """Where the beads are. Explicit DOLT_* win over a bd workspace's own files (BEADS_DIR)."""
 
     host: str
-    port: int  # TCP; 3306 unless told: Dolt's own default
+    port: int  # TCP; default 3306, as Dolt's own
     user: str
     password: str = field(repr=False)
     database: str

@@ -1,8 +1,8 @@
-"""W3C Trace Context: what ties a change, the pass that it asked for and the agent's job together. Pure.
+"""W3C Trace Context: connects a change, the pass that it caused and the agent's job. Pure.
 
 The CloudEvents extension `traceparent` carries it from the feed to the functions, the HTTP header of that name from
-there to the agent service. No OpenTelemetry: importing its SDK would be a good part of a cold start, and we record no
-spans; who does, above or below us, finds ours by the trace id in the log.
+there to the agent. No OpenTelemetry: importing its SDK would be a good part of a cold start, and we record no
+spans; systems around us that do find ours by the trace id in the log.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ _SAMPLED = 0x01
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace, and the span in it that is at work."""
+    """A trace, and the current span in it."""
 
     trace_id: str  # 32 lower-case hexadecimal digits
     span_id: str  # 16
-    sampled: bool = True  # a hint to those who record: dispatches are few, so none of ours asks to be left out
+    sampled: bool = True  # a hint to recorders: dispatches are few, so ours are all sampled
 
     @property
     def traceparent(self) -> str:
@@ -29,7 +29,7 @@ class Trace:
         return f"00-{self.trace_id}-{self.span_id}-{_SAMPLED if self.sampled else 0:02x}"
 
     def child(self) -> "Trace":
-        """The same trace in a span of its own: for what is asked of somebody else."""
+        """The same trace in a new span: for a request to another system."""
         return replace(self, span_id=secrets.token_hex(8))
 
 
@@ -41,8 +41,8 @@ def begun() -> Trace:
 def of_event(event_id: str, event_type: str) -> Trace:
     """The trace of an event that we send, made of its id.
 
-    Not random, because the feed tells an event again after a crash and cannot know that it does: a repeat has the same
-    id, so it has the same trace. And a request has the id of the change that caused it, so both are in one trace.
+    Not random, because the feed may publish an event again after a crash: a repeat has the same id, so it has the same
+    trace. And a request has the id of the change that caused it, so both are in one trace.
     """
     trace_id = hashlib.sha256(event_id.encode()).hexdigest()[:32]
     return Trace(trace_id, hashlib.sha256(f"{event_type} {event_id}".encode()).hexdigest()[:16])

@@ -3,7 +3,7 @@
 What matters after a POST is whether the job may be running.
 """
 
-# 4xx that say nothing about the bead: who we are, how often we ask, or that the agent is busy (409).
+# 4xx that are not about the bead: about our identity, our request rate, or a busy agent (409).
 _NOT_THE_BEAD = frozenset({401, 403, 407, 408, 409, 425, 429})
 
 
@@ -16,7 +16,7 @@ class Unreachable(AgentError):
 
 
 class Refused(AgentError):
-    """Answered, and not with a job: nothing runs. `counts` says whether it counts against the bead."""
+    """Answered, and not with a job: nothing runs. `counts`: whether it counts against the bead."""
 
     def __init__(self, code: int, body: str) -> None:
         super().__init__(f"HTTP {code}")

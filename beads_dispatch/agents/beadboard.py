@@ -1,7 +1,7 @@
 """The backend `beadboard`: BeadBoard's two routes, and claude-agent-service's /health.
 
-http.client, because connecting is a call of its own there: what fails in it was not sent, what fails after it may
-have been. And because it is loaded anyway: httpx would be an eighth of dispatch's cold start.
+By http.client, where connecting is a call of its own: a failure in it means that nothing was sent, a later one that
+something may have been. It is loaded anyway; httpx would be an eighth of dispatch's cold start.
 """
 
 import base64
@@ -21,8 +21,8 @@ _PLAIN_IN_URL = "/?%:@!$&'()*+,;="  # what may stand in a path and a query as it
 
 
 class BeadBoard:
-    """Asks with a connection for each question: one that was kept alive and that the other side has closed cannot be
-    told from a request that was lost on the way, and that doubt would be noted on a bead.
+    """Opens a connection for each request. On a kept one that the other side has closed, an error leaves open whether
+    the request arrived, and that doubt would be noted on a bead.
     """
 
     def __init__(self, agent: settings.AgentSettings) -> None:
@@ -34,7 +34,7 @@ class BeadBoard:
     def start(self, bead_id: str, traceparent: str = "") -> str:
         """POST the bead, in that span; returns the job id. Raises Unreachable, Refused or UnknownOutcome."""
         url = f"{self._agent.beadboard_url}/api/agent-dispatch"
-        code, body = self._ask("POST", url, json.dumps({"taskId": bead_id}).encode(), traceparent)
+        code, body = self._request("POST", url, json.dumps({"taskId": bead_id}).encode(), traceparent)
         if not 200 <= code < 300:
             raise Refused(code, body.decode("utf-8", "replace"))
         job = _field(body, "job_id")
@@ -45,7 +45,7 @@ class BeadBoard:
     def count_running(self) -> int | None:
         """Jobs active and queued, by AGENT_HEALTH_URL; None when that is not set.
 
-        Raises Unreachable when the service does not say.
+        Raises Unreachable when the agent gives no such answer.
         """
         if self._agent.health_url is None:
             return None
@@ -56,7 +56,7 @@ class BeadBoard:
         return active + queued
 
     def is_busy(self) -> bool:
-        """BeadBoard's word for it. Raises Unreachable when it does not say."""
+        """Whether BeadBoard calls the agent busy. Raises Unreachable when it gives no such answer."""
         code, body = self._status(f"{self._agent.beadboard_url}/api/agent-status")
         busy = _field(body, "busy")
         if code != 200 or not isinstance(busy, bool):
@@ -65,11 +65,11 @@ class BeadBoard:
 
     def _status(self, url: str) -> tuple[int, bytes]:
         try:
-            return self._ask("GET", url)
+            return self._request("GET", url)
         except UnknownOutcome as exc:
             raise Unreachable(str(exc)) from exc
 
-    def _ask(self, method: str, url: str, body: bytes | None = None, traceparent: str = "") -> tuple[int, bytes]:
+    def _request(self, method: str, url: str, body: bytes | None = None, traceparent: str = "") -> tuple[int, bytes]:
         """Status and body, the body cut at a limit; redirects are not followed.
 
         An answer of 2xx must be whole to be one; of any other, the status is enough.
@@ -86,7 +86,7 @@ class BeadBoard:
                 connection.connect()
             except (OSError, UnicodeError) as exc:  # the second: a host name that cannot be one
                 raise Unreachable(
-                    _words("ConnectTimeout" if isinstance(exc, TimeoutError) else "ConnectError", exc)
+                    _without_url("ConnectTimeout" if isinstance(exc, TimeoutError) else "ConnectError", exc)
                 ) from exc
             if time.monotonic() > ends:  # one address after the other, each with its own timeout
                 raise Unreachable("ConnectTimeout")
@@ -106,7 +106,7 @@ class BeadBoard:
             except (OSError, http.client.HTTPException) as exc:
                 if not code or 200 <= code < 300:
                     late = isinstance(exc, TimeoutError) or time.monotonic() > ends
-                    raise UnknownOutcome(_words("ReadTimeout" if late else type(exc).__name__, exc)) from exc
+                    raise UnknownOutcome(_without_url("ReadTimeout" if late else type(exc).__name__, exc)) from exc
         return code, answer
 
     def _prepared(self, url: str) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
@@ -149,6 +149,6 @@ def _field(body: bytes, name: str) -> Any:
     return found.get(name) if isinstance(found, dict) else None
 
 
-def _words(name: str, exc: Exception) -> str:
+def _without_url(name: str, exc: Exception) -> str:
     """The error without the URL, which may hold credentials."""
     return f"{name}: {exc}" if str(exc) else name

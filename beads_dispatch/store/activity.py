@@ -9,7 +9,7 @@ from beads_dispatch.store.eligible import BEAD
 from beads_dispatch.store.records import OURS, Activity
 from beads_dispatch.store.session import ReadSession, naive
 
-# What the record under metadata.dispatch says, as SQL on a row `i`.
+# The fields of metadata.dispatch, as SQL on a row `i`.
 TOKEN = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.claim'))"
 JOB = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.job'))"
 OUTCOME = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.outcome'))"
@@ -98,7 +98,7 @@ class ActivityReads:
         )
 
     def _newest(self, bead: Bead) -> Activity:
-        """The newest activity; of several in the same second the one that says who."""
+        """The newest activity; of several in the same second the one that names somebody."""
         found = [Activity(bead.updated_at, "the bead changed")]
         sources = [
             "SELECT created_at AS at, CONCAT('comment by ', author) AS what FROM comments WHERE issue_id = %(id)s"

@@ -24,7 +24,7 @@ class PublishedState:
 
 @dataclass(frozen=True)
 class Hold:
-    """Dispatch waits until `until` after `failures` failures of the agent in a row."""
+    """Dispatch is held until `until` after `failures` failures of the agent in a row."""
 
     failures: int = 0
     until: datetime | None = None
