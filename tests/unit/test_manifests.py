@@ -1,5 +1,5 @@
-"""The manifests, without a cluster: what kustomize makes of them is what a strict API server takes, complete,
-consistent with each other, and within Pod Security `restricted`."""
+"""The manifests, without a cluster: a strict API server accepts the output of kustomize, and the manifests are
+complete, consistent with each other, and within Pod Security `restricted`."""
 
 import json
 import pathlib
@@ -40,7 +40,7 @@ def parsed(text: str) -> list[Document]:
 
 @pytest.fixture(scope="session")
 def built() -> Callable[[str], list[Document]]:
-    """What `kustomize build` makes of base, example or kafka."""
+    """The output of `kustomize build` for base, example or kafka."""
     try:
         kustomize = toolchain.kustomize()
     except toolchain.ToolError:
@@ -63,7 +63,7 @@ def schemas() -> "Schemas":
 
 
 class Schemas:
-    """Kubernetes' OpenAPI and Knative's custom resource definitions, read as strictly as an API server can."""
+    """Kubernetes' OpenAPI and Knative's custom resource definitions, applied as strictly as an API server can."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.knative = folder / "knative.dev"
@@ -77,7 +77,7 @@ class Schemas:
         }
 
     def refusals(self, document: Document) -> list[str]:
-        """Why the API server would refuse it: a line for each reason, with the field; none if it would not."""
+        """The reasons for which the API server would refuse the document, with the field; empty if it would not."""
         version, kind = document["apiVersion"], document["kind"]
         if (version, kind) not in self._validators:
             schema = self._schema(version, kind)
@@ -118,8 +118,8 @@ class Schemas:
 def closed(schema: Document) -> Document:
     """The schema, with unknown fields refused at every depth.
 
-    Also where a definition says x-kubernetes-preserve-unknown-fields beside the fields that it knows: there Knative's
-    webhook refuses what its Go type has no field for.
+    Also where a definition has x-kubernetes-preserve-unknown-fields beside its known fields: there Knative's webhook
+    refuses fields that its Go type does not have.
     """
     schema = dict(schema)
     if schema.pop("x-kubernetes-int-or-string", False):
@@ -150,7 +150,7 @@ def kind_of(document: Document) -> str:
 
 
 def pods(found: list[Document]) -> dict[str, Document]:
-    """The pods' templates, by the name of what makes them."""
+    """The pods' templates, by the name of their Deployment or Knative Service."""
     return {
         document["metadata"]["name"]: document["spec"]["template"]
         for document in found
@@ -199,13 +199,13 @@ MISTAKES: list[tuple[str, str, str, Any, str]] = [
 
 
 class TestSchemas:
-    """`kustomize build`, and what the API server says to it."""
+    """The output of `kustomize build`, against the API server's schemas."""
 
     @pytest.mark.parametrize("name", FOLDERS)
-    def test_the_api_server_takes_every_manifest(
+    def test_the_api_server_accepts_every_manifest(
         self, built: Callable[[str], list[Document]], schemas: Schemas, name: str
     ) -> None:
-        """Each resource is of a kind that is served, with known fields of the right types."""
+        """Each resource has a served kind, and known fields of the right types."""
         refused = {
             f"{document['kind']} {document['metadata']['name']}": reasons
             for document in built(name)
@@ -224,7 +224,7 @@ class TestSchemas:
         value: Any,
         reason: str,
     ) -> None:
-        """One mistake, one reason that names it; without the mistake, none."""
+        """One mistake gives one reason that names it; without the mistake there is none."""
         document = named(built("base"), kind, name)
         assert schemas.refusals(document) == []
         inside: Any = document
@@ -235,15 +235,15 @@ class TestSchemas:
         (refusal,) = schemas.refusals(document)
         assert reason in refusal
 
-    def test_every_kind_is_checked_so(self, built: Callable[[str], list[Document]]) -> None:
-        """No kind is deployed of which no mistake is known to be refused."""
+    def test_every_deployed_kind_has_a_mistake(self, built: Callable[[str], list[Document]]) -> None:
+        """For each kind that is deployed, MISTAKES has one that is refused."""
         assert {kind_of(document) for document in built("kafka")} == {kind for kind, *_ in MISTAKES}
 
 
 class TestPods:
     @pytest.mark.parametrize("name", OURS)
     def test_each_pod_is_within_the_restricted_standard(self, name: str) -> None:
-        """Non-root, read-only, no capabilities, no token, no limits left out."""
+        """Non-root, read-only, no capabilities, no token, a memory limit."""
         pod = pods(everything())[name]["spec"]
         assert pod["automountServiceAccountToken"] is (name == "feeder")
         assert pod["serviceAccountName"] == name
@@ -274,7 +274,7 @@ class TestPods:
         assert not [found for found in everything() if found["kind"].startswith("ClusterRole")]
 
     def test_the_functions_scale_to_zero_and_run_one_pass_at_a_time(self) -> None:
-        """Annotations for scaling stand on the template; MAX_IN_FLIGHT is exact with one pass at a time."""
+        """The annotations for scaling are on the template; MAX_IN_FLIGHT is exact with one pass at a time."""
         for found in everything():
             if kind_of(found) == "KService":
                 template = found["spec"]["template"]
@@ -285,8 +285,8 @@ class TestPods:
 
 
 class TestTriggers:
-    def test_triggers_name_what_is_deployed(self) -> None:
-        """Every subscriber and dead-letter sink is a Service of this base."""
+    def test_triggers_refer_to_deployed_services(self) -> None:
+        """Every subscriber and dead letter sink is a Service of this base."""
         services = {
             (found["apiVersion"], found["metadata"]["name"]) for found in everything() if found["kind"] == "Service"
         }
@@ -296,10 +296,10 @@ class TestTriggers:
             assert {(ref["apiVersion"], ref["name"]) for ref in refs} <= services
 
     @pytest.mark.parametrize("name", FOLDERS)
-    def test_the_local_router_routes_as_what_is_deployed(
+    def test_the_local_router_uses_the_deployed_triggers(
         self, built: Callable[[str], list[Document]], tmp_path: pathlib.Path, name: str
     ) -> None:
-        """The Triggers that it reads from base are those that kustomize emits: filters, subscribers, delivery."""
+        """The Triggers that it reads from base equal those that kustomize builds: filters, subscribers, delivery."""
         (tmp_path / "built.yaml").write_text(yaml.safe_dump_all(built(name)))
         deployed = {trigger.name: trigger for trigger in triggers.load_triggers(tmp_path, ADDRESSES)}
         local = {trigger.name: trigger for trigger in triggers.load_triggers(BASE, ADDRESSES)}
@@ -308,7 +308,7 @@ class TestTriggers:
 
 
 class TestEventTypes:
-    """What is published about the events is what is sent."""
+    """The EventTypes describe the events that are sent."""
 
     CHANGE = changes.Change(
         id="0d3a:7:1",
@@ -339,7 +339,7 @@ class TestEventTypes:
 
     @pytest.mark.parametrize("event", SENT, ids=["change", "recovered", "dispatch", "reap"])
     def test_an_event_has_the_attributes_that_its_type_declares(self, event: events.Event) -> None:
-        """None that is not declared, every required one, and values of the declared form."""
+        """Only declared attributes, every required one, and values of the declared form."""
         attributes = {
             attribute["name"]: attribute
             for attribute in named(everything(), "EventType", event.type)["spec"]["attributes"]
@@ -355,13 +355,13 @@ class TestEventTypes:
 
     @pytest.mark.parametrize("event", SENT, ids=["change", "recovered", "dispatch", "reap"])
     def test_the_description_names_extensions_and_data(self, event: events.Event) -> None:
-        """Knative stores no more of an EventType than type, source and description."""
+        """Knative stores only the type, source and description of an EventType."""
         description = named(everything(), "EventType", event.type)["spec"]["description"]
         words = set(re.findall(r"\w+", description))
         assert event.extensions.keys() | event.data.keys() <= words
 
-    def test_every_type_of_ours_is_published(self) -> None:
-        """One EventType for each type that the feeder sends, named like it and offered by our Broker."""
+    def test_every_type_of_ours_is_declared(self) -> None:
+        """One EventType for each type that the feeder sends, with the same name and our Broker."""
         ours = {events.ISSUE_CHANGED, events.DISPATCH_REQUESTED, events.REAP_REQUESTED}
         found = {each["metadata"]["name"]: each["spec"] for each in everything() if each["kind"] == "EventType"}
         assert found.keys() == ours
@@ -369,7 +369,7 @@ class TestEventTypes:
 
 
 class TestNetworkPolicies:
-    """Not every cluster enforces them, so they are read here as Kubernetes defines them."""
+    """Not every cluster enforces them, so the tests evaluate them as Kubernetes defines them."""
 
     DNS = "kube-system k8s-app=kube-dns"
     DOLT = "own app=dolt 3306/TCP"
@@ -398,14 +398,14 @@ class TestNetworkPolicies:
     def test_each_pod_is_reached_and_reaches_only_what_it_needs(
         self, built: Callable[[str], list[Document]], pod: str, incoming: set[str], outgoing: set[str]
     ) -> None:
-        """The whole of what is allowed; the rest is refused, because a policy selects the pod in that direction."""
+        """All allowed traffic; the rest is refused, because a policy selects the pod in that direction."""
         assert allowed(built("example"), pod, "Ingress") == incoming
         assert allowed(built("example"), pod, "Egress") == outgoing
 
-    def test_with_kafka_the_feeder_speaks_with_that_broker_instead(
+    def test_with_kafka_the_feeder_connects_to_that_broker_instead(
         self, built: Callable[[str], list[Document]]
     ) -> None:
-        """The Kafka Broker's pods have other labels; nothing else changes."""
+        """The Kafka Broker's pods have other labels; everything else is the same."""
         kafka = "knative-eventing app=kafka-broker"
         assert allowed(built("kafka"), "feeder", "Ingress") == {f"{kafka}-dispatcher 8080/TCP"}
         changed = allowed(built("kafka"), "feeder", "Egress") ^ allowed(built("example"), "feeder", "Egress")
@@ -415,26 +415,24 @@ class TestNetworkPolicies:
                 assert allowed(built("kafka"), name, direction) == allowed(built("example"), name, direction)
 
     @pytest.mark.parametrize("pod", OURS)
-    def test_base_alone_reaches_neither_dolt_nor_the_agent_service(
+    def test_base_alone_reaches_neither_dolt_nor_the_agent(
         self, built: Callable[[str], list[Document]], pod: str
     ) -> None:
-        """An overlay that forgets to say where they are is closed, not open."""
+        """An overlay without their addresses is closed, not open."""
         outgoing = allowed(built("base"), pod, "Egress")
         assert {*self.RESOLVE} <= outgoing
         assert not [line for line in outgoing if line.startswith(("own", "anywhere 3"))]
 
     @pytest.mark.parametrize("labels", [{"app": "dolt"}, {"app": "feeder"}, {"serving.knative.dev/service": "other"}])
-    def test_other_people_s_pods_are_left_alone(
-        self, built: Callable[[str], list[Document]], labels: dict[str, str]
-    ) -> None:
-        """The namespace may be shared: a policy that selected their pods would cut them off."""
+    def test_other_pods_are_not_selected(self, built: Callable[[str], list[Document]], labels: dict[str, str]) -> None:
+        """The namespace may be shared: a policy that selected other pods would cut them off."""
         policies = [found for found in built("example") if found["kind"] == "NetworkPolicy"]
         assert not [found for found in policies if selects(found["spec"]["podSelector"], labels)]
 
     def test_knative_s_pods_have_the_labels_that_are_selected(
         self, built: Callable[[str], list[Document]], schemas: Schemas
     ) -> None:
-        """Knative's own Deployments, of the pinned version: a label renamed there would shut us off."""
+        """Knative's own Deployments, of the pinned version: if a label is renamed there, this test fails."""
         paths = [*schemas.knative.glob("*/config/**/deployments/*.yaml")]
         theirs = [found for path in paths for found in documents(path) if found["kind"] == "Deployment"]
         peers = [peer for found in built("example") if found["kind"] == "NetworkPolicy" for peer in peers_of(found)]
@@ -448,8 +446,8 @@ class TestNetworkPolicies:
                 and selects(peer["podSelector"], deployment["spec"]["template"]["metadata"]["labels"])
             ], peer
 
-    def test_the_ports_are_those_that_are_listened_on(self, built: Callable[[str], list[Document]]) -> None:
-        """The feeder's is its own PORT; Dolt's and BeadBoard's are those of the addresses beside them."""
+    def test_the_ports_are_the_listening_ports(self, built: Callable[[str], list[Document]]) -> None:
+        """The feeder's port is its PORT; Dolt's and BeadBoard's are those of the addresses in the overlay."""
         (feeder,) = pods(built("example"))["feeder"]["spec"]["containers"]
         environment = {variable["name"]: variable.get("value") for variable in feeder["env"]}
         assert environment["PORT"] == str(feeder["ports"][0]["containerPort"]) == "8080"
@@ -460,9 +458,9 @@ class TestNetworkPolicies:
 
 
 def allowed(found: list[Document], pod: str, direction: str) -> set[str]:
-    """What may reach the pod, or what it may reach, as `<namespace> <labels> <port>/<protocol>`.
+    """The peers that the policies allow for the pod, as `<namespace> <labels> <port>/<protocol>`.
 
-    Fails when no policy selects the pod in that direction: then all is allowed.
+    Fails when no policy selects the pod in that direction, because then everything is allowed.
     """
     labels = dict(pods(found)[pod]["metadata"]["labels"])
     if pod != "feeder":
@@ -481,17 +479,17 @@ def allowed(found: list[Document], pod: str, direction: str) -> set[str]:
         f"{peer} {port['port']}/{port.get('protocol', 'TCP')}"
         for rule in rules
         for peer in ([described(peer) for peer in rule[side]] if side in rule else ["anywhere"])
-        for port in rule["ports"]  # a rule without ports would allow all of them: none of ours may
+        for port in rule["ports"]  # fails for a rule without ports, which would allow all of them
     }
 
 
 def selects(selector: Document, labels: Mapping[str, str]) -> bool:
-    """As Kubernetes defines it, for the two operators that are used: NotIn takes a pod without the label too."""
-    wanted = [
+    """As Kubernetes defines it, for the two operators in use: NotIn also selects a pod without the label."""
+    matches = [
         (labels.get(each["key"]) in each["values"]) is {"In": True, "NotIn": False}[each["operator"]]
         for each in selector.get("matchExpressions", [])
     ]
-    return all(wanted) and selector.get("matchLabels", {}).items() <= labels.items()
+    return all(matches) and selector.get("matchLabels", {}).items() <= labels.items()
 
 
 def peers_of(policy: Document) -> Iterator[Document]:
@@ -501,19 +499,19 @@ def peers_of(policy: Document) -> Iterator[Document]:
 
 
 def namespace_of(peer: Document) -> str:
-    """`own` when the peer names none: then it is the policy's."""
+    """The peer's namespace; `own` when it names none, which is the policy's."""
     labels = peer.get("namespaceSelector", {}).get("matchLabels", {})
     return str(labels.get("kubernetes.io/metadata.name", "own"))
 
 
 def described(peer: Document) -> str:
-    ((label, value),) = peer["podSelector"]["matchLabels"].items()  # without one, every pod of the namespace
+    ((label, value),) = peer["podSelector"]["matchLabels"].items()  # fails for a peer without labels: every pod
     return f"{namespace_of(peer)} {label}={value}"
 
 
 class TestKafka:
-    def test_the_broker_is_kafka_s_and_finds_its_settings(self, built: Callable[[str], list[Document]]) -> None:
-        """The class, and a ConfigMap that is there under that name, in the Broker's namespace, with all three keys."""
+    def test_the_broker_has_the_kafka_class_and_its_settings(self, built: Callable[[str], list[Document]]) -> None:
+        """The class, and a ConfigMap of that name in the Broker's namespace, with all three keys."""
         broker = named(built("kafka"), "Broker", "default")
         assert broker["metadata"]["annotations"] == {"eventing.knative.dev/broker.class": "Kafka"}
         config = broker["spec"]["config"]
@@ -525,8 +523,8 @@ class TestKafka:
             "default.topic.replication.factor",
         }
 
-    def test_no_trigger_of_ours_waits_in_order(self, built: Callable[[str], list[Document]]) -> None:
-        """Requests and ticks are hints; one that is retried must not hold up the others."""
+    def test_no_trigger_of_ours_is_ordered(self, built: Callable[[str], list[Document]]) -> None:
+        """Requests and ticks are hints; one that is retried must not delay the others."""
         orders = {
             found["metadata"]["name"]: found["metadata"]["annotations"]["kafka.eventing.knative.dev/delivery.order"]
             for found in built("kafka")
@@ -535,8 +533,8 @@ class TestKafka:
         assert len(orders) == 4
         assert set(orders.values()) == {"unordered"}
 
-    def test_what_is_yours_is_marked(self) -> None:
-        """Where Kafka is, how many copies it keeps, and the namespace that the example names too."""
+    def test_the_values_of_the_user_are_marked(self) -> None:
+        """Kafka's address, its number of copies, and the namespace, which is in the example too."""
         lines = [line for line in (KAFKA / "kustomization.yaml").read_text().splitlines() if "# yours" in line]
         assert [re.split(r"[:=]", line.strip(" -"))[0] for line in lines] == [
             "namespace",
@@ -546,17 +544,17 @@ class TestKafka:
 
 
 class TestExample:
-    """What the user supplies, all of it, is marked in the example's kustomization.yaml and nowhere else."""
+    """All values that the user sets are marked in the example's kustomization.yaml, and nowhere else."""
 
-    def test_base_leaves_it_out(self) -> None:
+    def test_base_has_no_values_of_the_user(self) -> None:
         """No address, no password, no namespace."""
         text = "".join(path.read_text() for path in BASE.glob("*.yaml"))
         assert "BEADBOARD_URL:" not in text and "dolt_server_host" not in text
         assert not [found for found in everything() if "namespace" in found["metadata"]]
         assert "# yours" not in text
 
-    def test_all_that_it_adds_is_marked(self, built: Callable[[str], list[Document]]) -> None:
-        """Every value that base has not stands on a line marked `# yours`, or below it, or in a file named there."""
+    def test_every_added_value_is_marked(self, built: Callable[[str], list[Document]]) -> None:
+        """Every value that is not in base is on a line marked `# yours`, or below it, or in a file named there."""
         marked = marked_values(EXAMPLE / "kustomization.yaml")
         base = [*leaves(built("base"))]
         added = {str(value) for path, value in leaves(built("example")) if (path, value) not in base}
@@ -566,7 +564,7 @@ class TestExample:
 
 
 def leaves(found: list[Document]) -> Iterator[tuple[str, Any]]:
-    """Every value in the resources, with the way to it; what kind they are is no value."""
+    """Every value in the resources, with its path; apiVersion and kind do not count."""
 
     def below(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         if not isinstance(value, dict | list):

@@ -27,12 +27,12 @@ SECRET = "T0-s3cret"
 
 @dataclass
 class Webhook:
-    """A chat's webhook, and what it was sent."""
+    """A chat's webhook, and what it received."""
 
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
-    answers: list[Callable[[Any], None]] = field(default_factory=list)  # of the next requests; then 200
+    answers: list[Callable[[Any], None]] = field(default_factory=list)  # to the next requests; then 200
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def webhook() -> Iterator[Webhook]:
         found.bodies.append(json.loads(handler.body()))
         (found.answers.pop(0) if found.answers else support.answers(200, b"ok", "text/plain"))(handler)
 
-    with support.closing(support.Agent()) as server:  # a server like any other, but for what it answers
+    with support.closing(support.Agent()) as server:  # the same server, with other answers
         server._server.post = post
         found.url = f"{server.url}/services/{SECRET}"
         yield found
@@ -64,10 +64,10 @@ class Example:
     broker: router.Router
     url: str
     process: Process
-    logged: int = 0  # characters before the test at hand
+    logged: int = 0  # characters before the current test
 
-    def tell(self, actor: str, status: str = "in_progress", title: str = "A bead") -> int:
-        """A fact, as the feeder tells it, into the Broker."""
+    def publish(self, actor: str, status: str = "in_progress", title: str = "A bead") -> int:
+        """A change event as the feeder publishes it, sent to the Broker."""
         change = changes.Change("g:1:1", "s", "x-1", title, 1, {"assignee": "agent", "status": "open"},
                                 {"assignee": "agent", "status": status}, actor)  # fmt: skip
         return self.broker.route(changes.to_event(change, "beads"))
@@ -97,20 +97,20 @@ def running(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def example(running: Example, webhook: Webhook) -> Example:
-    """The one that runs, with nothing told yet."""
+    """The running function, before any event."""
     webhook.bodies, webhook.paths, webhook.answers = [], [], []
     running.logged = len(running.process.log.read_text())
     return running
 
 
-def test_what_we_did_is_told_and_what_others_did_is_not(example: Example, webhook: Webhook) -> None:
-    """Each of our changes in words of its own; people's, and requests, do not wake it."""
+def test_our_changes_are_posted_and_other_peoples_are_not(example: Example, webhook: Webhook) -> None:
+    """Each of our changes has its own text; the Trigger does not select people's changes, and requests."""
     for actor in ("alice", "agent", ""):
-        assert example.tell(actor) == router.ACCEPTED
+        assert example.publish(actor) == router.ACCEPTED
     request = changes.request(changes.RequestReason("change", "g:1:1"), 1, events.DISPATCH_REQUESTED)
     assert example.broker.route(request) == router.ACCEPTED
     assert webhook.bodies == []
-    told = [
+    published = [
         (store.DISPATCHER, "in_progress"),
         (store.DISPATCHER, "open"),
         (store.DISPATCHER, "blocked"),
@@ -118,12 +118,12 @@ def test_what_we_did_is_told_and_what_others_did_is_not(example: Example, webhoo
         (store.REAPER, "blocked"),
         (store.REAPER, "pinned"),
     ]
-    for actor, status in told:
-        assert example.tell(actor, status) == router.ACCEPTED
+    for actor, status in published:
+        assert example.publish(actor, status) == router.ACCEPTED
     texts = [body["text"] for body in webhook.bodies]
-    assert texts[0] == "x-1 (A bead) is being handed to the agent."
+    assert texts[0] == "x-1 (A bead) is being dispatched to the agent."
     assert texts[-1] == "x-1 (A bead) was changed to pinned by beads-reaper."
-    assert len(set(texts)) == len(told)
+    assert len(set(texts)) == len(published)
     assert set(webhook.paths) == {f"/services/{SECRET}"}
 
 
@@ -141,14 +141,14 @@ def test_what_we_did_is_told_and_what_others_did_is_not(example: Example, webhoo
     ],
 )
 def test_a_title_is_shown_as_text(example: Example, webhook: Webhook, title: str, shown: str) -> None:
-    """A title is anybody's: no mention, no link, no second line, no end."""
-    example.tell(store.DISPATCHER, title=title)
+    """Anybody may write a title: no mention, no link, no second line, limited length."""
+    example.publish(store.DISPATCHER, title=title)
     (body,) = webhook.bodies
-    assert body == {"text": f"x-1 ({shown}) is being handed to the agent.", "mrkdwn": False}
+    assert body == {"text": f"x-1 ({shown}) is being dispatched to the agent.", "mrkdwn": False}
 
 
 @pytest.mark.parametrize(
-    ("first", "tries", "dropped"),
+    ("first", "attempts", "dropped"),
     [
         (support.answers(503), 2, ""),
         (support.answers(429), 2, ""),
@@ -157,52 +157,52 @@ def test_a_title_is_shown_as_text(example: Example, webhook: Webhook, title: str
         (support.answers(302, Location="http://127.0.0.1:9/elsewhere"), 1, "HTTP 302"),
     ],
 )
-def test_a_webhook_that_fails_is_tried_once_more_and_holds_nobody_up(
-    example: Example, webhook: Webhook, first: Callable[[Any], None], tries: int, dropped: str
+def test_a_webhook_that_fails_is_tried_once_more_and_delays_nothing(
+    example: Example, webhook: Webhook, first: Callable[[Any], None], attempts: int, dropped: str
 ) -> None:
-    """Only where that can help; the Broker is told that all is well, the log what is not, nobody the URL."""
+    """Only where that can help; the Broker gets a 204, the log gets the failure, and the URL stands nowhere."""
     webhook.answers.append(first)
-    assert example.tell(store.DISPATCHER) == router.ACCEPTED
-    assert len(webhook.bodies) == tries
+    assert example.publish(store.DISPATCHER) == router.ACCEPTED
+    assert len(webhook.bodies) == attempts
     assert ("a message was dropped" in example.log) == bool(dropped)
     assert dropped in example.log
 
 
 def test_a_webhook_that_stays_away_drops_the_message(example: Example, webhook: Webhook) -> None:
-    """Two tries; the fact counts as delivered."""
+    """Two attempts; the event counts as delivered."""
     webhook.answers += [support.hangs_up, support.hangs_up]
-    assert example.tell(store.REAPER, "blocked") == router.ACCEPTED
+    assert example.publish(store.REAPER, "blocked") == router.ACCEPTED
     assert len(webhook.bodies) == 2
     assert "a message was dropped: no answer (RemoteDisconnected)" in example.log
 
 
 @pytest.mark.parametrize("data", [None, [], "text", {}, {"id": "x-1"}, {"id": 1, "title": 1, "actor": 1, "after": []}])
-def test_an_event_of_another_form_is_no_error(example: Example, webhook: Webhook, data: object) -> None:
-    """A refusal would hold the feeder up; the log says what to look at."""
-    fact = events.Event("1", "/dolt/x", events.ISSUE_CHANGED, "x-1", {"actor": store.DISPATCHER}, data)
-    assert example.broker.route(fact) == router.ACCEPTED
+def test_an_event_of_another_form_is_not_an_error(example: Example, webhook: Webhook, data: object) -> None:
+    """A refusal would delay the feeder; the log names what to check."""
+    event = events.Event("1", "/dolt/x", events.ISSUE_CHANGED, "x-1", {"actor": store.DISPATCHER}, data)
+    assert example.broker.route(event) == router.ACCEPTED
     assert webhook.bodies == []
-    assert "look at the Trigger's filter" in example.log
+    assert "check the Trigger's filter" in example.log
 
 
-def test_what_is_no_event_is_refused(example: Example, webhook: Webhook) -> None:
+def test_a_request_that_is_not_an_event_is_refused(example: Example, webhook: Webhook) -> None:
     """As the other functions do."""
     assert httpx.post(example.url, content=b"{}", headers={"content-type": "application/json"}).status_code == 400
     assert webhook.bodies == []
 
 
 @pytest.mark.parametrize("url", ["", "ftp://x.test/T0-s3cret", "T0-s3cret", "https:///T0-s3cret"])
-def test_a_wrong_url_is_refused_at_the_start_and_not_said(url: str, tmp_path: pathlib.Path) -> None:
-    """The revision does not become ready, and whoever reads why does not read the URL."""
+def test_a_wrong_url_is_refused_at_the_start_and_not_logged(url: str, tmp_path: pathlib.Path) -> None:
+    """The revision does not become ready, and the reason does not contain the URL."""
     process = start(tmp_path, url, processes.free_port())
     support.wait_for(lambda: not process.running, "the end")
     assert process.stop() != 0
-    said = process.log.read_text()
-    assert "holds no http:// or https:// URL" in said and SECRET not in said
+    logged = process.log.read_text()
+    assert "holds no http:// or https:// URL" in logged and SECRET not in logged
 
 
 def test_kustomize_builds_it() -> None:
-    """The function's own source in the ConfigMap that its pod mounts, from zero, without a token, in one namespace."""
+    """The pod mounts the function's source from a ConfigMap, scales to zero, and has no token; one namespace."""
     try:
         kustomize = toolchain.kustomize()
     except toolchain.ToolError:
@@ -227,8 +227,8 @@ def test_kustomize_builds_it() -> None:
     assert not [variable for variable in container["env"] if "secret" in json.dumps(variable).lower()]
 
 
-def test_it_needs_nothing_that_the_image_has_not() -> None:
-    """Its imports are the standard library's, ours, and what serves the other functions."""
+def test_it_needs_only_what_the_image_has() -> None:
+    """Its imports are the standard library, our library, and what serves the other functions."""
     lines = (NOTIFY / "main.py").read_text().splitlines()
     names = {line.split()[1].partition(".")[0] for line in lines if line.startswith(("import ", "from "))}
-    assert names - set(sys.stdlib_module_names) == {"beads", "flask", "functions_framework"}
+    assert names - set(sys.stdlib_module_names) == {"beads_dispatch", "flask", "functions_framework"}
