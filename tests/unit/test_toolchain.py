@@ -1,4 +1,4 @@
-"""Getting programs and schemas: small scripts as programs, a real local release server and module proxy, real Go."""
+"""Installing programs and schemas: small scripts as programs, a real local release server and module proxy, real Go."""
 
 import base64
 import contextlib
@@ -23,15 +23,17 @@ import pytest
 from local import processes
 from tests import support
 from tools import toolchain
-from tools.toolchain import Asset, Tool
+from tools.toolchain import __main__ as command
+from tools.toolchain import pins
+from tools.toolchain.pins import Asset, Schemas, Tool
 
 ROOT = pathlib.Path(__file__).parents[2]
 GO = shutil.which("go")
 
 # The real Dolt, but nothing to download: each test adds what it is about.
-DOLT = dataclasses.replace(toolchain.DOLT, assets={})
+DOLT = dataclasses.replace(pins.DOLT, assets={})
 
-# A `go` that makes no compiler run: it tells that it started, waits for leave, and writes the program.
+# A `go` that runs no compiler: it notes that it started, waits for a file, and writes the program.
 FAKE_GO = """\
 #!/bin/sh
 echo $$ >> "{folder}/started"
@@ -40,13 +42,13 @@ while [ "$1" != -o ]; do shift; done
 printf '#!/bin/sh\\necho dolt version 2.2.0\\n' > "$2"
 """
 
-# What `python -m tools.toolchain dolt` does where no release is pinned, with progress told more often.
+# What `python -m tools.toolchain dolt` does where no release is pinned, with a line of progress more often.
 COMMAND = """\
 import dataclasses, sys
-from local import toolchain
-toolchain.PROGRESS_SECONDS = 0.05
-toolchain.TOOLS["dolt"] = dataclasses.replace(toolchain.DOLT, assets={})
-sys.exit(toolchain.main(["dolt"]))
+from tools.toolchain import __main__ as command, pins, progress
+progress.PROGRESS_SECONDS = 0.05
+pins.TOOLS["dolt"] = dataclasses.replace(pins.DOLT, assets={})
+sys.exit(command.main(["dolt"]))
 """
 
 
@@ -80,9 +82,9 @@ def releases(folder: pathlib.Path) -> Iterator[str]:
         server.shutdown()
 
 
-def program(path: pathlib.Path, says: str) -> pathlib.Path:
+def program(path: pathlib.Path, prints: str) -> pathlib.Path:
     """A program that answers everything with one line."""
-    return script(path, f"#!/bin/sh\necho '{says}'\n")
+    return script(path, f"#!/bin/sh\necho '{prints}'\n")
 
 
 def script(path: pathlib.Path, text: str) -> pathlib.Path:
@@ -92,16 +94,16 @@ def script(path: pathlib.Path, text: str) -> pathlib.Path:
     return path
 
 
-def released(folder: pathlib.Path, address: str, says: str) -> Tool:
+def released(folder: pathlib.Path, address: str, prints: str) -> Tool:
     """A Dolt whose release archive is on the release server."""
-    text = f"#!/bin/sh\necho '{says}'\n".encode()
+    text = f"#!/bin/sh\necho '{prints}'\n".encode()
     member = tarfile.TarInfo("dolt-x/bin/dolt")
     member.size = len(text)
     archive = folder / "releases" / "dolt.tar.gz"
     with tarfile.open(archive, "w:gz") as files:
         files.addfile(member, io.BytesIO(text))
     asset = Asset(f"{address}/dolt.tar.gz", hashlib.sha256(archive.read_bytes()).hexdigest(), member.name)
-    return dataclasses.replace(DOLT, assets={toolchain.this_platform(): asset})
+    return dataclasses.replace(DOLT, assets={pins.this_platform(): asset})
 
 
 def cache(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -109,7 +111,7 @@ def cache(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def programs(folder: pathlib.Path) -> list[str]:
-    """The files in the cache; a lock file stays and is no program."""
+    """The files in the cache; a lock file stays and is not a program."""
     found = (folder / "cache").rglob("*")
     return sorted(
         str(path.relative_to(cache(folder, ""))) for path in found if path.is_file() and path.suffix != ".lock"
@@ -124,7 +126,7 @@ def start(folder: pathlib.Path, name: str) -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def ended(*children: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Whatever the test finds, no child is left."""
+    """Ends the children, whether the test passes or fails."""
     try:
         yield
     finally:
@@ -150,7 +152,7 @@ class TestPath:
     def test_a_dolt_too_old_is_refused_with_the_reason_and_the_next_way_is_taken(
         self, folder: pathlib.Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """An old Dolt would break its writers, so it is passed over and the user is told in one line."""
+        """An old Dolt would break its writers, so it is not used, and one line says why."""
         program(folder / "bin" / "dolt", "dolt version 1.86.4")
         expected = program(cache(folder, "dolt-2.2.0/dolt"), "dolt version 2.2.0")
         assert toolchain.find(DOLT) == expected
@@ -163,7 +165,7 @@ class TestPath:
         expected = program(folder / "bin" / "dolt", "dolt version 1.100.0")
         assert toolchain.find(DOLT) == expected
 
-    def test_a_newer_bd_will_do_unless_1_0_2_is_asked_for(self, folder: pathlib.Path) -> None:
+    def test_a_newer_bd_is_accepted_unless_1_0_2_is_asked_for(self, folder: pathlib.Path) -> None:
         """1.3.0 means at least; 1.0.2 means exactly, because of its schema."""
         newer = program(folder / "bin" / "bd", "bd version 1.4.1 (abc: main@def)")
         exact = program(cache(folder, "bd-1.0.2/bd"), "bd version 1.0.2 (dev)")
@@ -175,7 +177,7 @@ class TestPath:
         with pytest.raises(toolchain.ToolError, match=r"bd 1\.2\.0 is not pinned here\. Ask for 1\.3\.0 or 1\.0\.2"):
             toolchain.bd("1.2.0")
 
-    def test_kustomize_tells_its_version_alone(self, folder: pathlib.Path) -> None:
+    def test_kustomize_prints_its_version_alone(self, folder: pathlib.Path) -> None:
         """It prints no name before it; too old is too old all the same."""
         program(folder / "bin" / "kustomize", "v5.4.3")
         expected = program(cache(folder, "kustomize-5.8.1/kustomize"), "v5.8.1")
@@ -184,7 +186,7 @@ class TestPath:
         assert toolchain.kustomize() == newer
 
     def test_another_program_of_that_name_is_refused(self, folder: pathlib.Path) -> None:
-        """A program that does not say its version is not the one we look for."""
+        """A program that does not print a version is not the right one."""
         program(folder / "bin" / "bd", "usage: bd letters")
         expected = program(cache(folder, "bd-1.3.0/bd"), "bd version 1.3.0 (dev)")
         assert toolchain.bd() == expected
@@ -198,10 +200,10 @@ class TestOverride:
         monkeypatch.setenv("DOLT", str(expected))
         assert toolchain.dolt() == expected
 
-    def test_an_override_with_an_unfit_version_is_an_error(
+    def test_an_override_with_a_version_that_is_not_accepted_is_an_error(
         self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Who names a program wants that one: another is not put in its place."""
+        """A program that was named is used or refused, never replaced by another."""
         program(folder / "bin" / "dolt", "dolt version 2.0.0")
         monkeypatch.setenv("DOLT", str(program(folder / "mine", "dolt version 1.86.4")))
         with pytest.raises(toolchain.ToolError, match=r"^DOLT names .*mine is 1\.86\.4, expected 1\.87\.0 or newer"):
@@ -210,7 +212,7 @@ class TestOverride:
     def test_an_override_that_does_not_exist_is_an_error(
         self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A path with a slip in it is told, not passed over."""
+        """A mistyped path is an error, not ignored."""
         monkeypatch.setenv("BD", str(folder / "nowhere"))
         with pytest.raises(toolchain.ToolError, match=r"^BD names .*no .*nowhere.*unset it"):
             toolchain.bd()
@@ -227,7 +229,7 @@ class TestCache:
 
     @pytest.mark.parametrize("broken", ["", "#!/bin/sh\nexit 1\n", "#!/bin/sh\necho dolt version 2.0.0\n"])
     def test_a_broken_cache_entry_is_replaced(self, folder: pathlib.Path, releases: str, broken: str) -> None:
-        """A cached program that does not run, or is another version than its folder says, is fetched again."""
+        """A cached program that does not run, or is another version than its folder names, is fetched again."""
         entry = script(cache(folder, "dolt-2.3.3/dolt"), broken)
         assert toolchain.find(released(folder, releases, "dolt version 2.3.3")) == entry
         assert "2.3.3" in entry.read_text()
@@ -260,17 +262,17 @@ class TestDownload:
     def test_a_download_with_the_wrong_checksum_is_never_used(
         self, folder: pathlib.Path, releases: str, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """What is not the pinned file is told as an error, deleted, and the next way is tried."""
+        """What is not the pinned file is reported as an error, deleted, and the next way is tried."""
         tool = released(folder, releases, "dolt version 2.3.3")
-        asset = dataclasses.replace(tool.assets[toolchain.this_platform()], sha256="0" * 64)
-        tool = dataclasses.replace(tool, assets={toolchain.this_platform(): asset})
+        asset = dataclasses.replace(tool.assets[pins.this_platform()], sha256="0" * 64)
+        tool = dataclasses.replace(tool, assets={pins.this_platform(): asset})
         with pytest.raises(toolchain.ToolError, match=r"has sha256 [0-9a-f]{64}, expected 0{64}[\s\S]*build with Go"):
             toolchain.find(tool)
         assert len(re.findall("^dolt: ERROR: ", capfd.readouterr().err, re.MULTILINE)) == 1
         assert programs(folder) == []
 
     def test_a_download_that_does_not_run_is_not_kept(self, folder: pathlib.Path, releases: str) -> None:
-        """A program is put into the cache only after it said its version."""
+        """A program is put into the cache only after it printed its version."""
         with pytest.raises(toolchain.ToolError, match=r"is 2\.0\.0, expected 2\.3\.3"):
             toolchain.find(released(folder, releases, "dolt version 2.0.0"))
         assert programs(folder) == []
@@ -279,17 +281,17 @@ class TestDownload:
         """No network is ordinary: one line, no traceback."""
         asset = Asset(f"http://127.0.0.1:{processes.free_port()}/dolt.tar.gz", "0" * 64, "dolt")
         with pytest.raises(toolchain.ToolError):
-            toolchain.find(dataclasses.replace(DOLT, assets={toolchain.this_platform(): asset}))
+            toolchain.find(dataclasses.replace(DOLT, assets={pins.this_platform(): asset}))
         expected = "dolt: no release download here (Connection refused), trying Go\n"
         assert capfd.readouterr().err == expected
 
     def test_a_release_that_is_gone_gives_one_quiet_line(
         self, releases: str, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """A refusal by the server is told by its number."""
+        """A refusal by the server is reported by its number."""
         asset = Asset(f"{releases}/nothing.tar.gz", "0" * 64, "dolt")
         with pytest.raises(toolchain.ToolError):
-            toolchain.find(dataclasses.replace(DOLT, assets={toolchain.this_platform(): asset}))
+            toolchain.find(dataclasses.replace(DOLT, assets={pins.this_platform(): asset}))
         assert capfd.readouterr().err == "dolt: no release download here (HTTP 404), trying Go\n"
 
 
@@ -298,7 +300,7 @@ class TestGo:
     def test_a_build_with_go_is_installed(
         self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """Go builds the wrapper module's package into the cache; the user is told how long it takes."""
+        """Go builds the wrapper module's package into the cache; a line says how long it takes."""
         assert GO is not None
         # Go's build cache is under XDG_CACHE_HOME too; an empty one would make this test slow.
         environment = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}
@@ -314,18 +316,18 @@ class TestGo:
         assert programs(folder) == ["dolt-2.2.0/dolt"]
         assert "building dolt 2.2.0 with Go, about 4 minutes on 2 cores\n" in capfd.readouterr().err
 
-    def test_progress_is_told_while_go_builds(self, folder: pathlib.Path) -> None:
+    def test_progress_is_shown_while_go_builds(self, folder: pathlib.Path) -> None:
         """Minutes without a line look like a program that hangs."""
         script(folder / "bin" / "go", FAKE_GO.format(folder=folder))
         child = start(folder, "output")
         with ended(child):
-            told = "still building dolt 2.2.0 with Go, "
-            support.wait_for(lambda: told in (folder / "output").read_text(), "a line of progress")
+            line = "still building dolt 2.2.0 with Go, "
+            support.wait_for(lambda: line in (folder / "output").read_text(), "a line of progress")
             (folder / "leave").touch()
             assert child.wait(120) == 0
 
     def test_the_last_lines_of_a_failed_build_are_in_the_error(self, folder: pathlib.Path) -> None:
-        """Go says best why it failed."""
+        """Go's own words name the cause."""
         script(folder / "bin" / "go", "#!/bin/sh\necho 'no such package' >&2\nexit 3\n")
         with pytest.raises(toolchain.ToolError, match=r"`go build` ended with 3, its last lines:\n +no such package"):
             toolchain.find(DOLT)
@@ -346,14 +348,15 @@ class TestGo:
         assert [path.name for path in cache(folder, "").iterdir()] == ["dolt-2.3.3.lock"]
 
     def test_two_processes_do_not_build_the_same_at_once(self, folder: pathlib.Path) -> None:
-        """The second waits for the first and takes what it built."""
+        """The second waits for the first, shows progress, and uses what the first built."""
         script(folder / "bin" / "go", FAKE_GO.format(folder=folder))
         first = start(folder, "first")
         with ended(first):
             support.wait_for((folder / "started").exists, "go runs")
             second = start(folder, "second")
             with ended(second):
-                support.wait_for(lambda: "waiting" in (folder / "second").read_text(), "the second waits")
+                line = "still waiting for the other process that installs dolt, "
+                support.wait_for(lambda: line in (folder / "second").read_text(), "the second waits")
                 (folder / "leave").touch()
                 assert (first.wait(120), second.wait(120)) == (0, 0)
         assert len((folder / "started").read_text().splitlines()) == 1
@@ -361,7 +364,7 @@ class TestGo:
 
 
 @pytest.fixture
-def crds(folder: pathlib.Path, releases: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[toolchain.Schemas]:
+def crds(folder: pathlib.Path, releases: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Schemas]:
     """Schemas in a module on a module proxy of this machine, pinned by a module of ours."""
     if GO is None:
         pytest.skip("needs go on PATH, to download a module with it")
@@ -384,7 +387,7 @@ def crds(folder: pathlib.Path, releases: str, monkeypatch: pytest.MonkeyPatch) -
         f"example.com/crds v1.0.0 {go_sum(paths)}\n"
         f"example.com/crds v1.0.0/go.mod {go_sum({'go.mod': files['go.mod']})}\n"
     )
-    yield toolchain.Schemas("schemas", "1.0.0", module, {"example.com/crds": ("config/*.yaml",)})
+    yield Schemas("schemas", "1.0.0", module, {"example.com/crds": ("config/*.yaml",)})
     script(folder / "bin" / "go", f'#!/bin/sh\nexec "{GO}" "$@"\n')
     subprocess.run(["go", "clean", "-modcache"], check=True)  # its files are read-only
 
@@ -397,9 +400,9 @@ def go_sum(files: dict[str, bytes]) -> str:
 
 class TestSchemas:
     def test_the_files_come_out_of_the_pinned_module_once(
-        self, folder: pathlib.Path, crds: toolchain.Schemas, capfd: pytest.CaptureFixture[str]
+        self, folder: pathlib.Path, crds: Schemas, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """Those that are asked for and no others; a second time needs neither Go nor the network."""
+        """The files of the patterns and no others; a second call needs neither Go nor the network."""
         found = toolchain.schemas(crds)
         assert found == cache(folder, "schemas-1.0.0")
         assert programs(folder) == ["schemas-1.0.0/example.com/crds/config/a.yaml"]
@@ -408,9 +411,7 @@ class TestSchemas:
         assert toolchain.schemas(crds) == found
         assert capfd.readouterr().err == ""
 
-    def test_a_module_that_is_not_the_pinned_one_is_never_used(
-        self, folder: pathlib.Path, crds: toolchain.Schemas
-    ) -> None:
+    def test_a_module_that_is_not_the_pinned_one_is_never_used(self, folder: pathlib.Path, crds: Schemas) -> None:
         """Go compares the download with go.sum; what differs is an error, and nothing of it is kept."""
         sums = crds.go_module / "go.sum"
         sums.write_text(sums.read_text().replace("v1.0.0 h1:", "v1.0.0 h1:A"))
@@ -418,15 +419,15 @@ class TestSchemas:
             toolchain.schemas(crds)
         assert programs(folder) == []
 
-    def test_a_file_that_is_not_there_is_an_error(self, folder: pathlib.Path, crds: toolchain.Schemas) -> None:
-        """A folder that was renamed upstream is told, not passed over."""
-        wanted = dataclasses.replace(crds, files={"example.com/crds": ("config/*.yaml", "resources/*.yaml")})
+    def test_a_file_that_is_not_there_is_an_error(self, folder: pathlib.Path, crds: Schemas) -> None:
+        """A folder that was renamed upstream is an error, not ignored."""
+        more = dataclasses.replace(crds, files={"example.com/crds": ("config/*.yaml", "resources/*.yaml")})
         with pytest.raises(toolchain.ToolError, match=r"example\.com/crds v1\.0\.0 holds no resources/\*\.yaml"):
-            toolchain.schemas(wanted)
+            toolchain.schemas(more)
         assert programs(folder) == []
 
     def test_without_go_the_error_says_what_to_install(self) -> None:
-        """There is no other way to them."""
+        """Go is the only way to them."""
         with pytest.raises(toolchain.ToolError, match=r"no go on PATH\n.*install it \(https://go\.dev/dl\)"):
             toolchain.schemas()
 
@@ -449,14 +450,20 @@ class TestError:
         """A script can read them; all else goes to stderr."""
         dolt = program(folder / "bin" / "dolt", "dolt version 2.0.0")
         bd = program(folder / "bin" / "bd", "bd version 1.3.0")
-        assert toolchain.main([]) == 0
+        assert command.main([]) == 0
         assert capfd.readouterr().out == f"{dolt}\n{bd}\n"
+
+    def test_the_command_runs_before_anything_is_installed(self) -> None:
+        """It finds the programs in the standard library's Python: no installed package is needed."""
+        code = "import sys; sys.path.insert(0, '.'); from tools.toolchain import __main__ as c; c.main(['--help'])"
+        done = subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout[:6], done.stderr) == (0, "usage:", "")
 
 
 class TestPins:
     @pytest.mark.parametrize(
         "tool",
-        [toolchain.DOLT, toolchain.BD_1_3_0, toolchain.BD_1_0_2, toolchain.KUSTOMIZE],
+        [pins.DOLT, pins.BD_1_3_0, pins.BD_1_0_2, pins.KUSTOMIZE],
         ids=lambda tool: f"{tool.name}-{tool.version}",
     )
     def test_downloads_are_pinned_by_checksum_over_https(self, tool: Tool) -> None:
@@ -473,10 +480,10 @@ class TestPins:
     @pytest.mark.parametrize(
         ("tool", "requirement"),
         [
-            (toolchain.DOLT, "github.com/dolthub/dolt/go v0.40.5-0.20260715172757-a6690826d767"),
-            (toolchain.BD_1_3_0, "github.com/steveyegge/beads v1.3.0"),
-            (toolchain.BD_1_0_2, "github.com/steveyegge/beads v1.0.2"),
-            (toolchain.KUSTOMIZE, "sigs.k8s.io/kustomize/kustomize/v5 v5.8.1"),
+            (pins.DOLT, "github.com/dolthub/dolt/go v0.40.5-0.20260715172757-a6690826d767"),
+            (pins.BD_1_3_0, "github.com/steveyegge/beads v1.3.0"),
+            (pins.BD_1_0_2, "github.com/steveyegge/beads v1.0.2"),
+            (pins.KUSTOMIZE, "sigs.k8s.io/kustomize/kustomize/v5 v5.8.1"),
         ],
         ids=["dolt", "bd-1.3.0", "bd-1.0.2", "kustomize"],
     )
@@ -488,7 +495,7 @@ class TestPins:
 
     def test_the_schemas_are_pinned_by_a_module(self) -> None:
         """It requires each module they come from, with its checksums, and their version names each one's."""
-        schemas = toolchain.SCHEMAS
+        schemas = pins.SCHEMAS
         required = dict(re.findall(r"^\t(\S+) v(\S+)$", (schemas.go_module / "go.mod").read_text(), re.MULTILINE))
         assert required.keys() == schemas.files.keys()
         for module, version in required.items():
