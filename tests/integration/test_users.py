@@ -1,4 +1,4 @@
-"""knative/users.sql, run as the runbook runs it: each user can do its process's work, and nothing else."""
+"""knative/users.sql, run as in the runbook: each user can do the work of its process, and nothing else."""
 
 import pathlib
 import subprocess
@@ -29,7 +29,7 @@ As = Callable[[str], settings.DoltSettings]
 
 @pytest.fixture(scope="module")
 def users(workspace: Workspace) -> None:
-    """The users of the file, on this workspace's database; run twice, as an operator may."""
+    """The users of the file, on this workspace's database; the file is run twice, as an operator may do."""
     dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
     text = USERS_SQL.read_text().replace("`beads`.", f"`{dolt.database}`.")
     for name in NAMES:
@@ -41,19 +41,19 @@ def users(workspace: Workspace) -> None:
 
 @pytest.fixture
 def as_user(beads: Beads, users: None) -> As:
-    """The connection of one of the three users."""
+    """The connection settings of one of the three users."""
     return lambda name: replace(beads.dolt, user=f"beads-{name}", password=f"secret of {name}")
 
 
 @pytest.fixture
 def dispatcher(as_user: As, agent: support.Agent, clock: Clock) -> Iterator[Dispatcher]:
-    service = beadboard.BeadBoard(settings.AgentSettings(agent.url, None, 5))
+    backend = beadboard.BeadBoard(settings.AgentSettings(agent.url, None, 5))
     with support.closing(store.Store(as_user("dispatch"))) as beads:
-        yield Dispatcher(beads, service, settings.DispatchLimits(), clock, clock.sleep)
+        yield Dispatcher(beads, backend, settings.DispatchLimits(), clock, clock.sleep)
 
 
 def test_dispatch_can_do_its_work(beads: Beads, dispatcher: Dispatcher, agent: support.Agent, clock: Clock) -> None:
-    """Claim, POST, record; set the hold when the service fails, roll back, clear the hold."""
+    """Claim, POST, record; when the agent fails, set the hold and release the claim; then clear the hold."""
     beads.add("x-1")
     beads.store.control.mirror_pingsource("dispatch", False)
     agent.behaviour = support.answers(502)
@@ -66,12 +66,12 @@ def test_dispatch_can_do_its_work(beads: Beads, dispatcher: Dispatcher, agent: s
 
 
 def test_reap_can_do_its_work(beads: Beads, as_user: As, dispatcher: Dispatcher, clock: Clock) -> None:
-    """Take back a claim that a crash left, and block a silent bead."""
+    """Release an orphaned claim, and block an inactive bead."""
     beads.add("x-1")
     dispatcher.run_once()
     beads.add("x-2")
-    (waiting,) = beads.store.eligible.first("agent", clock(), 1)
-    beads.store.claims.claim(waiting, clock())
+    (queued,) = beads.store.eligible.first("agent", clock(), 1)
+    beads.store.claims.claim(queued, clock())
     with support.closing(store.Store(as_user("reap"))) as ours:
         clock.passed += timedelta(minutes=31)
         result = reaper.run_once(ours, settings.DispatchLimits(), clock())
@@ -79,15 +79,15 @@ def test_reap_can_do_its_work(beads: Beads, as_user: As, dispatcher: Dispatcher,
 
 
 def test_the_feeder_can_do_its_work(beads: Beads, as_user: As, sink: support.Sink) -> None:
-    """From a server on which it has never run: make its tables, tail, tell, ask for work, keep its position."""
+    """On a server without its tables: make them, read the binlog, publish, request a pass, store the position."""
     for table in ("positions", "seen", "switches", "holds"):
         beads.sql(f"DROP TABLE {store.STATE_DATABASE}.{table}")
     feeder = Running(as_user("feeder"), sink.url)
     try:
         wait_for(lambda: feeder.pulse.connected, "the feed reads the binlog", 40)
         with support.closing(store.Store(as_user("feeder"))) as ours:
-            ours.set_switch("reap", True)
-            assert ours.unseen(1) == []
+            ours.control.mirror_pingsource("reap", True)
+            assert ours.feed_state.unpublished(1) == []
             assert ours.overview("agent", datetime.now(UTC)).running == 0
         beads.add("x-1")
         wait_for(lambda: sink.of_type(events.DISPATCH_REQUESTED), "the request", 10)
@@ -97,7 +97,7 @@ def test_the_feeder_can_do_its_work(beads: Beads, as_user: As, sink: support.Sin
     assert beads.store.feed_state.position() is not None and beads.store.control.suspension().reap
 
 
-# What an intruder in a process would try. %s is the beads' database.
+# What an intruder in a process would try. %s stands for the beads' database.
 REFUSED = {
     "feeder": [
         "UPDATE %s.issues SET status = 'closed'", "INSERT INTO %s.events (id) VALUES ('x')", "DELETE FROM %s.issues",
@@ -121,7 +121,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("name", "statement"), [(name, s) for name, all_of in REFUSED.items() for s in all_of])
 def test_everything_else_is_refused(beads: Beads, as_user: As, name: str, statement: str) -> None:
-    """By the server, not by our good manners."""
+    """The server refuses it."""
     connection = store.connect(as_user(name))
     with support.closing(connection), connection.cursor() as cursor, pytest.raises(pymysql.Error, match="denied"):
         cursor.execute(statement.replace("%s", f"`{beads.dolt.database}`"))
