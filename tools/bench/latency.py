@@ -74,7 +74,7 @@ def polling(pass_ms: float, cron_seconds: float = CRON_SECONDS) -> dict[str, flo
 
 def read_binlog(dolt: settings.DoltSettings, seen: Connection) -> None:
     """The bare reader, a process: sends each assigned bead's id and when its transaction came out of the binlog."""
-    stream = binlog.Stream(dolt, binlog.Position(store.Store(dolt).executed()))
+    stream = binlog.Stream(dolt, binlog.Position(store.Store(dolt).feed_state.executed()))
     seen.send(("", 0.0))
     with contextlib.suppress(binlog.StreamLost):
         for item in stream:

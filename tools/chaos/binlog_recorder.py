@@ -13,7 +13,7 @@ from typing import Any
 from beads_dispatch import settings, store
 from beads_dispatch.bead import Status
 from feeder import binlog, changes
-from feeder.changes import Row, Transaction
+from feeder.changes import RowChange, Transaction
 from tools.chaos import world
 
 _COLUMNS = {"issues": ("id", "assignee", "status", "notes"), "events": ("issue_id", "actor")}
@@ -25,7 +25,7 @@ class Witness:
 
     def __init__(self, dolt: settings.DoltSettings) -> None:
         self._dolt = dolt
-        self._position = binlog.Position(store.Store(dolt).executed())
+        self._position = binlog.Position(store.Store(dolt).feed_state.executed())
         self._found: list[Transaction] = []
         self._stopped = False
         self._stream: binlog.Stream | None = None
@@ -63,7 +63,7 @@ class Witness:
                 time.sleep(0.2)
 
 
-def of_ours(transactions: Iterable[Transaction]) -> Iterator[tuple[str, Row]]:
+def of_ours(transactions: Iterable[Transaction]) -> Iterator[tuple[str, RowChange]]:
     """Every bead's row that a transaction of ours changed, with its actor."""
     for transaction in transactions:
         actors = changes.actors_of(transaction.rows)

@@ -15,11 +15,12 @@ from unittest import mock
 
 import pymysql
 
-from beads_dispatch import dispatcher, log, notes, reaper, settings, store
+from beads_dispatch import dispatcher, log, notes, outcomes, reaper, settings, store
 from beads_dispatch.agents import beadboard
 from beads_dispatch.cli import verify
+from beads_dispatch.store import bead_change
 from tools.chaos import binlog_recorder, mutants, report, world
-from tools.chaos.report import Row
+from tools.chaos.report import Check
 from tools.chaos.servers import Agent
 from tools.chaos.world import World
 
@@ -44,12 +45,12 @@ SHORT = Size(dispatchers=4, beads=60, kills=2, people=4.0)
 FULL = Size(dispatchers=16, beads=1000, kills=40, people=4.0)
 
 
-def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
+def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
     yield from competing(here, chance, SHORT if short else FULL)
     yield merged(here, 10 if short else 100)
 
 
-def competing(here: World, chance: random.Random, size: Size) -> Iterator[Row]:
+def competing(here: World, chance: random.Random, size: Size) -> Iterator[Check]:
     """Many dispatchers on the same beads, some of them killed, while people take beads."""
     here.empty()
     names = [f"c-{number:04}" for number in range(size.beads)]
@@ -82,7 +83,7 @@ def competing(here: World, chance: random.Random, size: Size) -> Iterator[Row]:
     yield report.check(PART, "beads still waiting at the end", str(len(unsettled)), unsettled)
 
 
-def merged(here: World, beads: int) -> Row:
+def merged(here: World, beads: int) -> Check:
     """Somebody assigns every other bead to herself in the middle of the transaction that claims it. Dolt merges the two
     (the same second, no row_lock): such a claim is taken back and nothing is sent."""
     here.empty()
@@ -91,7 +92,7 @@ def merged(here: World, beads: int) -> Row:
     here.add(names)
     agent = Agent()
     one = here.dispatcher(agent.url)
-    event = bead_change.BeadChange.event
+    event = bead_change.BeadChange.audit
 
     def event_and_somebody_assigns(
         self: Any, bead: str, note: str, now: datetime, statuses: tuple[str, str] | None = None
@@ -103,13 +104,13 @@ def merged(here: World, beads: int) -> Row:
 
     try:
         with (
-            mock.patch.object(bead_change.BeadChange, "event", event_and_somebody_assigns),
+            mock.patch.object(bead_change.BeadChange, "audit", event_and_somebody_assigns),
             binlog_recorder.Witness(here.dolt) as watching,
         ):
             one.run_once()
             found = binlog_recorder.merged_claims(watching.transactions(), world.SENTINEL)
     finally:
-        one.beads.close()
+        one.store.close()
         agent.close()
     posted = agent.times()
     broken = [f"{bead} is bob's and was POSTed" for bead in sorted(theirs & posted.keys())]
@@ -125,7 +126,7 @@ def merged(here: World, beads: int) -> Row:
     return report.check(PART, "a person's change in the middle of the claim", figures, broken)
 
 
-def _posts(agent: Agent, verdict: verify.Verdict, history: list[verify.Version], size: Size, taken: list[str]) -> Row:
+def _posts(agent: Agent, verdict: verify.Verdict, history: list[verify.Version], size: Size, taken: list[str]) -> Check:
     """The agent service's own count against the claims in Dolt's history."""
     claims = collections.Counter(claim.bead for claim in verdict.claims)
     posts, jobs = agent.times(), collections.Counter(bead for _, bead in agent.accepted)
@@ -153,20 +154,20 @@ def _work(dolt: settings.DoltSettings, url: str, ahead: Any, journal: pathlib.Pa
     def clock() -> datetime:
         return datetime.now(UTC) + timedelta(seconds=ahead.value)
 
-    rules = settings.DispatchLimits(max_in_flight=10**6)
+    limits = settings.DispatchLimits(max_in_flight=10**6)
     service = beadboard.BeadBoard(settings.AgentSettings(url, f"{url}/health", 5.0))
     passes = dispatcher.Dispatcher(store.Store(dolt), service, limits, clock, time.sleep)
     while True:
         try:
-            outcomes = passes.run_once()
+            found = passes.run_once()
         except store.StoreError:
             continue
         with journal.open("a") as lines:
-            lines.write("".join(f"{type(outcome).__name__}\n" for outcome in outcomes))
-        match outcomes[-1]:
-            case dispatcher.Held(until, _):
+            lines.write("".join(f"{type(outcome).__name__}\n" for outcome in found))
+        match found[-1]:
+            case outcomes.Held(until, _):
                 ahead.value = max(ahead.value, (until - datetime.now(UTC)).total_seconds())
-            case dispatcher.NothingEligible() if len(outcomes) == 1:
+            case outcomes.NothingEligible() if len(found) == 1:
                 return
 
 
@@ -220,7 +221,7 @@ def _settle(here: World, agent: Agent) -> None:
             reaper.run_once(beads, settings.DispatchLimits(reap_after_minutes=10**6), clock())
             one.run_once()
             clock.sleep(1300)
-        one.beads.close()
+        one.store.close()
 
 
 def _take(here: World, chance: random.Random, a_second: float, taken: list[str], stop: threading.Event) -> None:

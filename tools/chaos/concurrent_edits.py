@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from beads_dispatch import reaper, settings, store
 from beads_dispatch.bead import DispatchRecord
 from beads_dispatch.cli import verify
-from beads_dispatch.dispatcher import Dispatched, Outcome
+from beads_dispatch.outcomes import Dispatched, Outcome
 from feeder.changes import Transaction
 from local.workspace import BdError
 from tools.chaos import binlog_recorder, report, world
-from tools.chaos.report import Row
+from tools.chaos.report import Check
 from tools.chaos.servers import Agent
 from tools.chaos.world import World
 
@@ -24,7 +24,7 @@ PART = "people"
 _TOLERANCE_SECONDS = 3.0  # a Dolt commit is dated when it begins, and takes long beside others
 
 
-def run(here: World, chance: random.Random, *, short: bool, closing: float = 0.3) -> Iterator[Row]:
+def run(here: World, chance: random.Random, *, short: bool, closing: float = 0.3) -> Iterator[Check]:
     """`closing`: the share of jobs whose agent has closed its bead before the job is recorded."""
     seconds, people, beads = (12, 2, 6) if short else (180, 4, 16)
     here.empty()
@@ -103,12 +103,12 @@ def _dispatch(here: World, agent: Agent, outcomes: list[Outcome], stop: threadin
     one = here.dispatcher(agent.url)
     while not stop.is_set():
         outcomes += one.run_once()[:-1]
-        reaper.run_once(one.beads, settings.DispatchLimits(), datetime.now(UTC))
+        reaper.run_once(one.store, settings.DispatchLimits(), datetime.now(UTC))
         time.sleep(0.05)
-    one.beads.close()
+    one.store.close()
 
 
-def _untouched(transactions: list[Transaction]) -> Row:
+def _untouched(transactions: list[Transaction]) -> Check:
     """What people wrote stays, transaction by transaction."""
     ours = sum(1 for _ in binlog_recorder.of_ours(transactions))
     broken = binlog_recorder.breaches(transactions)
@@ -117,7 +117,7 @@ def _untouched(transactions: list[Transaction]) -> Row:
     return report.check(PART, "closed beads opened, assignees changed, notes cut by us", figures, broken)
 
 
-def _kept(here: World, outcomes: list[Outcome]) -> Row:
+def _kept(here: World, outcomes: list[Outcome]) -> Check:
     """Every job is in the audit trail; the newest job of each bead in its metadata. `bd note` may take it from the
     notes: it writes the whole column from what it has read before."""
     comments = {row["comment"] for row in here.sql("SELECT comment FROM events WHERE actor IN %s", store.OURS)}

@@ -14,7 +14,7 @@ from beads_dispatch.cli import verify
 from local import processes
 from local.processes import Process
 from tools.chaos import report, world, writer
-from tools.chaos.report import Row
+from tools.chaos.report import Check
 from tools.chaos.servers import Agent, Sink
 from tools.chaos.world import Clock, World
 
@@ -68,7 +68,7 @@ SCENARIOS = (
 )
 
 
-def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
+def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
     for scenario in SCENARIOS:
         yield killed(here, chance, scenario, short=short)
     yield killed_while_posting(here)
@@ -77,7 +77,7 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
     yield feeder_killed(here, chance, short=short)
 
 
-def killed(here: World, chance: random.Random, scenario: Scenario, *, short: bool) -> Row:
+def killed(here: World, chance: random.Random, scenario: Scenario, *, short: bool) -> Check:
     """Die before each step of the pass in turn; then let ticks come until the bead is settled."""
     here.empty()
     agent = Agent()
@@ -111,7 +111,7 @@ def killed(here: World, chance: random.Random, scenario: Scenario, *, short: boo
     return report.check(PART, scenario.name, figures, broken)
 
 
-def killed_while_posting(here: World) -> Row:
+def killed_while_posting(here: World) -> Check:
     """The agent service has the POST and has not answered yet: the job may run, so nothing is sent again."""
     here.empty()
     agent = Agent()
@@ -133,14 +133,14 @@ def killed_while_posting(here: World) -> Row:
     return report.check(PART, "killed while the POST is in the air", figures, broken)
 
 
-def asleep(here: World) -> Row:
+def asleep(here: World) -> Check:
     """A dispatcher that sleeps between its claim and its POST for longer than a claim may take: no second job."""
     here.empty()
     agent = Agent()
     here.add(["x-1"])
     clock = Clock(datetime.now(UTC))
     sleeper, other = here.dispatcher(agent.url, clock), here.dispatcher(agent.url, clock)
-    claim = sleeper.beads.claim
+    claim = sleeper.store.claims.claim
 
     def claim_and_sleep(bead: Any, now: datetime, **more: Any) -> Any:
         claimed = claim(bead, now, **more)
@@ -151,12 +151,12 @@ def asleep(here: World) -> Row:
         other.run_once()
         return claimed
 
-    sleeper.beads.claim = claim_and_sleep  # type: ignore[method-assign]
+    sleeper.store.claims.claim = claim_and_sleep  # type: ignore[method-assign]
     try:
         outcomes = [type(outcome).__name__ for outcome in sleeper.run_once()]
     finally:
         for dispatcher in (sleeper, other):
-            dispatcher.beads.close()
+            dispatcher.store.close()
         agent.close()
     broken = [] if len(agent.posts) == 1 else [f"{len(agent.posts)} POSTs"]
     broken += verify.judge(verify.versions(here.dolt, here.began), verify.written_by_others(here.dolt)).broken
@@ -165,7 +165,7 @@ def asleep(here: World) -> Row:
     )
 
 
-def trickling(here: World) -> Row:
+def trickling(here: World) -> Check:
     """An agent service that sends its headers byte by byte is not waited for longer than AGENT_TIMEOUT_SECONDS."""
     here.empty()
     agent = Agent(lambda bead: "trickle")
@@ -175,14 +175,14 @@ def trickling(here: World) -> Row:
     try:
         outcome = type(dispatcher.run_once()[0]).__name__
     finally:
-        dispatcher.beads.close()
+        dispatcher.store.close()
         agent.close()
     seconds = (datetime.now(UTC) - began).total_seconds()
     broken = [] if outcome == "OutcomeUnknown" and seconds < 5 else [f"{outcome} after {seconds:.1f} s"]
     return report.check(PART, "headers that trickle for 60 s, limit 1.5 s", f"{outcome} after {seconds:.1f} s", broken)
 
 
-def feeder_killed(here: World, chance: random.Random, *, short: bool) -> Row:
+def feeder_killed(here: World, chance: random.Random, *, short: bool) -> Check:
     """Die before each step of the feeder while it tells changes; another one goes on."""
     here.empty()
     sink = Sink()
@@ -289,7 +289,7 @@ def _settle(here: World, agent: Agent, bead: str, settled: tuple[str, ...] = Sce
     clock = Clock(datetime.now(UTC))
     began = clock()
     dispatcher = here.dispatcher(agent.url, clock)
-    rules = replace(settings.DispatchLimits(), max_in_flight=10**6)
+    limits = replace(settings.DispatchLimits(), max_in_flight=10**6)
     try:
         for tick in range(_GIVE_UP_SECONDS // TICK_SECONDS):
             end = _end(here.row(bead))
@@ -297,10 +297,10 @@ def _settle(here: World, agent: Agent, bead: str, settled: tuple[str, ...] = Sce
                 return end, (clock() - began).total_seconds()
             clock.sleep(TICK_SECONDS)
             if tick % REAP_TICKS == 0:
-                reaper.run_once(dispatcher.beads, limits, clock())
+                reaper.run_once(dispatcher.store, limits, clock())
             dispatcher.run_once()
     finally:
-        dispatcher.beads.close()
+        dispatcher.store.close()
     return f"not settled: {here.row(bead)['status']}", (clock() - began).total_seconds()
 
 

@@ -93,7 +93,7 @@ def main() -> int:
 
 def _one_pass(process: str, steps: Steps) -> int:
     beads = store.Store(settings.dolt(os.environ))
-    rules = settings.DispatchLimits(max_in_flight=10**6)
+    limits = settings.DispatchLimits(max_in_flight=10**6)
     if process == "reap":
         reaper.run_once(beads, limits, datetime.now(UTC))
     else:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tools.chaos import report, world, writer
-from tools.chaos.report import Row
+from tools.chaos.report import Check
 from tools.chaos.servers import Proxy, Sink
 from tools.chaos.world import World
 
@@ -30,13 +30,13 @@ SHORT = Size(kills=6, changes=120, bd_every=20, fault_seconds=1.5, long_seconds=
 FULL = Size(kills=200, changes=5000, bd_every=15, fault_seconds=30, long_seconds=120, slow_ones=True)
 
 
-def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
+def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
     size = SHORT if short else FULL
     yield killed(here, chance, size)
     yield from failing(here, chance, size)
 
 
-def killed(here: World, chance: random.Random, size: Size) -> Row:
+def killed(here: World, chance: random.Random, size: Size) -> Check:
     """kill -9 of the feeder at random moments while beads change."""
     here.empty()
     sink = Sink()
@@ -75,7 +75,7 @@ def killed(here: World, chance: random.Random, size: Size) -> Row:
         sink.close()
 
 
-def failing(here: World, chance: random.Random, size: Size) -> Iterator[Row]:
+def failing(here: World, chance: random.Random, size: Size) -> Iterator[Check]:
     """One feeder through every outage of Dolt, of the network and of the sink; each time all is told in the end."""
     here.empty()
     sink, proxy = Sink(), Proxy(here.server.port)
@@ -175,7 +175,7 @@ def _faults(here: World, sink: Sink, proxy: Proxy, size: Size) -> list[tuple[str
     return [*faults, *(slow if size.slow_ones else []), ("Dolt's UUID changed", some, other_uuid)]
 
 
-def _judged(here: World, sink: Sink, start: str, name: str, size: Size, *, audited: bool = False) -> Row:
+def _judged(here: World, sink: Sink, start: str, name: str, size: Size, *, audited: bool = False) -> Check:
     """Wait until everything is told, and compare it with Dolt's history and with the events table."""
     changed = world.changed_since(here, start)
     began = time.monotonic()

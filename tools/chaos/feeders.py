@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from beads_dispatch import store
 from beads_dispatch.cli import verify
 from tools.chaos import report, world, writer
-from tools.chaos.report import Row
+from tools.chaos.report import Check
 from tools.chaos.servers import Agent, Sink
 from tools.chaos.world import World
 
 PART = "feeders"
 
 
-def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
+def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
     changes, beads = (80, 10) if short else (1000, 100)
     here.empty()
     writes = writer.Writer(here, chance, 20, bd_every=0)
@@ -89,4 +89,4 @@ def _dispatch(here: World, sink: Sink, agent: Agent, stop: threading.Event) -> N
             except store.StoreError:
                 continue
         time.sleep(0.02)
-    one.beads.close()
+    one.store.close()

@@ -19,7 +19,7 @@ from feeder.health import HealthState
 from local import processes, wsgi_server
 from local.system import Ports, System
 from tools.chaos import report
-from tools.chaos.report import Row
+from tools.chaos.report import Check
 from tools.chaos.servers import Agent
 from tools.chaos.world import World
 
@@ -91,7 +91,7 @@ KNOWN_BAD: tuple[tuple[str, Mapping[str, str], bytes], ...] = (
 )
 
 
-def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
+def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
     number = 200 if short else 10_000
     here.empty()
     here.add(["safe-1", "safe-2"], acceptance_criteria="")
@@ -120,7 +120,7 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
         yield _slow_senders_in_short(here)
 
 
-def generated(name: str, port: int, number: int, seed: int) -> Row:
+def generated(name: str, port: int, number: int, seed: int) -> Check:
     """Events that no one would send by hand, and those known to be bad."""
     statuses: dict[int, int] = {}
     wrong: list[str] = []
@@ -170,7 +170,7 @@ def _status(answer: bytes) -> int:
     return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
 
 
-def _oversize(name: str, port: int) -> Row:
+def _oversize(name: str, port: int) -> Check:
     """A body that says it is 10 GB, and one that never ends: refused before it is read."""
     wrong = []
     began = time.monotonic()
@@ -213,7 +213,7 @@ def _flood(port: int, header: str, *, chunked: bool) -> tuple[int, int]:
     return _status(answer), sent
 
 
-def _slow_senders(port: int, number: int, seconds: float) -> Row:
+def _slow_senders(port: int, number: int, seconds: float) -> Check:
     """Connections that send a request byte by byte: others are served again when their time is over."""
     stop = threading.Event()
     senders: list[socket.socket] = []
@@ -241,7 +241,7 @@ def _slow_senders(port: int, number: int, seconds: float) -> Row:
     return report.check(PART, "feeder: requests sent byte by byte", figures, [] if served else ["never served"])
 
 
-def _slow_senders_in_short(here: World) -> Row:
+def _slow_senders_in_short(here: World) -> Check:
     """The same on an endpoint in this process whose limits are a hundredth."""
     feed = settings.FeederSettings("http://127.0.0.1:9/", {}, port=processes.free_port(), host="127.0.0.1")
     normal = endpoint._IDLE_SECONDS, endpoint._LOOK_SECONDS, endpoint._CONNECTIONS

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from beads_dispatch import events, store
 from tools.chaos import report, world, writer
-from tools.chaos.report import Row
+from tools.chaos.report import Check
 from tools.chaos.servers import Sink
 from tools.chaos.world import Feeder, Side, World
 
@@ -29,7 +29,7 @@ SHORT = Size(beads=30, changes=40, day=500)
 FULL = Size(beads=200, changes=600, day=10_000)
 
 
-def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
+def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
     size = SHORT if short else FULL
     yield purged(here, chance, size)
     for watched in (True, False):
@@ -92,7 +92,7 @@ def states(here: World) -> dict[str, Side]:
     return {row["id"]: (row["assignee"] or "", row["status"]) for row in here.sql("SELECT * FROM issues")}
 
 
-def _scene(here: World, chance: random.Random, beads: int, name: str, play: Callable[[Scene], str]) -> Row:
+def _scene(here: World, chance: random.Random, beads: int, name: str, play: Callable[[Scene], str]) -> Check:
     """Play a scene to its end; a row with its figures, and what was not told."""
     scene = Scene(here, chance, beads)
     broken = []
@@ -121,7 +121,7 @@ def _purge(here: World) -> None:
     here.server.start()
 
 
-def purged(here: World, chance: random.Random, size: Size) -> Row:
+def purged(here: World, chance: random.Random, size: Size) -> Check:
     """The binlog's files are gone; and the feeder is killed in the middle of making good for it."""
 
     def play(scene: Scene) -> str:
@@ -151,7 +151,7 @@ def purged(here: World, chance: random.Random, size: Size) -> Row:
     return _scene(here, chance, size.beads, "binlog purged, feeder killed half-way", play)
 
 
-def off_and_on(here: World, chance: random.Random, size: Size, *, watched: bool) -> Row:
+def off_and_on(here: World, chance: random.Random, size: Size, *, watched: bool) -> Check:
     """The binlog switched off, changes, on again, changes: its GTIDs show no gap."""
 
     def play(scene: Scene) -> str:
@@ -179,7 +179,7 @@ def off_and_on(here: World, chance: random.Random, size: Size, *, watched: bool)
     return _scene(here, chance, size.beads, f"binlog off for a while, {who}", play)
 
 
-def away(here: World, size: Size) -> Row:
+def away(here: World, size: Size) -> Check:
     """A day of changes that the binlog no longer holds: told in bounded memory."""
 
     def play(scene: Scene) -> str:
@@ -202,7 +202,7 @@ def away(here: World, size: Size) -> Row:
     return _scene(here, random.Random(0), 5, "away for a day, binlog purged", play)
 
 
-def restored(here: World, chance: random.Random, size: Size, *, whole: bool) -> Row:
+def restored(here: World, chance: random.Random, size: Size, *, whole: bool) -> Check:
     """The data are put back to an older copy under a running feeder: the beads' database alone, or the whole server,
     and with it the feed's own memory. Of the latter nobody can tell what it undid; the feed goes on from now."""
 
@@ -239,7 +239,7 @@ def restored(here: World, chance: random.Random, size: Size, *, whole: bool) -> 
     return _scene(here, chance, size.beads, f"{'the server' if whole else 'the beads'} restored from a backup", play)
 
 
-def foreign_position(here: World, chance: random.Random, size: Size) -> Row:
+def foreign_position(here: World, chance: random.Random, size: Size) -> Check:
     """The stored position is another server's."""
 
     def play(scene: Scene) -> str:

@@ -16,32 +16,37 @@ from unittest import mock
 
 from beads_dispatch import notes, store
 from beads_dispatch.dispatcher import Dispatcher
+from beads_dispatch.store import activity, bead_change
+from beads_dispatch.store.claims import Claims
+from beads_dispatch.store.control import Control
+from beads_dispatch.store.eligible import Eligible
 from feeder import __main__ as feeder
 from feeder import changes, gap_recovery
+from feeder.feed import ChangeFeed
 
 Patches = Iterable[contextlib.AbstractContextManager[Any]]
 
 
 def _one_in_eight_is_not_told() -> Patches:
-    emit = Feed._emit
+    emit = ChangeFeed._emit
 
-    def forgetful(self: Feed, change: changes.Change) -> bool:
+    def forgetful(self: ChangeFeed, change: changes.Change) -> bool:
         return True if zlib.crc32(change.id.encode()) % 8 == 0 else emit(self, change)
 
-    return [mock.patch.object(Feed, "_emit", forgetful)]
+    return [mock.patch.object(ChangeFeed, "_emit", forgetful)]
 
 
 def _moves_on_before_the_answer() -> Patches:
-    tell = Feed._tell
+    tell = ChangeFeed._publish
 
-    def hasty(self: Feed, transaction: changes.Transaction) -> bool:
+    def hasty(self: ChangeFeed, transaction: changes.Transaction) -> bool:
         if transaction.database != store.STATE_DATABASE:
             self._position.add(transaction.gtid)
             self.keeper.mark(str(self._position), changes.seen_in(transaction), told=True)
             self.keeper.save()
         return tell(self, transaction)
 
-    return [mock.patch.object(Feed, "_tell", hasty)]
+    return [mock.patch.object(ChangeFeed, "_publish", hasty)]
 
 
 def _ids_are_random() -> Patches:
@@ -61,8 +66,8 @@ def _claims_exclude_nobody() -> Patches:
     def change(self: Any, bead_id: str, now: Any, *, where: str, **more: Any) -> Any:
         return original(self, bead_id, now, where="TRUE" if "i.defer_until" in where else where, **more)
 
-    original = bead_change.BeadChange.change
-    return [mock.patch.object(bead_change.BeadChange, "change", change)]
+    original = bead_change.BeadChange.update
+    return [mock.patch.object(bead_change.BeadChange, "update", change)]
 
 
 def _never_reads_back() -> Patches:
@@ -70,46 +75,46 @@ def _never_reads_back() -> Patches:
 
 
 def _no_mark_before_the_post() -> Patches:
-    return [mock.patch.object(store.Store, "mark_posting", lambda *_: None)]
+    return [mock.patch.object(Claims, "mark_posting", lambda *_: None)]
 
 
 def _a_lost_answer_is_a_no() -> Patches:
-    def forget(self: store.Store, bead: Any, why: str, now: Any) -> bool:
+    def forget(self: Claims, bead: Any, why: str, now: Any) -> bool:
         retry = replace(bead.record, retry_at=notes.timestamp(now + timedelta(minutes=2)))
-        return self.roll_back(bead, notes.outcome_unknown(why), retry, now, actor=store.DISPATCHER)
+        return self.release(bead, notes.outcome_unknown(why), retry, now, actor=store.DISPATCHER)
 
-    return [mock.patch.object(store.Store, "record_unknown", forget)]
+    return [mock.patch.object(Claims, "record_unknown", forget)]
 
 
 def _no_hold() -> Patches:
-    return [mock.patch.object(store.Store, "set_hold", lambda *_: None)]
+    return [mock.patch.object(Control, "set_hold", lambda *_: None)]
 
 
 def _always_the_first() -> Patches:
-    eligible = store.Store.eligible
+    eligible = Eligible.first
     return [
         mock.patch.object(
-            store.Store, "eligible", lambda *arguments, **named: eligible(*arguments, **{**named, "probe": False})
+            Eligible, "first", lambda *arguments, **named: eligible(*arguments, **{**named, "probe": False})
         )
     ]
 
 
 def _a_job_opens_what_was_closed() -> Patches:
-    original = bead_change.BeadChange.change
+    original = bead_change.BeadChange.update
 
     def change(self: Any, bead_id: str, now: Any, *, note: str, sets: str = "", **more: Any) -> Any:
         sets = "i.status = 'in_progress'" if note.startswith("dispatched: job=") else sets
         return original(self, bead_id, now, note=note, sets=sets, **more)
 
-    return [mock.patch.object(bead_change.BeadChange, "change", change)]
+    return [mock.patch.object(bead_change.BeadChange, "update", change)]
 
 
 def _notes_are_replaced() -> Patches:
-    return [mock.patch.object(store, "_APPEND_NOTE", "i.notes = IF(%(notes_limit)s > 0, %(note)s, i.notes)")]
+    return [mock.patch.object(bead_change, "_APPEND_NOTE", "i.notes = IF(%(notes_limit)s > 0, %(note)s, i.notes)")]
 
 
 def _reaps_what_was_sent() -> Patches:
-    return [mock.patch.object(store, "_JOB", "NULL"), mock.patch.object(store, "_OUTCOME", "NULL")]
+    return [mock.patch.object(activity, "JOB", "NULL"), mock.patch.object(activity, "OUTCOME", "NULL")]
 
 
 FLAWS: Mapping[str, Callable[[], Patches]] = {

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from local import processes
 from tools.chaos import claims, concurrent_edits, crash, feed, feeders, fuzz, gap, mutants, outage, report, world
-from tools.chaos.report import Row
+from tools.chaos.report import Check
 from tools.chaos.world import World
 
-Checks = Callable[[World, random.Random], Iterable[Row]]
+Checks = Callable[[World, random.Random], Iterable[Check]]
 
 # functions-framework's own door for CloudEvents, which the product does without: see docs/architecture.md.
 _PLAIN_DOOR = """\
@@ -28,7 +28,7 @@ def dispatch(event):
 """
 
 
-def _behind_the_plain_door(here: World, chance: random.Random) -> Iterator[Row]:
+def _behind_the_plain_door(here: World, chance: random.Random) -> Iterator[Check]:
     source = here.folder / "plain" / "main.py"
     source.parent.mkdir(exist_ok=True)
     source.write_text(_PLAIN_DOOR)
@@ -79,7 +79,7 @@ CHECKS: Mapping[str, Checks] = {
 }  # fmt: skip
 
 
-def noticed(here: World, name: str, chance: random.Random) -> list[Row]:
+def noticed(here: World, name: str, chance: random.Random) -> list[Check]:
     """Run the checks against the broken product, its processes among them; returns the rows that say so."""
     here.flaw = name if name in mutants.FLAWS else ""
     try:

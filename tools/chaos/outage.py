@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from beads_dispatch import dispatcher
 from beads_dispatch.cli import verify
 from tools.chaos import report
-from tools.chaos.report import Row
+from tools.chaos.report import Check
 from tools.chaos.servers import Agent
 from tools.chaos.world import Clock, World
 
@@ -15,7 +15,7 @@ PART = "outage"
 TICK_SECONDS = 30  # more often than the PingSource: changes ask for passes too
 
 
-def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Row]:
+def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
     beads = 20 if short else 100
     yield away(here, chance, beads, "all", "the service away")
     yield away(here, chance, beads, "posts", "the service there, every POST a 503")
@@ -36,7 +36,7 @@ def most_notes(seconds: float) -> int:
     return 2 * holds
 
 
-def away(here: World, chance: random.Random, beads: int, down: str, name: str) -> Row:
+def away(here: World, chance: random.Random, beads: int, down: str, name: str) -> Check:
     """An hour's ticks while it is down, then it is back."""
     here.empty()
     names = [f"o-{number:03}" for number in range(beads)]
@@ -68,7 +68,7 @@ def away(here: World, chance: random.Random, beads: int, down: str, name: str) -
             clock.sleep(TICK_SECONDS)
             one.run_once()
     finally:
-        one.beads.close()
+        one.store.close()
         agent.close()
     went = [bead for _, bead in agent.accepted]
     first = next((bead for bead in order if bead not in failed), order[0])
@@ -84,7 +84,7 @@ def away(here: World, chance: random.Random, beads: int, down: str, name: str) -
     return report.check(PART, name, figures, broken)
 
 
-def poison(here: World, name: str, answer: str, poisons: int, beads: int) -> Row:
+def poison(here: World, name: str, answer: str, poisons: int, beads: int) -> Check:
     """Urgent beads that the service cannot take, before many that it can."""
     here.empty()
     bad, good = [f"p-{number}" for number in range(poisons)], [f"q-{number:03}" for number in range(beads)]
@@ -103,7 +103,7 @@ def poison(here: World, name: str, answer: str, poisons: int, beads: int) -> Row
                 waited = (clock() - began).total_seconds() or 1.0
             clock.sleep(TICK_SECONDS)
     finally:
-        one.beads.close()
+        one.store.close()
         agent.close()
     rows = {row["id"]: row for row in here.sql("SELECT * FROM issues")}
     lines = max(rows[bead]["notes"].count("\n") + 1 for bead in bad)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pymysql.cursors import DictCursor
 
-from beads_dispatch import events, log, settings, store
+from beads_dispatch import events, log, settings, store, suspension
 from beads_dispatch.agents import beadboard
 from beads_dispatch.dispatcher import Dispatcher
 from local import processes
