@@ -61,6 +61,12 @@ def context(*, action: Action, **fields: Any) -> dict[str, Any]:
     return {_FIELDS: {name: value for name, value in fields.items() if value is not None}}
 
 
+def fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What `context` put into a record."""
+    found: dict[str, Any] = getattr(record, _FIELDS, {})
+    return found
+
+
 class JsonLines(logging.Formatter):
     """Formats a record as one line of JSON, whatever a bead's text puts into it."""
 
@@ -71,7 +77,7 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line.update(getattr(record, _FIELDS, {}))
+        line.update(fields(record))
         if record.exc_info:
             line["traceback"] = "".join(traceback.format_exception(*record.exc_info))
         return json.dumps(line, ensure_ascii=False, default=str)
