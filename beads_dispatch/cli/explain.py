@@ -100,7 +100,7 @@ def _without_commands(conditions: Sequence[Condition]) -> list[Condition]:
     return [Condition(condition.name, condition.holds, condition.says) for condition in conditions]
 
 
-def _found(beads: Store, limits: DispatchLimits, bead_id: str, moment: datetime, where: str) -> Diagnosis:
+def _found(beads: Store | Snapshot, limits: DispatchLimits, bead_id: str, moment: datetime, where: str) -> Diagnosis:
     found = beads.eligible.diagnose(limits.assignee, moment, bead_id)
     if not found:
         raise NoSuchBead(f"there is no bead {terminal.text(bead_id)} in {where}")
@@ -199,14 +199,14 @@ def _switch(beads: Store) -> Condition:
     said = beads.control.suspension().dispatch
     if said is None:
         return Condition("switch", True, "dispatch is not suspended")
-    by_bd = beads.control.configured()[0] is not None
+    by_bd = beads.control.configured().dispatch is not None
     # A PingSource's word comes last in the switch, bd's may stand as well.
     mend = "beads-dispatch resume" if by_bd else "kn source ping resume dispatch"
     return Condition("switch", False, f"dispatch is suspended: {terminal.text(said, 120)}", mend)
 
 
 def _switch_then(past: Snapshot) -> Condition:
-    said = past.control.configured()[0]
+    said = past.control.configured().dispatch
     committed = "stop" if said else "nothing"
     return Condition(
         "switch", None, f"unknown: it has no history, but what was committed of bd's config said {committed}"

@@ -47,7 +47,7 @@ class Context:
     beads: store.Store
 
     @property
-    def rules(self) -> settings.DispatchLimits:
+    def limits(self) -> settings.DispatchLimits:
         """Raises SettingsError."""
         given = {
             name: str(value)
@@ -158,11 +158,11 @@ def _resume(context: Context) -> int:
 
 
 def _move(context: Context, *, suspend: bool) -> int:
-    from beads_dispatch.cli import suspend
+    from beads_dispatch.cli import suspend as suspension
 
-    names = [context.arguments.name] if context.arguments.name else suspend.BOTH
-    found = suspend.move(context.beads, names, suspend=suspend)
-    context.show(found, lambda: suspend.lines(found, names, suspend=suspend))
+    names = [context.arguments.name] if context.arguments.name else suspension.BOTH
+    found = suspension.move(context.beads, names, suspend=suspend)
+    context.show(found, lambda: suspension.lines(found, names, suspend=suspend))
     return 0
 
 

@@ -40,7 +40,8 @@ def dispatch(
     to be it has to be. Raises NotDone, NoSuchBead, StoreError.
     """
     # Loaded here: no other command needs the function's core.
-    from beads_dispatch.dispatcher import Dispatched, Dispatcher, describe
+    from beads_dispatch.dispatcher import Dispatcher
+    from beads_dispatch.outcomes import Dispatched, describe
 
     found = explain.now(beads, limits, bead_id, clock(), None)
     for condition in found.conditions:

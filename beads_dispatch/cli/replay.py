@@ -195,7 +195,8 @@ class _Walk:
             self._record.silent.setdefault((bead.id, since), max(at, since + self._threshold))
 
     def _look_at_switch(self, at: datetime) -> None:
-        told = SuspensionFrom(at, *self._past.control.configured())
+        found = self._past.control.configured()
+        told = SuspensionFrom(at, found.dispatch, found.reap)
         known = self._record.switches[-1] if self._record.switches else SuspensionFrom(at, None, None)
         if (told.dispatch, told.reap) != (known.dispatch, known.reap):
             self._record.switches.append(told)

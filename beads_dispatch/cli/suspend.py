@@ -19,7 +19,8 @@ class Switched:
 
 def move(beads: Store, names: Sequence[str], *, suspend: bool) -> Switched:
     """Suspend or resume dispatch, reap or both, and leave the other as it is. Raises StoreError."""
-    dispatch, reap = (said is not None for said in beads.control.configured())
+    found = beads.control.configured()
+    dispatch, reap = found.dispatch is not None, found.reap is not None
     beads.control.set_configured(
         dispatch=suspend if "dispatch" in names else dispatch, reap=suspend if "reap" in names else reap
     )
