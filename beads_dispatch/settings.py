@@ -5,6 +5,7 @@ file that holds it, and is never part of a repr.
 """
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -177,15 +178,21 @@ def feeder(env: Environment) -> FeederSettings:
     )
 
 
+def beads_dir(env: Environment) -> pathlib.Path | None:
+    """The workspace's .beads folder, as BEADS_DIR names it; a leading `~` is the home folder."""
+    folder = env.get("BEADS_DIR")
+    return pathlib.Path(os.path.expanduser(folder)) if folder else None
+
+
 def _workspace(env: Environment) -> dict[str, object]:
     """The server that the workspace in BEADS_DIR names; empty without one.
 
     bd reads the port from dolt-server.port first; dolt_server_port in metadata.json is deprecated.
     """
-    folder = env.get("BEADS_DIR")
-    if not folder:
+    folder = beads_dir(env)
+    if folder is None:
         return {}
-    path = pathlib.Path(folder) / "metadata.json"
+    path = folder / "metadata.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -197,8 +204,15 @@ def _workspace(env: Environment) -> dict[str, object]:
         raise SettingsError(f"{path} cannot be read as JSON ({exc}).") from None
     if not isinstance(metadata, dict):
         raise SettingsError(f"{path} holds {type(metadata).__name__}, expected a JSON object.")
+    if metadata.get("dolt_mode") == "embedded" and not (env.get("DOLT_HOST") and env.get("DOLT_DATABASE")):
+        raise SettingsError(
+            f"{folder} is an embedded workspace: bd keeps its beads in files, and beads are dispatched from a Dolt SQL"
+            " server. `bd init --server` makes a workspace on a server. To convert this one, run a Dolt SQL server whose"
+            f" data_dir is {folder}/embeddeddolt; in {path} set dolt_mode to 'server' and dolt_server_host to the"
+            f" server's host; write the server's port to {folder}/dolt-server.port."
+        )
     metadata.setdefault("dolt_server_host", "127.0.0.1")
-    port = pathlib.Path(folder) / "dolt-server.port"
+    port = folder / "dolt-server.port"
     if port.is_file():
         metadata["dolt_server_port"] = port.read_text(encoding="utf-8").strip()
     return metadata

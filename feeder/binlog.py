@@ -23,6 +23,7 @@ from pymysqlreplication.gtid import Gtid, GtidSet
 from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
 
 from beads_dispatch import settings, store
+from beads_dispatch.gtid import count_missing
 from feeder.changes import COLUMNS, RowChange, Transaction
 
 STALL_SECONDS = 65  # two heartbeats and a little: a connection without either is dead
@@ -65,10 +66,7 @@ class Position:
 
     def behind(self, text: str) -> int:
         """How many transactions of the GTID set `text` have not been read."""
-        missing = GtidSet(text).gtids
-        for read in self._set.gtids:
-            missing = [gtid - read for gtid in missing]
-        return sum(end - start for gtid in missing for start, end in gtid.intervals)
+        return count_missing(text, str(self))
 
     @property
     def last(self) -> int:

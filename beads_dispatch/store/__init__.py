@@ -76,6 +76,12 @@ class Store:
             executed=self.feed_state.executed(),
         )
 
+    def versions(self) -> tuple[str, int]:
+        """Dolt's version, and the number of the newest migration of bd's schema."""
+        sql = "SELECT dolt_version() AS dolt, MAX(version) AS migration FROM schema_migrations"
+        row = self._session.rows(sql)[0]
+        return row["dolt"], row["migration"]
+
     def write_lock(self) -> contextlib.AbstractContextManager[None]:
         """One of our processes writes at a time; see Session.write_lock."""
         return self._session.write_lock()

@@ -116,7 +116,8 @@ class ReadSession:
         return self._connection
 
     def _connect(self, **more: Any) -> "Connection[Any]":
-        return connect(self.dolt, read_timeout=self._statement_seconds, **more)
+        seconds = self._statement_seconds
+        return connect(self.dolt, read_timeout=seconds, connect_timeout=min(_CONNECT_SECONDS, seconds), **more)
 
     def _rows_on(self, connection: "Callable[[], Connection[Any]]", sql: str, params: Params | None) -> Rows:
         def statement() -> Rows:

@@ -1,4 +1,4 @@
-"""Settings: from where, with which defaults, and what a wrong one says."""
+"""Settings: from where, with which defaults, and the error for a wrong one."""
 
 import json
 import pathlib
@@ -89,9 +89,30 @@ def test_a_broken_workspace_is_named(tmp_path: pathlib.Path, content: str) -> No
 
 
 def test_a_folder_that_is_no_workspace_is_named(tmp_path: pathlib.Path) -> None:
-    """No metadata.json: say where it was looked for."""
+    """No metadata.json: the error names the folder."""
     with pytest.raises(settings.SettingsError, match=r"no metadata\.json"):
         settings.dolt({"BEADS_DIR": str(tmp_path)})
+
+
+def test_a_workspace_without_a_server_is_refused_with_the_way_out(tmp_path: pathlib.Path) -> None:
+    """Not: connection refused. Where DOLT_* name a server, the workspace's own mode does not matter."""
+    env = workspace(tmp_path, dolt_mode="embedded", dolt_database="beads")
+    with pytest.raises(settings.SettingsError) as refused:
+        settings.dolt(env)
+    for part in ("embedded", "bd init --server", f"data_dir is {tmp_path}/embeddeddolt", "dolt_mode to 'server'"):
+        assert part in str(refused.value)
+    found = settings.dolt(env | {"DOLT_HOST": "db", "DOLT_DATABASE": "b"})
+    assert (found.host, found.database) == ("db", "b")
+
+
+def test_a_home_folder_in_the_workspaces_path_is_expanded(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no shell did it: a ConfigMap, an env file, quotes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".beads").mkdir()
+    workspace(tmp_path / ".beads", dolt_database="beads")
+    assert settings.dolt({"BEADS_DIR": "~/.beads"}).database == "beads"
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"extensions": null}', '{"extensions": {}}'])
