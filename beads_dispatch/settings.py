@@ -207,8 +207,8 @@ def _workspace(env: Environment) -> dict[str, object]:
     if metadata.get("dolt_mode") == "embedded" and not (env.get("DOLT_HOST") and env.get("DOLT_DATABASE")):
         raise SettingsError(
             f"{folder} is an embedded workspace: bd keeps its beads in files, and beads are dispatched from a Dolt SQL"
-            " server. `bd init --server` makes a workspace on a server. To convert this one, run a Dolt SQL server whose"
-            f" data_dir is {folder}/embeddeddolt; in {path} set dolt_mode to 'server' and dolt_server_host to the"
+            " server. `bd init --server` makes a workspace on a server. To convert this one, run a Dolt SQL server"
+            f" whose data_dir is {folder}/embeddeddolt; in {path} set dolt_mode to 'server' and dolt_server_host to the"
             f" server's host; write the server's port to {folder}/dolt-server.port."
         )
     metadata.setdefault("dolt_server_host", "127.0.0.1")
