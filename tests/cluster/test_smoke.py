@@ -66,9 +66,9 @@ def test_the_reaper(deployed: Deployed) -> None:
             deployed.namespace.kubectl("rollout", "status", "deployment/feeder", "--timeout=120s")
 
 
-def test_the_switch(deployed: Deployed) -> None:
+def test_suspend_and_resume(deployed: Deployed) -> None:
     """Suspended, assigned, nothing for 5 minutes, resumed, dispatched."""
     agent = deployed.start_agent()
-    (script,) = blocks("Smoke test: the switch")
+    (script,) = blocks("Smoke test: suspend and resume")
     run(deployed, script)
     assert len(agent.received) == 1
