@@ -20,7 +20,7 @@ from local.workspace import Workspace
 from tests import support
 from tools import toolchain
 
-# A busy machine is no failure: a benchmark is never a timed test.
+# A busy machine is not a failure: a benchmark is never a timed test.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
 
@@ -51,7 +51,7 @@ class Beads:
             connection.close()
 
     def add(self, bead: str, *, acceptance: str = "It works.", assignee: str | None = "agent", **columns: Any) -> str:
-        """A bead by SQL, ready to be dispatched unless told otherwise."""
+        """A bead by SQL, ready to be dispatched by default."""
         row = {
             "id": bead,
             "title": f"Bead {bead}",
@@ -99,7 +99,7 @@ def workspace(
 
 @pytest.fixture
 def beads(workspace: Workspace) -> Iterator[Beads]:
-    """The workspace without beads, without a switch, without a hold."""
+    """The workspace without beads, without suspension, without a hold."""
     dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
     beads = Beads(workspace, dolt, store.Store(dolt))
     beads.store.feed_state.prepare()
@@ -131,7 +131,7 @@ def sink() -> Iterator[support.Sink]:
 
 @pytest.fixture
 def now() -> datetime:
-    """The present, as the pass is told it."""
+    """The present, for a pass."""
     return datetime.now(UTC)
 
 

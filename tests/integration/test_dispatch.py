@@ -50,7 +50,7 @@ def kinds(found: list[outcomes.Outcome]) -> list[type]:
     return [type(outcome) for outcome in found]
 
 
-def test_a_waiting_bead_is_claimed_posted_and_recorded(
+def test_an_eligible_bead_is_claimed_posted_and_recorded(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory
 ) -> None:
     """Claim, POST, record: both notes, status in_progress, the job in metadata, our actor in the trail."""
@@ -104,7 +104,7 @@ def test_each_write_is_one_dolt_commit_with_our_author(beads: Beads, make_dispat
 def test_what_is_not_eligible_is_not_touched(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, why: str, columns: dict[str, object]
 ) -> None:
-    """A bead that misses one gate of the predicate is neither claimed nor written to."""
+    """A bead that misses one condition of the predicate is neither claimed nor written to."""
     beads.add("x-1", **columns)  # type: ignore[arg-type]
     before = beads.row("x-1")
     assert kinds(make_dispatcher().run_once()) == [NothingEligible], why
@@ -148,7 +148,7 @@ def test_other_metadata_stays(beads: Beads, make_dispatcher: DispatcherFactory) 
 def test_beads_go_by_priority_then_age_then_id(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory
 ) -> None:
-    """Priority first, the longest waiting next, the id last."""
+    """Priority first, the longest unchanged next, the id last."""
     beads.add("x-late", priority=1, updated_at=datetime(2026, 1, 2))
     beads.add("x-b", priority=1)
     beads.add("x-a", priority=1)
@@ -185,9 +185,9 @@ def test_notes_that_are_full_are_not_cut(beads: Beads, make_dispatcher: Dispatch
     beads.add("x-1", notes=text)
     assert kinds(make_dispatcher().run_once()) == [Dispatched, NothingEligible]
     assert beads.row("x-1")["notes"].startswith(text)
-    said = [row["comment"] for row in beads.sql("SELECT comment FROM events WHERE issue_id = 'x-1'")]
-    assert any(comment.startswith("auto-dispatcher claimed at") for comment in said)
-    assert any(comment.startswith("dispatched: job=") for comment in said)
+    comments = [row["comment"] for row in beads.sql("SELECT comment FROM events WHERE issue_id = 'x-1'")]
+    assert any(comment.startswith("auto-dispatcher claimed at") for comment in comments)
+    assert any(comment.startswith("dispatched: job=") for comment in comments)
 
 
 # --- slots ---------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_notes_that_are_full_are_not_cut(beads: Beads, make_dispatcher: Dispatch
 def test_only_as_many_beads_as_slots_are_at_work(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory
 ) -> None:
-    """MAX_IN_FLIGHT 1, by our own claims: the second bead waits."""
+    """MAX_IN_FLIGHT 1, by our own claims: the second bead stays in the queue."""
     beads.add("x-1")
     beads.add("x-2")
     assert kinds(make_dispatcher().run_once()) == [Dispatched, NoSlot]
@@ -204,7 +204,7 @@ def test_only_as_many_beads_as_slots_are_at_work(
 
 
 def test_a_busy_agent_gets_no_bead(beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory) -> None:
-    """BeadBoard says busy (a manual dispatch, for one): nothing is claimed."""
+    """BeadBoard answers busy (a manual dispatch, for one): nothing is claimed."""
     beads.add("x-1")
     agent.busy = True
     assert kinds(make_dispatcher().run_once()) == [NoSlot]
@@ -214,14 +214,14 @@ def test_a_busy_agent_gets_no_bead(beads: Beads, agent: support.Agent, make_disp
 def test_health_counts_manual_dispatches(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory
 ) -> None:
-    """With AGENT_HEALTH_URL the service's own number decides."""
+    """With AGENT_HEALTH_URL the agent's own number decides."""
     beads.add("x-1")
     agent.active = 2
     assert kinds(make_dispatcher(health=True, max_in_flight=2).run_once()) == [NoSlot]
     assert kinds(make_dispatcher(health=True, max_in_flight=3).run_once()) == [Dispatched, NothingEligible]
 
 
-def test_a_silent_bead_in_progress_holds_no_slot(
+def test_an_inactive_bead_in_progress_holds_no_slot(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
 ) -> None:
     """An agent that gave up and left its bead in_progress does not hold the queue for long."""
@@ -235,7 +235,7 @@ def test_a_silent_bead_in_progress_holds_no_slot(
 
 
 def test_a_freed_slot_is_waited_for(beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory) -> None:
-    """cause=slot: the agent's process ends a little after its bead, so dispatch waits for it, but not for ever."""
+    """cause=slot: the agent's process ends a little after its bead, so dispatch waits for it, within limits."""
     beads.add("x-1")
     agent.busy = True
     dispatch = make_dispatcher()
@@ -248,14 +248,14 @@ def test_a_freed_slot_is_waited_for(beads: Beads, agent: support.Agent, make_dis
     assert kinds(dispatch.run_once(slot_freed=True)) == [Dispatched, NothingEligible]
 
 
-# --- the switch and the hold -----------------------------------------------------------------------------------
+# --- suspension and the hold -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("value", "stops"), [
     ("true", True), ("dispatch", True), ("TRUE", True), ("ture", True),
     ("reap", False), ("false", False), ("off", False), ("", False),
 ])  # fmt: skip
-def test_the_switch_in_bd_config(
+def test_suspension_in_bd_config(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, value: str, stops: bool
 ) -> None:
     """`bd config set custom.auto-dispatch.suspend`: true or dispatch stop it, and so does a typing error."""
@@ -268,9 +268,7 @@ def test_the_switch_in_bd_config(
         assert beads.notes("x-1") == []
 
 
-def test_the_mirrored_switch_of_a_pingsource(
-    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory
-) -> None:
+def test_a_suspended_pingsource(beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory) -> None:
     """What the feeder mirrors counts as much as bd's config, for its own function only."""
     beads.add("x-1")
     beads.store.control.mirror_pingsource("dispatch", True)
@@ -281,7 +279,7 @@ def test_the_mirrored_switch_of_a_pingsource(
     assert kinds(make_dispatcher().run_once()) == [Dispatched, NothingEligible]
 
 
-def test_the_switch_stops_a_pass_that_is_under_way(
+def test_suspension_stops_a_pass_that_is_under_way(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory
 ) -> None:
     """Set while a bead is being POSTed, it stops before the next claim."""
@@ -326,7 +324,7 @@ def test_a_refused_bead_is_rolled_back_and_waits_for_its_retry(
 def test_the_fifth_refusal_blocks_and_reopening_gives_five_more(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
 ) -> None:
-    """A bead that fails five times in a row is blocked with a note that says so; a person may open it again."""
+    """A bead that fails five times in a row is blocked with a note; a person may open it again."""
     beads.add("x-1")
     agent.behaviour = support.answers(422, b"bad")
     dispatch = make_dispatcher()
@@ -342,21 +340,21 @@ def test_the_fifth_refusal_blocks_and_reopening_gives_five_more(
     assert kinds(dispatch.run_once()) == [Dispatched, NothingEligible]
 
 
-def test_a_refused_bead_does_not_keep_the_others_waiting(
+def test_a_refused_bead_does_not_delay_the_others(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory
 ) -> None:
-    """A poison bead at the head: the next one goes in the same pass."""
-    beads.add("x-poison", priority=0)
+    """A bead that is always refused at the head: the next one goes in the same pass."""
+    beads.add("x-refused", priority=0)
     beads.add("x-good", priority=1)
-    agent.behaviours["x-poison"] = support.answers(400, b"no")
+    agent.behaviours["x-refused"] = support.answers(400, b"no")
     assert kinds(make_dispatcher().run_once()) == [Rejected, Dispatched, NothingEligible]
 
 
 @pytest.mark.parametrize("code", [500, 502, 503, 409, 429, 401, 302])
-def test_a_failing_service_sets_a_hold_and_counts_against_no_bead(
+def test_a_failing_agent_sets_a_hold_and_counts_against_no_bead(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock, code: int
 ) -> None:
-    """5xx, busy, or not letting us in: one bead gets one note, all dispatching waits 30 s."""
+    """5xx, busy, or not letting us in: one bead gets one note, dispatch is held for 30 s."""
     beads.add("x-1")
     beads.add("x-2")
     agent.behaviour = support.answers(code, b"down", Location="http://127.0.0.1:9/")
@@ -391,10 +389,10 @@ def test_holds_double_up_to_ten_minutes(
     assert seconds == [30, 60, 120, 240, 480, 600, 600]
 
 
-def test_a_service_that_cannot_be_reached_leaves_the_beads_alone(
+def test_an_agent_that_cannot_be_reached_leaves_the_beads_alone(
     beads: Beads, make_dispatcher: DispatcherFactory
 ) -> None:
-    """Nothing listens: found out before the claim, so the hold says it and no bead is written to."""
+    """Nothing listens: noticed before the claim, so the hold has the reason and no bead is written to."""
     beads.add("x-1")
     outcomes = make_dispatcher(url="http://127.0.0.1:9").run_once()
     assert kinds(outcomes) == [AgentFailed]
@@ -403,7 +401,7 @@ def test_a_service_that_cannot_be_reached_leaves_the_beads_alone(
 
 
 def test_an_outage_while_nobody_waits_holds_up_nobody(beads: Beads, make_dispatcher: DispatcherFactory) -> None:
-    """A hold set then would delay the bead that is assigned once the service is back."""
+    """A hold set then would delay the bead that is assigned once the agent is back."""
     beads.add("x-1", status="closed")
     outcomes = make_dispatcher(url="http://127.0.0.1:9", health=False).run_once()
     assert outcomes == [NothingEligible()]
@@ -413,7 +411,7 @@ def test_an_outage_while_nobody_waits_holds_up_nobody(beads: Beads, make_dispatc
 def test_a_connection_refused_at_the_post_rolls_back(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory
 ) -> None:
-    """The service went between the look at its slots and the POST: nothing was sent, so the bead is open again."""
+    """The agent went away between the check of its slots and the POST: nothing was sent, so the bead is open again."""
     beads.add("x-1")
     dispatch = make_dispatcher(url="http://127.0.0.1:9", health=True)
     assert kinds(dispatch.run_once()) == [AgentFailed]
@@ -423,7 +421,7 @@ def test_a_connection_refused_at_the_post_rolls_back(
 
 @pytest.mark.parametrize(("name", "behaviour"), [
     ("200 without job_id", support.answers(200, b"{}")),
-    ("200 with a job_id that is no text", support.answers(200, b'{"job_id": 7}')),
+    ("200 with a job_id that is not text", support.answers(200, b'{"job_id": 7}')),
     ("200 with HTML", support.answers(200, b"<html>ok</html>", "text/html")),
     ("200 with a JSON list", support.answers(200, b"[1]")),
     ("200 with 10 MB", support.answers(200, b'{"job_id": "' + b"x" * 10_000_000 + b'"}')),
@@ -433,7 +431,7 @@ def test_a_connection_refused_at_the_post_rolls_back(
 def test_an_answer_that_cannot_be_used_is_noted_and_nothing_is_repeated(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, name: str, behaviour: Behaviour
 ) -> None:
-    """The job may run: no roll-back, no second POST, a note that says what is unknown."""
+    """The job may run: no roll-back, no second POST, a note with what is unknown."""
     beads.add("x-1")
     agent.behaviour = behaviour
     dispatch = make_dispatcher()
@@ -446,7 +444,7 @@ def test_an_answer_that_cannot_be_used_is_noted_and_nothing_is_repeated(
     assert record(beads, "x-1").outcome == "unknown"
 
 
-def test_an_agent_that_never_answers_is_not_waited_for_for_ever(
+def test_an_agent_that_never_answers_times_out(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory
 ) -> None:
     """AGENT_TIMEOUT_SECONDS after the POST the outcome is unknown."""

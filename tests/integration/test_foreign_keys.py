@@ -27,8 +27,8 @@ def test_a_bead_deleted_during_its_claim_leaves_no_event(
     assert beads.actors("x-1") == []
 
 
-def test_eight_beads_that_fail_a_gate_do_not_hide_the_ninth(beads: Beads, clock: Clock) -> None:
-    """The gates that look into texts are asked of the beads at the head of the queue first, but not of those only."""
+def test_eight_beads_that_fail_a_condition_do_not_hide_the_ninth(beads: Beads, clock: Clock) -> None:
+    """The conditions on texts are checked on the beads at the head of the queue first, but not of those only."""
     for number in range(12):
         beads.add(f"x-{number:02}", acceptance=" ", priority=0)
     beads.add("x-good", priority=3)

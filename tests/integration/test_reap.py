@@ -22,14 +22,14 @@ def claimed(beads: Beads, clock: Clock, bead: str = "x-1") -> Bead:
 
 
 def dispatched(beads: Beads, clock: Clock, bead: str = "x-1") -> Bead:
-    """A bead that an agent has been told to work on."""
+    """A bead that an agent has a job for."""
     found = claimed(beads, clock, bead)
     beads.store.claims.record_dispatched(found, "job-1", clock())
     return found
 
 
-# What an agent may do to its bead, each a sign of life; %s is the moment.
-SIGNS = {
+# What an agent may do to its bead, each is activity; %s is the moment.
+ACTIVITY = {
     "note": "UPDATE issues SET notes = 'on it', updated_at = %s WHERE id = 'x-1'",
     "comment": "INSERT INTO comments (id, issue_id, author, text, created_at)"
     " VALUES (UUID(), 'x-1', 'agent', 'hi', %s)",
@@ -39,10 +39,10 @@ SIGNS = {
 }
 
 
-def shows_life(beads: Beads, clock: Clock, sign: str) -> None:
-    if sign == "heartbeat" and not beads.store._session.schema.leases:
+def is_active(beads: Beads, clock: Clock, kind: str) -> None:
+    if kind == "heartbeat" and not beads.store._session.schema.leases:
         pytest.skip("this bd has no leases")
-    statement = SIGNS[sign]
+    statement = ACTIVITY[kind]
     beads.sql(statement, *[clock().replace(tzinfo=None)] * statement.count("%s"))
 
 
@@ -50,8 +50,8 @@ def reap(beads: Beads, clock: Clock) -> reaper.ReapResult:
     return reaper.run_once(beads.store, LIMITS, clock())
 
 
-def test_a_silent_bead_is_blocked_with_a_note(beads: Beads, clock: Clock) -> None:
-    """No sign of life for 30 minutes: blocked, the note byte for byte, by beads-reaper."""
+def test_an_inactive_bead_is_blocked_with_a_note(beads: Beads, clock: Clock) -> None:
+    """No activity for 30 minutes: blocked, the note byte for byte, by beads-reaper."""
     dispatched(beads, clock)
     clock.passed += timedelta(minutes=31, seconds=30)
     assert reap(beads, clock) == reaper.ReapResult(blocked=["x-1"])
@@ -63,18 +63,18 @@ def test_a_silent_bead_is_blocked_with_a_note(beads: Beads, clock: Clock) -> Non
 
 
 def test_a_bead_at_work_is_left_alone(beads: Beads, clock: Clock) -> None:
-    """29 minutes of silence are not 30."""
+    """29 minutes without activity are not 30."""
     dispatched(beads, clock)
     clock.passed += timedelta(minutes=29)
     assert reap(beads, clock) == reaper.ReapResult()
 
 
-@pytest.mark.parametrize("sign", SIGNS)
-def test_any_sign_of_life_counts(beads: Beads, clock: Clock, sign: str) -> None:
+@pytest.mark.parametrize("kind", ACTIVITY)
+def test_any_activity_counts(beads: Beads, clock: Clock, kind: str) -> None:
     """A note, a comment, an event or a lease's heartbeat after the dispatch is progress."""
     dispatched(beads, clock)
     clock.passed += timedelta(minutes=20)
-    shows_life(beads, clock, sign)
+    is_active(beads, clock, kind)
     clock.passed += timedelta(minutes=20)
     assert reap(beads, clock) == reaper.ReapResult()
     clock.passed += timedelta(minutes=11)
@@ -85,7 +85,7 @@ def test_any_sign_of_life_counts(beads: Beads, clock: Clock, sign: str) -> None:
 def test_only_beads_in_progress_for_the_sentinel_are_reaped(
     beads: Beads, clock: Clock, columns: dict[str, str]
 ) -> None:
-    """bob's beads, and beads that nobody works on, are none of our business."""
+    """bob's beads, and beads that nobody works on, are left alone."""
     beads.add("x-1", **{"status": "in_progress", **columns})
     before = beads.row("x-1")
     assert reap(beads, clock) == reaper.ReapResult()
@@ -119,7 +119,7 @@ def test_a_bead_that_changed_since_it_was_read_is_left_alone(beads: Beads, clock
 
 
 def test_a_claim_that_a_crash_left_is_taken_back(beads: Beads, clock: Clock) -> None:
-    """No job, no outcome, no sign of life for 120 s: open again, with a note, and claimed anew."""
+    """No job, no outcome, no activity for 120 s: open again, with a note, and claimed anew."""
     claimed(beads, clock)
     clock.passed += timedelta(seconds=119)
     assert reap(beads, clock) == reaper.ReapResult()
@@ -127,22 +127,22 @@ def test_a_claim_that_a_crash_left_is_taken_back(beads: Beads, clock: Clock) -> 
     assert reap(beads, clock) == reaper.ReapResult(reopened=["x-1"])
     row = beads.row("x-1")
     assert (row["status"], row["assignee"], row["started_at"]) == ("open", "agent", None)
-    assert beads.notes("x-1")[-1] == ("auto-dispatcher claim expired: no job and no sign of life for 120s — reopening")
+    assert beads.notes("x-1")[-1] == ("auto-dispatcher claim expired: no job and no kind of life for 120s — reopening")
     assert beads.store.claims.claim(beads.store.eligible.first("agent", clock(), 1)[0], clock()).record.attempt == 2
 
 
-@pytest.mark.parametrize("sign", SIGNS)
-def test_a_claim_whose_agent_showed_life_is_not_taken_back(beads: Beads, clock: Clock, sign: str) -> None:
-    """The crash came after the POST, and the agent is at work: the bead is its own."""
+@pytest.mark.parametrize("kind", ACTIVITY)
+def test_a_claim_whose_agent_is_active_is_not_released(beads: Beads, clock: Clock, kind: str) -> None:
+    """The crash came after the POST, and the agent works: the bead is its own."""
     claimed(beads, clock)
     clock.passed += timedelta(seconds=5)
-    shows_life(beads, clock, sign)
+    is_active(beads, clock, kind)
     clock.passed += timedelta(minutes=10)
     assert reap(beads, clock) == reaper.ReapResult()
 
 
 def test_an_unknown_outcome_is_not_taken_back_but_blocked_in_time(beads: Beads, clock: Clock) -> None:
-    """The job may run: only 30 minutes of silence end it."""
+    """The job may run: only 30 minutes without activity end it."""
     beads.store.claims.record_unknown(claimed(beads, clock), "no answer", clock())
     clock.passed += timedelta(minutes=10)
     assert reap(beads, clock) == reaper.ReapResult()
@@ -161,7 +161,7 @@ def test_an_abandoned_claim_that_moved_since_it_was_read_is_left_alone(beads: Be
 
 
 @pytest.mark.parametrize(("value", "stops"), [("true", True), ("reap", True), ("dispatch", False)])
-def test_the_switch_stops_reap(beads: Beads, clock: Clock, value: str, stops: bool) -> None:
+def test_suspension_stops_reap(beads: Beads, clock: Clock, value: str, stops: bool) -> None:
     """`true` and `reap` stop it, `dispatch` does not."""
     dispatched(beads, clock)
     clock.passed += timedelta(minutes=31)
@@ -170,8 +170,8 @@ def test_the_switch_stops_reap(beads: Beads, clock: Clock, value: str, stops: bo
     assert (result.suspended is not None, result.blocked) == ((True, []) if stops else (False, ["x-1"]))
 
 
-def test_the_mirrored_switch_stops_reap_alone(beads: Beads, clock: Clock) -> None:
-    """The PingSource reap has its own switch."""
+def test_a_suspended_pingsource_stops_reap_alone(beads: Beads, clock: Clock) -> None:
+    """The PingSource reap is suspended by itself."""
     dispatched(beads, clock)
     clock.passed += timedelta(minutes=31)
     beads.store.control.mirror_pingsource("reap", True)

@@ -35,13 +35,13 @@ def test_a_lost_claim_leaves_the_connection_fresh_too(beads: Beads, clock: Clock
 
 
 def test_the_views_of_both_bd_versions_are_known(beads: Beads) -> None:
-    """Otherwise the quick way is never taken, and each dispatch costs 20 ms more."""
+    """Otherwise bd's view is queried for every bead, and each dispatch costs 20 ms more."""
     assert beads.store._session.schema.known_view
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_quick_way_agrees_with_bds_view(beads: Beads, clock: Clock, seed: int) -> None:
-    """Random beads and dependencies: asking the table first gives what ready_issues gives."""
+def test_the_predicate_on_the_table_agrees_with_bds_view(beads: Beads, clock: Clock, seed: int) -> None:
+    """Random beads and dependencies: the query on the table gives what ready_issues gives."""
     chance = random.Random(seed)
     names = [f"x-{number}" for number in range(30)]
     for name in names:
@@ -102,7 +102,7 @@ def test_parents_in_a_circle_end_the_search(beads: Beads, clock: Clock) -> None:
 
 
 def test_a_hundred_blocked_beads_do_not_hide_the_next(beads: Beads, clock: Clock) -> None:
-    """As many are looked at as it takes to find one that is ready."""
+    """As many are read as it takes to find one that is ready."""
     beads.add("blocker", assignee=None)
     for number in range(100):
         beads.add(f"x-{number:03}", priority=0)
@@ -131,7 +131,7 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password() -> None
     assert "s3cret" not in str(error.value)
 
 
-def test_without_the_feeders_database_there_is_no_hold_and_no_mirrored_switch(beads: Beads, clock: Clock) -> None:
+def test_without_the_feeders_database_there_is_no_hold_and_no_mirrored_pingsource(beads: Beads, clock: Clock) -> None:
     """Dispatch before the feeder's first start works, and remembers no hold."""
     beads.sql(f"DROP DATABASE {store.STATE_DATABASE}")
     assert beads.store.control.suspension() == Suspension()

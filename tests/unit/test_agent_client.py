@@ -1,4 +1,4 @@
-"""What the agent service's client makes of answers, over real sockets. Dispatch on top: test_dispatch.py."""
+"""What BeadBoard's client makes of answers, over real sockets. Dispatch on top: test_dispatch.py."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ def client(url: str, **more: object) -> beadboard.BeadBoard:
 
 
 def test_nothing_was_sent_without_a_connection() -> None:
-    """Nobody listens, or the name is none: Unreachable, so that the bead is given back."""
+    """Nobody listens, or the name is not one: Unreachable, so that the bead is released."""
     for url in (f"http://127.0.0.1:{processes.free_port()}", f"http://{'x' * 64}.invalid"):
         with pytest.raises(agents.Unreachable, match="ConnectError"):
             client(url).start("x-1")
@@ -40,14 +40,14 @@ def test_a_server_that_does_not_speak_tls_got_nothing(server: support.Agent) -> 
 
 @pytest.mark.parametrize("code", [102, 103])
 def test_an_announcement_is_not_a_refusal(server: support.Agent, code: int) -> None:
-    """1xx says that an answer will follow: the job may run."""
+    """1xx announces an answer: the job may run."""
     server.behaviour = support.answers(code)
     with pytest.raises(agents.UnknownOutcome):
         client(server.url).start("x-1")
 
 
 def test_a_chunked_answer_is_read_whole_and_one_cut_short_is_none(server: support.Agent) -> None:
-    """Without a Content-Length the last chunk says that it was all."""
+    """Without a Content-Length the last chunk ends the answer."""
 
     def chunked(handler: Handler, *, whole: bool) -> None:
         handler.send_response(200)
@@ -83,7 +83,7 @@ def test_the_url_may_hold_a_path_and_credentials(server: support.Agent) -> None:
 
 
 def test_the_health_url_is_asked_as_it_is(server: support.Agent) -> None:
-    """The number at work is active + queued."""
+    """The number of running jobs is active + queued."""
     server.active = 3
     assert client(server.url, health_url=f"{server.url}/health").count_running() == 3
     assert client(server.url).count_running() is None

@@ -152,7 +152,7 @@ def test_what_is_written_is_read_again(name: str, actor: str, title: str) -> Non
 
 
 def test_empty_extensions_are_left_out_and_overrides_win() -> None:
-    """An actor that nobody knows is no attribute; a SinkBinding's extension is put on top."""
+    """An unknown actor is left out; a SinkBinding's extension is put on top."""
     event = events.Event("1", "/s", "t", None, {"actor": "", "cause": "tick"}, {})
     headers, _ = events.to_http(event, {"cause": "other", "cluster": "blue"})
     assert "ce-actor" not in headers

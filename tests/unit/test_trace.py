@@ -84,12 +84,12 @@ def test_two_that_are_begun_are_two() -> None:
 
 
 def test_a_repeat_is_in_the_trace_of_the_first() -> None:
-    """A crash tells an event again: the same id gives the same traceparent, another one another."""
-    told = [
+    """After a crash an event is published again: the same id gives the same traceparent, another one another."""
+    published = [
         changes.request(changes.RequestReason("change", id), 1, events.DISPATCH_REQUESTED)
         for id in ("a:1:0", "a:1:0", "b")
     ]
-    first, repeat, other = (event.extensions["traceparent"] for event in told)
+    first, repeat, other = (event.extensions["traceparent"] for event in published)
     assert WELL_FORMED.fullmatch(first)
     assert first == repeat != other
 
