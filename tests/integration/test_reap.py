@@ -118,7 +118,7 @@ def test_a_bead_that_changed_since_it_was_read_is_left_alone(beads: Beads, clock
     assert beads.sql("SELECT status, notes FROM issues") == rows
 
 
-def test_a_claim_that_a_crash_left_is_taken_back(beads: Beads, clock: Clock) -> None:
+def test_an_orphaned_claim_is_released(beads: Beads, clock: Clock) -> None:
     """No job, no outcome, no activity for 120 s: open again, with a note, and claimed anew."""
     claimed(beads, clock)
     clock.passed += timedelta(seconds=119)
@@ -127,7 +127,7 @@ def test_a_claim_that_a_crash_left_is_taken_back(beads: Beads, clock: Clock) -> 
     assert reap(beads, clock) == reaper.ReapResult(reopened=["x-1"])
     row = beads.row("x-1")
     assert (row["status"], row["assignee"], row["started_at"]) == ("open", "agent", None)
-    assert beads.notes("x-1")[-1] == ("auto-dispatcher claim expired: no job and no kind of life for 120s — reopening")
+    assert beads.notes("x-1")[-1] == ("auto-dispatcher claim expired: no job and no sign of life for 120s — reopening")
     assert beads.store.claims.claim(beads.store.eligible.first("agent", clock(), 1)[0], clock()).record.attempt == 2
 
 
