@@ -1,12 +1,12 @@
 """Reads Dolt's binlog. The only importer of pymysqlreplication.
 
-What had to be learned, all measured on Dolt 1.88.1 and 2.2.0:
+Measured on Dolt 1.88.1 and 2.2.0:
 
 - Only reading by GTID set works, blocking, and never with an empty set.
 - Error 1236 comes without a gap too, when others write while we connect: only a repeated one is a gap.
-- mysql-replication reconnects by itself from the position it was first given, and tells everything again.
-  It may open one connection here; a second is refused, and the loop that called it decides.
-- A heartbeat comes every 30 s, whatever is asked for.
+- mysql-replication reconnects by itself from the position it was first given, and reads everything again. So it may
+  open one stream here; a second is refused, and the caller decides.
+- A heartbeat comes every 30 s, whatever interval is requested.
 - Dolt numbers tables anew in every transaction, so the library's own filters (only_tables, only_schemas) must
   not be used: a row of a table that was filtered out would be decoded as one of another table.
 """
@@ -26,14 +26,14 @@ from beads_dispatch import settings, store
 from beads_dispatch.gtid import count_missing
 from feeder.changes import COLUMNS, RowChange, Transaction
 
-STALL_SECONDS = 65  # two heartbeats and a little: a connection without either is dead
+STALL_SECONDS = 65  # a little over two heartbeats: a connection without either is dead
 
-_NEVER_USED = "00000000-0000-0000-0000-000000000001:1"  # what an empty GTID set is written as
-_READ_ERROR = 1236  # what we ask for is not in the log, or the false alarm above
+_EMPTY = "00000000-0000-0000-0000-000000000001:1"  # stands for the empty GTID set, which Dolt refuses
+_READ_ERROR = 1236  # the position is not in the log, or the false alarm above
 
 
 class StreamLost(Exception):
-    """The stream ended or could not be opened; open it again, later."""
+    """The stream ended or could not be opened; it can be opened again later."""
 
 
 class PositionRefused(StreamLost):
@@ -41,28 +41,26 @@ class PositionRefused(StreamLost):
 
 
 class Heartbeat:
-    """Nothing happened, and the server is alive."""
+    """The server is alive and has had nothing to send."""
 
 
 class Position:
-    """A set of GTIDs: what has been read."""
+    """A GTID set: the transactions that were read."""
 
     def __init__(self, text: str) -> None:
-        self._set = GtidSet(text or _NEVER_USED)
+        self._set = GtidSet("" if text == _EMPTY else text)
 
     def add(self, gtid: str) -> None:
-        if str(self) == _NEVER_USED:
-            self._set = GtidSet(gtid)
-        elif Gtid(gtid) not in self._set:
+        if Gtid(gtid) not in self._set:
             self._set.merge_gtid(Gtid(gtid))
 
     def covers(self, text: str) -> bool:
         """Whether everything in the GTID set `text` has been read."""
-        return text in ("", _NEVER_USED) or _within(GtidSet(text), self._set)
+        return text == _EMPTY or self.behind(text) == 0
 
     def within(self, text: str) -> bool:
         """Whether nothing has been read that is not in the GTID set `text`."""
-        return str(self) == _NEVER_USED or (bool(text) and _within(self._set, GtidSet(text)))
+        return count_missing(str(self), text) == 0
 
     def behind(self, text: str) -> int:
         """How many transactions of the GTID set `text` have not been read."""
@@ -70,8 +68,8 @@ class Position:
 
     @property
     def last(self) -> int:
-        """The newest transaction's number."""
-        return max(int(part.rpartition("-")[2].rpartition(":")[2]) for part in str(self).split(","))
+        """The newest transaction's number; 0 when none was read."""
+        return max((end - 1 for gtid in self._set.gtids for _, end in gtid.intervals), default=0)
 
     def __str__(self) -> str:
         return str(self._set)
@@ -80,7 +78,7 @@ class Position:
 class Stream:
     """One connection to the binlog, from a position on. Close it from any thread to end it.
 
-    `columns`: what is kept of the rows of which tables; all other tables are passed over.
+    `columns`: which columns are kept, by table; rows of other tables are skipped.
     """
 
     def __init__(
@@ -93,14 +91,14 @@ class Stream:
         self._reader = BinLogStreamReader(
             connection_settings={"charset": "utf8mb4"},  # the rest is _connect's
             pymysql_wrapper=self._connect,
-            server_id=secrets.randbelow(2**31) + 1,  # one of its own, or the server ends the other's stream
-            auto_position=str(position),
+            server_id=secrets.randbelow(2**31) + 1,  # unique, or the server ends the other's stream
+            auto_position=str(position) or _EMPTY,
             resume_stream=True,
             blocking=True,
             only_events=[
                 GtidEvent, QueryEvent, XidEvent, HeartbeatLogEvent, WriteRowsEvent, UpdateRowsEvent, DeleteRowsEvent
             ],
-            ignore_decode_errors=True,  # a text that is no UTF-8 must not stop the feed
+            ignore_decode_errors=True,  # a text that is not UTF-8 must not stop the feed
             enable_logging=False,
         )  # fmt: skip
 
@@ -123,7 +121,7 @@ class Stream:
                 rows.extend(_rows(event, self._columns[event.table]))
 
     def close(self) -> None:
-        """End the stream, whichever thread is reading it, and even if it is only being opened."""
+        """End the stream, whichever thread reads it, even while it is being opened."""
         self._closed = True
         for connection in self._opened:
             with contextlib.suppress(Exception):
@@ -150,18 +148,13 @@ class Stream:
         """The stream's connection and its control connection; a third would be the library reconnecting."""
         if len(self._opened) == 2:
             raise StreamLost("the connection was lost")
-        database = arguments.pop("db", None)  # PyMySQL's name of old, which it warns about
+        database = arguments.pop("db", None)  # PyMySQL warns about this old name
         connection = store.connect(self._dolt, **arguments, database=database, read_timeout=STALL_SECONDS)
         self._opened.append(connection)
         if self._closed:
             self.close()
             raise StreamLost("closed")
         return connection
-
-
-def _within(part: Any, whole: Any) -> bool:
-    """Whether a GTID set holds all of another; the library's own `in` asks whether the intervals are the same."""
-    return all(gtid in whole for gtid in part.gtids)
 
 
 def _rows(event: Any, columns: tuple[str, ...]) -> Iterator[RowChange]:

@@ -1,14 +1,14 @@
-"""What a transaction means: the changes it tells, and whether it may have made work available. Pure."""
+"""What a transaction means: the changes in it, and whether it may have made work available. Pure."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from beads_dispatch import events, store, trace
+from beads_dispatch import events, store, suspension, trace
 from beads_dispatch.bead import Status
 
-# Columns that are kept of a row; descriptions of a megabyte are dropped as they come.
+# The columns that are kept of a row; long texts, descriptions of a megabyte among them, are dropped at once.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "issues": ("id", "title", "priority", "assignee", "status"),
     "events": ("issue_id", "actor"),
@@ -16,8 +16,10 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "config": ("key", "value"),
 }
 
+Side = Mapping[str, str | None]  # a bead's assignee and status, before or after a change
 
-NO_BEAD: Mapping[str, str | None] = {"assignee": None, "status": None}
+_NO_BEAD: Side = {"assignee": None, "status": None}
+_NEW_BEAD: Side = {"assignee": None, "status": Status.OPEN}
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class RowChange:
 
 @dataclass(frozen=True)
 class Transaction:
-    """The rows that were committed together, under one GTID, in the tables we look at."""
+    """The rows of the tables in COLUMNS that were committed together, under one GTID."""
 
     gtid: str
     database: str
@@ -40,121 +42,99 @@ class Transaction:
 
 @dataclass(frozen=True)
 class Change:
-    """An assignee or status change of one bead. A side is None where the bead did not exist."""
+    """An assignee or status change of one bead. A side is all None where the bead does not exist."""
 
     id: str
     sequence: str
     bead: str
     title: str
     priority: int | None
-    before: Mapping[str, str | None]
-    after: Mapping[str, str | None]
+    before: Side
+    after: Side
     actor: str = ""
-    recovered: bool = False  # found by comparing, because the binlog did not tell it
+    recovered: bool = False  # found by comparing, because the binlog does not hold it
+
+    @property
+    def published_state(self) -> store.PublishedState | None:
+        """The bead's state once this change is published; None when the bead was deleted."""
+        status = self.after["status"]
+        return store.PublishedState(self.after["assignee"] or "", status, self.id) if status else None
 
 
 @dataclass(frozen=True)
 class RequestReason:
-    """Why work is asked for, and the id of what caused it."""
+    """Why a pass is requested, and the id of what caused it."""
 
     cause: str  # change, slot, tick or resume
     id: str
 
 
 def changes_in(transaction: Transaction) -> Iterator[Change]:
-    """The changes that a transaction tells, in its order.
-
-    A bead is born open and unassigned: only what differs from that is a change at its birth.
-    """
+    """The changes in a transaction, in its order, those among them that are not published (see is_published)."""
     actors = actors_of(transaction.rows)
-    for number, row in _numbered(transaction.rows, "issues"):
-        if _side(row.before) == _side(row.after) or _plain_birth(row):
+    for index, row in enumerate(transaction.rows):
+        if row.table != "issues" or _side(row.before) == _side(row.after):
             continue
-        bead = row.after or row.before or {}
-        yield Change(
-            id=f"{transaction.gtid}:{number}",
-            sequence=_sequence(transaction.gtid, number),
-            bead=str(bead["id"]),
-            title=str(bead["title"]),
-            priority=bead["priority"],
-            before=_side(row.before),
-            after=_side(row.after),
-            actor=actors.get(bead["id"], ""),
-        )
+        sequence = f"{int(transaction.gtid.rpartition(':')[2]):020d}.{index:06d}"
+        yield _change(f"{transaction.gtid}:{index}", sequence, row, actors)
 
 
-def request_reason_in(transaction: Transaction, assignee: str) -> RequestReason | None:
-    """Whether a transaction may have made work available for the sentinel `assignee`, and how.
+def recovered(rows: Iterable[Mapping[str, Any]], sequence: str) -> Iterator[Change]:
+    """The changes that the binlog does not hold, from the rows of store.feed_state.unpublished.
 
-    A freed slot counts for more than a change: it tells dispatch to wait a little for it.
+    A change's id is made of what was published of the bead last and what the bead became: the same gap gives the same
+    ids, and no other gap does.
     """
-    found = None
-    actors = actors_of(transaction.rows)
-    for number, row in _numbered(transaction.rows, *COLUMNS):
-        cause = _cause_of(row, assignee, actors)
-        if cause and (found is None or cause == "slot"):
-            found = RequestReason(cause, f"{transaction.gtid}:{number}")
-    return found
-
-
-def seen_in(transaction: Transaction) -> dict[str, store.PublishedState | None]:
-    """How each bead that was born, changed or deleted is to be seen now; None for one that is no more."""
-    found: dict[str, store.PublishedState | None] = {}
-    for number, row in _numbered(transaction.rows, "issues"):
-        if row.before is None or _side(row.before) != _side(row.after):
-            found |= seen(f"{transaction.gtid}:{number}", str((row.after or row.before or {})["id"]), _side(row.after))
-    return found
-
-
-def seen(event: str, bead: str, after: Mapping[str, str | None]) -> dict[str, store.PublishedState | None]:
-    """The same for one bead, told by the event of that id."""
-    return {bead: store.PublishedState(after["assignee"] or "", after["status"], event) if after["status"] else None}
-
-
-def missed(rows: Iterable[Mapping[str, Any]], sequence: str) -> Iterator[Change]:
-    """The changes that the binlog did not tell, from the rows of store.unseen; plain births among them.
-
-    Their ids are made of what was told of the bead last and what it became: the same gap gives the same ids, and no
-    other gap does.
-    """
-    for row in rows:
-        before = {name: row[f"from_{name}"] for name in COLUMNS["issues"]} if row["from_id"] is not None else None
-        after = {name: row[f"to_{name}"] for name in COLUMNS["issues"]} if row["to_id"] is not None else None
-        bead = after or before or {}
-        told = repr((row["event"], row["bead"], sorted(_side(after).items()))).encode()
-        yield Change(
-            id=f"recovered:{hashlib.sha256(told).hexdigest()[:32]}",
-            sequence=sequence,
-            bead=str(row["bead"]),
-            title=str(bead["title"]),
-            priority=bead["priority"],
-            before=_side(before),
-            after=_side(after),
-            recovered=True,
+    for found in rows:
+        before, after = (
+            {name: found[f"{side}_{name}"] for name in COLUMNS["issues"]} if found[f"{side}_id"] is not None else None
+            for side in ("from", "to")
         )
+        row = RowChange("issues", before, after)
+        difference = repr((found["event"], found["bead"], sorted(_side(after).items()))).encode()
+        change_id = f"recovered:{hashlib.sha256(difference).hexdigest()[:32]}"
+        yield _change(change_id, sequence, row, recovered=True)
 
 
 def is_published(change: Change) -> bool:
-    """Whether a change is one that is told: not the birth of a bead that is open and unassigned."""
-    return change.before["status"] is not None or change.after != {"assignee": None, "status": Status.OPEN}
+    """Whether an event is sent for a change: not for the creation of a bead that is open and unassigned."""
+    return change.before["status"] is not None or change.after != _NEW_BEAD
 
 
 def sequence_after(number: int) -> str:
-    """For what is told between the transaction of that number and the next."""
+    """The sequence of what is published between the transaction of that number and the next."""
     return f"{number:020d}.recovered"
 
 
+def request_reason_in(transaction: Transaction, assignee: str) -> RequestReason | None:
+    """Why a transaction may have made work available for the agent; None when it did not.
+
+    A freed slot has precedence over a change: it makes dispatch wait a little for the slot.
+    """
+    reason = None
+    actors = actors_of(transaction.rows)
+    for index, row in enumerate(transaction.rows):
+        cause = _cause(row, assignee, actors)
+        if cause and (reason is None or cause == "slot"):
+            reason = RequestReason(cause, f"{transaction.gtid}:{index}")
+    return reason
+
+
+def actors_of(rows: Iterable[RowChange]) -> dict[str, str]:
+    """Who changed each bead, from the audit rows of the same transaction."""
+    return {row.after["issue_id"]: str(row.after["actor"] or "") for row in rows if row.table == "events" and row.after}
+
+
 def to_event(change: Change, database: str) -> events.Event:
-    """The CloudEvent that tells a change."""
-    after = {name: value or "" for name, value in change.after.items()}
+    """The CloudEvent that publishes a change."""
     return events.Event(
         id=change.id,
         source=f"/dolt/{database}",
         type=events.ISSUE_CHANGED,
         subject=change.bead,
         extensions={
-            "assignee": after["assignee"],
-            "status": after["status"],
+            "assignee": change.after["assignee"] or "",
+            "status": change.after["status"] or "",
             "actor": change.actor,
             "partitionkey": change.bead,
             "sequence": change.sequence,
@@ -173,55 +153,59 @@ def to_event(change: Change, database: str) -> events.Event:
     )
 
 
-def request(cause: RequestReason, waiting: int, event_type: str) -> events.Event:
-    """The CloudEvent that asks dispatch or reap for a pass."""
+def request(reason: RequestReason, count: int, event_type: str) -> events.Event:
+    """The CloudEvent that requests a pass of dispatch or reap; `count` beads are there for it."""
     return events.Event(
-        id=cause.id,
+        id=reason.id,
         source=events.FEEDER_SOURCE,
         type=event_type,
-        extensions={"cause": cause.cause, "traceparent": trace.of_event(cause.id, event_type).traceparent},
-        data={"waiting": waiting},
+        extensions={"cause": reason.cause, "traceparent": trace.of_event(reason.id, event_type).traceparent},
+        data={"waiting": count},
         dataschema=events.SCHEMA_OF.format(type=event_type),
     )
 
 
-def _cause_of(row: RowChange, assignee: str, actors: Mapping[str, str]) -> str | None:
+def _cause(row: RowChange, assignee: str, actors: Mapping[str, str]) -> str | None:
     before, after = row.before or {}, row.after or {}
-    if row.table == "dependencies":
-        return "change" if row.before is not None else None
-    if row.table == "config":
-        return "resume" if suspension.CONFIG_KEY in (before.get("key"), after.get("key")) else None
-    if row.table != "issues":
-        return None
-    at_work = (assignee, Status.IN_PROGRESS)
-    if (before.get("assignee"), before.get("status")) == at_work != (after.get("assignee"), after.get("status")):
+    match row.table:
+        case "issues":
+            return _bead_cause(before, after, assignee, actors)
+        case "dependencies" if row.before is not None:
+            return "change"
+        case "config" if suspension.CONFIG_KEY in (before.get("key"), after.get("key")):
+            return "resume"
+    return None
+
+
+def _bead_cause(
+    before: Mapping[str, Any], after: Mapping[str, Any], assignee: str, actors: Mapping[str, str]
+) -> str | None:
+    in_progress = (assignee, Status.IN_PROGRESS)
+    if (before.get("assignee"), before.get("status")) == in_progress != (after.get("assignee"), after.get("status")):
         return "slot"
-    waits = after.get("assignee") == assignee and after.get("status") == Status.OPEN
-    if waits and actors.get(after["id"], "") not in store.OURS:
+    assigned = after.get("assignee") == assignee and after.get("status") == Status.OPEN
+    if assigned and actors.get(after["id"], "") not in store.OURS:
         return "change"
     closed = before.get("status") != Status.CLOSED and after.get("status", Status.CLOSED) == Status.CLOSED
     return "change" if closed else None
 
 
-def actors_of(rows: Iterable[RowChange]) -> dict[str, str]:
-    """Who changed which bead, from the audit rows of the same transaction."""
-    return {row.after["issue_id"]: str(row.after["actor"] or "") for row in rows if row.table == "events" and row.after}
+def _change(
+    change_id: str, sequence: str, row: RowChange, actors: Mapping[str, str] | None = None, *, recovered: bool = False
+) -> Change:
+    bead = row.after or row.before or {}
+    return Change(
+        id=change_id,
+        sequence=sequence,
+        bead=str(bead["id"]),
+        title=str(bead["title"]),
+        priority=bead["priority"],
+        before=_side(row.before),
+        after=_side(row.after),
+        actor=(actors or {}).get(bead["id"], ""),
+        recovered=recovered,
+    )
 
 
-def _numbered(rows: Iterable[RowChange], *tables: str) -> Iterator[tuple[int, RowChange]]:
-    return ((number, row) for number, row in enumerate(rows) if row.table in tables)
-
-
-def _side(bead: Mapping[str, Any] | None) -> dict[str, str | None]:
-    if bead is None:
-        return dict(NO_BEAD)
-    return {"assignee": bead["assignee"] or None, "status": bead["status"]}
-
-
-def _plain_birth(row: RowChange) -> bool:
-    return row.before is None and _side(row.after) == {"assignee": None, "status": Status.OPEN}
-
-
-def _sequence(gtid: str, number: int) -> str:
-    """Sorts as text in the order of the feed (CloudEvents' sequence extension)."""
-    return f"{int(gtid.rsplit(':', 1)[1]):020d}.{number:06d}"
+def _side(bead: Mapping[str, Any] | None) -> Side:
+    return {"assignee": bead["assignee"] or None, "status": bead["status"]} if bead else _NO_BEAD

@@ -1,71 +1,122 @@
-"""Keeps the feed's position in Dolt, and how each bead was seen last, beside the feed and not in its way."""
+"""The feed's position: found at the start, and stored as it advances, with how each bead was published last."""
 
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 
-from beads_dispatch import store
+from beads_dispatch import log, store
+from beads_dispatch.log import Action
+from feeder import preflight
 from feeder.binlog import Position
+from feeder.emitter import Backoff
+from feeder.health import HealthState
 
-BUSY_SECONDS = 0.5  # after an event was told: a crash repeats at most what was told in this time
-QUIET_SECONDS = 60.0  # after transactions that told nothing: a restart reads at most this much again
+logger = log.get("feeder")
+
+BUSY_SECONDS = 0.5  # after an event was published: a crash repeats at most what was published in this time
+QUIET_SECONDS = 60.0  # after transactions without an event: a restart reads at most this much again
+_POLL_SECONDS = 0.25
+
+
+def wait_for_position(beads: store.Store, health: HealthState, stop: threading.Event) -> str | None:
+    """Wait for Dolt, check its settings, return the stored position (a GTID set); None when `stop` is set first.
+
+    Raises preflight.Unfit.
+    """
+    backoff = Backoff()
+    while not stop.is_set():
+        health.touch()
+        try:
+            position = _position(beads)
+        except store.StoreError as exc:
+            stop.wait(backoff.failed(f"{exc}; waiting for it", Action.FEED_DOWN))
+        else:
+            if backoff.reset():
+                logger.warning("Dolt is back", extra=log.context(action=Action.DOLT_UP))
+            return position
+    return None
+
+
+def _position(beads: store.Store) -> str:
+    preflight.require(beads.feed_state.server_variables())
+    beads.feed_state.prepare()
+    stored = beads.feed_state.position()
+    if stored is not None:
+        return stored
+    executed = beads.feed_state.executed()
+    beads.feed_state.start_position(executed, f"start-{uuid.uuid4()}")
+    logger.info("no stored position, starting from now", extra=log.context(action=Action.POSITION))
+    return executed
 
 
 class Checkpointer:
-    """Stores the newest position that was published_to, no more often than needed. `save` is for any thread."""
+    """Stores the newest position, no more often than needed, so that the feed is not delayed.
 
-    def __init__(self, beads: store.Store, gtid_set: str) -> None:
+    `run` needs a thread of its own; the other methods may be called from any.
+    """
+
+    def __init__(self, beads: store.Store, gtid_set: str, health: HealthState) -> None:
+        """`beads` is its own; `gtid_set` is the stored position."""
         self._beads = beads
+        self._health = health
         self._lock = threading.Lock()
         self._saving = threading.Lock()  # one connection, and the order of what is stored
-        self._published_to = self._stored = gtid_set
-        self._seen: dict[str, PublishedState | None] = {}
+        self.gtid_set = self._stored = gtid_set  # published so far; stored so far
+        self._states: dict[str, store.PublishedState | None] = {}  # not stored yet
         self._was_reset = False
         self._due = float("inf")
-        self.unstored_since: float | None = None  # by time.monotonic; None when all that was published_to is stored
+        self._unstored_since: float | None = None  # by time.monotonic; None when everything is stored
 
-    def advance(self, gtid_set: str, seen: Mapping[str, PublishedState | None], *, told: bool) -> None:
-        """Everything in `gtid_set` is done with, and beads were seen. Only call this at the end of a transaction."""
+    def advance(self, gtid_set: str, states: Mapping[str, store.PublishedState | None], *, published: bool) -> None:
+        """Everything in `gtid_set` is published, and `states` is how beads were published in it.
+
+        Only call this at the end of a transaction. `published`: whether an event was sent for it.
+        """
         with self._lock:
-            self._published_to = gtid_set
-            self._seen.update(seen)
-            self.unstored_since = self.unstored_since or time.monotonic()
-            self._due = min(self._due, time.monotonic() + (BUSY_SECONDS if told else QUIET_SECONDS))
+            self.gtid_set = gtid_set
+            self._states.update(states)
+            self._unstored_since = self._unstored_since or time.monotonic()
+            self._due = min(self._due, time.monotonic() + (BUSY_SECONDS if published else QUIET_SECONDS))
 
     def reset(self, gtid_set: str) -> None:
-        """Begin anew from a position that may be no later than the stored one, after a gap."""
+        """Begin again from a position that may be before the stored one, after a gap."""
         with self._lock:
-            self._published_to, self._was_reset, self._due = gtid_set, True, 0.0
+            self.gtid_set, self._was_reset, self._due = gtid_set, True, 0.0
 
-    def save_if_due(self) -> None:
-        """Store the position when its time has come. Raises StoreError."""
-        if time.monotonic() >= self._due:
-            self.save()
+    def run(self, stop: threading.Event) -> None:
+        """Store the position as it advances, until `stop` is set; then once more."""
+        stopped = False
+        while not stopped:
+            stopped = stop.wait(_POLL_SECONDS)
+            try:
+                if stopped or time.monotonic() >= self._due:
+                    self.save()
+            except store.StoreError as exc:
+                # Dolt is away; the feed logs that. A position that is not stored is repeated, not lost.
+                logger.debug(str(exc), extra=log.context(action=Action.POSITION))
+            self._health.unstored_since = self._unstored_since
 
     def save(self) -> None:
-        """Store what is not stored yet. Raises StoreError; then it is tried again when due."""
+        """Store what is not stored yet. Raises StoreError; `run` then tries again."""
         with self._saving:
             with self._lock:
-                published_to, seen, was_reset, since = (
-                    self._published_to,
-                    self._seen,
-                    self._was_reset,
-                    self.unstored_since,
-                )
-                self._seen, self._was_reset, self._due, self.unstored_since = {}, False, float("inf"), None
-            if published_to == self._stored and not seen:
+                gtid_set, states, was_reset, since = self.gtid_set, self._states, self._was_reset, self._unstored_since
+                self._states, self._was_reset, self._due, self._unstored_since = {}, False, float("inf"), None
+            if gtid_set == self._stored and not states:
                 return
-            position = Position(published_to)
-            self._beads.refresh()  # a connection that died in an outage would make a second one of it
             try:
-                self._beads.feed_state.set_position(
-                    published_to, seen, lambda stored: was_reset or position.covers(stored)
-                )
-            except BaseException:  # whatever it was: a position without what was seen until it would be told again
+                self._store(gtid_set, states, was_reset=was_reset)
+            except BaseException:  # whatever it was: a position without these states would publish the changes again
                 with self._lock:
-                    self._seen = {**seen, **self._seen}
+                    self._states = {**states, **self._states}
                     self._was_reset = self._was_reset or was_reset
-                    self.unstored_since = since
+                    self._unstored_since = since
                     self._due = min(self._due, time.monotonic() + BUSY_SECONDS)
                 raise
-            self._stored = published_to
+            self._stored = gtid_set
+
+    def _store(self, gtid_set: str, states: Mapping[str, store.PublishedState | None], *, was_reset: bool) -> None:
+        position = Position(gtid_set)
+        self._beads.refresh()  # a connection that died in an outage would make a second one of it
+        self._beads.feed_state.set_position(gtid_set, states, lambda stored: was_reset or position.covers(stored))

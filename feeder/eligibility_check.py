@@ -1,82 +1,96 @@
-"""The gate: is there work that dispatch, or reap, would take now? Only then is anybody woken."""
+"""Is there work that dispatch, or reap, would do now? Only then is a pass requested."""
 
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-from beads_dispatch import agents, log, store
+from beads_dispatch import agents, events, log, reaper, store
 from beads_dispatch.agents import beadboard, slots
 from beads_dispatch.log import Action
 from beads_dispatch.settings import DispatchLimits
+from feeder import changes, metrics
 from feeder.changes import RequestReason
+from feeder.emitter import Backoff, Emitter, SinkError
 
 logger = log.get("feeder")
 
-_COUNTED = 10  # waiting beads; whether there is one is what matters, and a hundred cost ten times as much
+_COUNTED = 10  # eligible beads; whether there is one is what matters, and a hundred cost ten times as much
 
 
 class EligibilityCheck:
-    """Asks Dolt, with the predicate that dispatch itself uses. For one thread at a time."""
+    """Asks Dolt, with the predicate that dispatch itself uses. For one thread at a time; raises StoreError."""
 
     def __init__(self, beads: store.Store, limits: DispatchLimits, agent: beadboard.BeadBoard | None) -> None:
+        """`beads` is its own. Without `agent`, every slot counts as free."""
         self._beads = beads
-        self._limits = rules
+        self._limits = limits
         self._agent = agent
 
-    def waiting(self) -> int:
+    def count_eligible(self) -> int:
         """How many beads dispatch would take now, slots aside: a close comes a moment before its slot is free."""
         now = datetime.now(UTC)
         self._beads.refresh()
         count = self._beads.eligible.count(self._limits.assignee, now, _COUNTED, enough=1)
-        if not count or self._beads.control.suspension().dispatch:
+        if not count or self._beads.control.suspension().dispatch or self._beads.control.hold().active_at(now):
             return 0
-        hold = self._beads.control.hold()
-        return 0 if hold.until is not None and hold.until > now else count
+        return count
 
-    def waiting_with_slot(self) -> int:
-        """As `waiting`, and 0 when no slot is free: a tick does not wake dispatch to find the agent busy."""
-        count = self.waiting()
+    def count_eligible_with_slot(self) -> int:
+        """As count_eligible, and 0 when no slot is free: a tick does not start dispatch to find the agent busy."""
+        count = self.count_eligible()
         if not count or self._agent is None:
             return count
         try:
             return count if slots.is_free(self._beads, self._agent, self._limits, datetime.now(UTC)) else 0
         except agents.Unreachable as exc:
-            # Dispatch could only find out the same; the next tick asks again.
-            logger.info(
-                f"the agent service does not say whether it is busy ({exc})", extra=log.context(action=Action.SLOTS)
-            )
+            # Dispatch would only find out the same; the next tick asks again.
+            logger.info(f"the agent does not answer whether it is busy ({exc})", extra=log.context(action=Action.SLOTS))
             return 0
 
-    def stuck(self) -> int:
-        """How many beads reap would take back or block now."""
+    def count_reapable(self) -> int:
+        """How many beads reap would release or block now."""
         now = datetime.now(UTC)
         self._beads.refresh()
         if self._beads.control.suspension().reap:
             return 0
-        claims = now - timedelta(seconds=self._limits.claim_timeout_seconds)
-        silent = now - timedelta(minutes=self._limits.reap_after_minutes)
-        return len(self._beads.activity.orphaned_claims(self._limits.assignee, claims)) + len(
-            self._beads.activity.inactive(self._limits.assignee, silent)
-        )
+        return sum(len(find(self._beads, self._limits, now)) for find in (reaper.orphaned, reaper.inactive))
 
 
 class PendingRequest:
-    """What the feed wants asked, beside its way: one request at a time, what comes meanwhile is one more."""
+    """The request that is to be made next: several reasons that come meanwhile make one more request."""
 
     def __init__(self) -> None:
-        self._cause: RequestReason | None = None
+        self._reason: RequestReason | None = None
         self._changed = threading.Condition()
 
-    def ask(self, cause: RequestReason) -> None:
-        """Note that work may be available. A freed slot is not forgotten for a mere change."""
+    def add(self, reason: RequestReason) -> None:
+        """Request a pass soon. A freed slot is not replaced by another reason."""
         with self._changed:
-            if self._cause is None or self._cause.cause != "slot":
-                self._cause = cause
+            if self._reason is None or self._reason.cause != "slot":
+                self._reason = reason
             self._changed.notify()
 
     def take(self, timeout_seconds: float) -> RequestReason | None:
-        """Wait for a cause and take it; None after so long without one."""
+        """Wait for a reason and take it; None when none comes in that time."""
         with self._changed:
-            if self._cause is None:
+            if self._reason is None:
                 self._changed.wait(timeout_seconds)
-            cause, self._cause = self._cause, None
-            return cause
+            reason, self._reason = self._reason, None
+            return reason
+
+
+def send_requests(pending: PendingRequest, check: EligibilityCheck, emitter: Emitter, stop: threading.Event) -> None:
+    """Send a request for each reason for which there is an eligible bead, one at a time, until `stop` is set."""
+    backoff = Backoff()
+    while not stop.is_set():
+        reason = pending.take(timeout_seconds=1.0)
+        if reason is None:
+            continue
+        try:
+            count = check.count_eligible()
+            if count:
+                emitter.send(changes.request(reason, count, events.DISPATCH_REQUESTED))
+                metrics.REQUESTS.labels("dispatch", reason.cause).inc()
+            backoff.reset()
+        except (SinkError, store.StoreError) as exc:
+            pending.add(reason)
+            stop.wait(backoff.failed(f"cannot request a pass: {exc}; trying again", Action.REQUEST))

@@ -1,4 +1,4 @@
-"""POSTs CloudEvents to the sink. The feeder's only HTTP client."""
+"""POSTs CloudEvents to the sink."""
 
 import random
 from collections.abc import Callable
@@ -17,15 +17,15 @@ LONGEST_DELAY_SECONDS = 30.0
 
 
 class SinkError(Exception):
-    """The sink did not take an event; the text says how, without the sink's address."""
+    """The sink did not accept an event. The text gives the reason, without the sink's address."""
 
 
 class Emitter:
     """A client of the sink, for one thread."""
 
-    def __init__(self, feed: settings.FeederSettings) -> None:
-        self._feed = feed
-        self._client = httpx.Client(timeout=feed.sink_timeout_seconds, verify=feed.sink.startswith("https"))
+    def __init__(self, feeder: settings.FeederSettings) -> None:
+        self._settings = feeder
+        self._client = httpx.Client(timeout=feeder.sink_timeout_seconds, verify=feeder.sink.startswith("https"))
         self._connection: Any = None
 
     def close(self) -> None:
@@ -33,11 +33,11 @@ class Emitter:
 
     def send(self, event: events.Event) -> None:
         """POST one event; returns when the sink accepted it with 2xx. Raises SinkError."""
-        headers, body = events.to_http(event, self._feed.overrides)
+        headers, body = events.to_http(event, self._settings.overrides)
         try:
-            with deadline.ended_after(self._feed.sink_timeout_seconds, self._socket):
+            with deadline.ended_after(self._settings.sink_timeout_seconds, self._socket):
                 response = self._client.post(
-                    self._feed.sink, headers=headers, content=body, extensions={"trace": self._trace}
+                    self._settings.sink, headers=headers, content=body, extensions={"trace": self._trace}
                 )
         except httpx.HTTPError as exc:
             metrics.SINK_ERRORS.inc()
@@ -50,7 +50,7 @@ class Emitter:
         return self._connection.get_extra_info("socket")
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
-        """httpx's way to its connection, which it keeps from one event to the next."""
+        """Keep the connection that httpx opened; it reuses it from one event to the next."""
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             self._connection = info["return_value"]
 
@@ -62,37 +62,42 @@ class Backoff:
         self._tries = 0
 
     def next_seconds(self) -> float:
+        """How long to wait before the next try."""
         delay: float = min(FIRST_DELAY_SECONDS * 2 ** min(self._tries, 16), LONGEST_DELAY_SECONDS)
         self._tries += 1
         return delay * random.uniform(0.8, 1.2)
 
+    def failed(self, message: str, action: Action) -> float:
+        """As next_seconds; the first failure in a row is logged, and no other."""
+        if self.first:
+            logger.warning(message, extra=log.context(action=action))
+        return self.next_seconds()
+
     def reset(self) -> bool:
-        """Whether there was anything to recover from."""
+        """A try succeeded. Returns whether the one before had failed."""
         failed, self._tries = self._tries > 0, 0
         return failed
 
     @property
     def first(self) -> bool:
-        """Whether the next failure is the first of its kind, the one that is said."""
+        """Whether the next failure is the first in a row."""
         return self._tries == 0
 
 
-def retry_until_accepted(act: Callable[[], None], wait: Callable[[float], bool], alive: Callable[[], None]) -> bool:
-    """Call `act` until the sink takes it, with back-off. The outage is said once, and its end.
+def retry_until_accepted(send: Callable[[], None], wait: Callable[[float], bool], touch: Callable[[], None]) -> bool:
+    """Call `send` until the sink accepts the event, with back-off; `touch` is called before each try.
 
-    `wait(seconds)` returns True when the process is to stop; then this returns False and `act` is not done.
+    `wait(seconds)` returns True when the process is to stop; then this returns False, and nothing was sent.
     """
     backoff = Backoff()
     while True:
-        alive()
+        touch()
         try:
-            act()
+            send()
         except SinkError as exc:
-            if backoff.first:
-                logger.warning(f"{exc}; trying again until it does", extra=log.context(action=Action.SINK_DOWN))
-            if wait(backoff.next_seconds()):
+            if wait(backoff.failed(f"{exc}; trying again until it accepts", Action.SINK_DOWN)):
                 return False
         else:
             if backoff.reset():
-                logger.warning("the sink takes events again", extra=log.context(action=Action.SINK_UP))
+                logger.warning("the sink accepts events again", extra=log.context(action=Action.SINK_UP))
             return True

@@ -1,8 +1,8 @@
-"""What the binlog does not tell: found by comparing the beads with how they were seen last.
+"""Finds the changes that the binlog does not hold, by comparing the beads with how they were published last.
 
-The binlog alone shows no gap where it was switched off for a while, and none where a backup was restored. So at each
-connect, once everything that the server had executed has been read, a bead that still is not as it was seen last has
-changed without the binlog.
+The binlog shows no gap where it was switched off for a while, and none where a backup was restored. So at each connect,
+once everything that the server had executed is read, a bead that still differs from its published state has changed
+outside the binlog.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,61 +13,56 @@ from feeder import changes
 from feeder.binlog import Position
 from feeder.changes import Change
 
-AT_ONCE = 1000  # beads that are compared and told before the next: what keeps memory bounded
+AT_ONCE = 1000  # beads that are compared and published before the next ones: this bounds the memory
 SETTLE_SECONDS = 1.0  # a change can be read a moment before its GTID is in gtid_executed; far above that moment
 
 
 class GapRecovery:
-    """One comparison after each connect. For the feed's thread; `beads` is its own. `wait` takes seconds, and says
-    whether the process is to stop."""
+    """One comparison after each connect. For the feed's thread."""
 
     def __init__(self, beads: store.Store, wait: Callable[[float], bool]) -> None:
+        """`beads` is its own. `wait(seconds)` returns True when the process is to stop."""
         self._beads = beads
         self._wait = wait
         self._due: str | None = None  # compare once this GTID set has been read
-        self._settled = ""  # what the suspects may be explained by, until it has been read
-        self._suspects: dict[str, Change] = {}
+        self._settled = ""  # once this GTID set has been read, the binlog does not hold what is still suspected
+        self._suspects: dict[str, Change] = {}  # by bead: the binlog may still bring them
 
     def begin(self) -> None:
-        """Ask for a comparison, once what the server has executed by now is read. Raises StoreError."""
+        """Compare once everything that the server has executed by now is read. Raises StoreError."""
         self._due, self._suspects = self._beads.feed_state.executed(), {}
 
     @property
-    def comes(self) -> bool:
-        """Whether there is anything to compare, or to tell of it."""
+    def pending(self) -> bool:
+        """Whether there is still something to compare or to publish."""
         return self._due is not None or bool(self._suspects)
 
-    def told(self, seen: dict[str, store.PublishedState | None]) -> None:
-        """The binlog told of these beads: what it told is not missed."""
-        for bead in seen.keys() & self._suspects.keys():
-            found = seen[bead]
-            now = {"assignee": found.assignee or None, "status": found.status} if found else dict(changes.NO_BEAD)
-            suspect = self._suspects[bead]
-            if suspect.after == now:
-                del self._suspects[bead]
-            else:
-                self._suspects[bead] = replace(suspect, before=now)
+    def published(self, change: Change) -> None:
+        """The binlog held this change: as far as it explains a suspect, that is not a gap."""
+        suspect = self._suspects.pop(change.bead, None)
+        if suspect and suspect.after != change.after:
+            self._suspects[change.bead] = replace(suspect, before=change.after)
 
-    def missed(self, position: Position, save: Callable[[], None], *, idle: bool) -> Iterator[Change]:
-        """The changes that are known to be missed at this position. `idle`: the server has long had nothing to tell.
+    def changes_at(self, position: Position, save: Callable[[], None], *, idle: bool) -> Iterator[Change]:
+        """The changes that the binlog is known not to hold at this position.
 
-        `save` is called to store how the beads were seen last, before they are compared. Raises StoreError.
+        `idle`: the server has had nothing to send for long. `save` is called before a comparison, to store the
+        published states. Raises StoreError.
         """
         if self._due is not None and not self._suspects and (idle or position.covers(self._due)):
             self._compare(position, save)
-            idle = False  # what has been committed meanwhile is still to come
+            idle = False  # what was committed meanwhile is still to come
         if self._suspects and (idle or position.covers(self._settled)):
             yield from list(self._suspects.values())
             self._suspects = {}
 
     def _compare(self, position: Position, save: Callable[[], None]) -> None:
-        """Once for each connection, or as often as it takes where there are too many: a bead that is as it was seen
-        last was not missed, and the others are suspects until the binlog tells them, or has nothing more to tell."""
+        """Suspect each bead that differs from its published state; again later where there are too many at once."""
         save()
         rows = self._beads.feed_state.unpublished(AT_ONCE)
         if rows and self._wait(SETTLE_SECONDS):
             return
         self._settled = self._beads.feed_state.executed()
         sequence = changes.sequence_after(position.last)
-        self._suspects = {change.bead: change for change in changes.missed(rows, sequence)}
+        self._suspects = {change.bead: change for change in changes.recovered(rows, sequence)}
         self._due = self._settled if len(rows) >= AT_ONCE else None

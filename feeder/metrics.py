@@ -1,10 +1,11 @@
-"""What the feeder tells Prometheus at GET /metrics. The only importer of prometheus_client.
+"""What the feeder answers Prometheus at GET /metrics. The only importer of prometheus_client.
 
-What the feeder counts itself is in REGISTRY. What only Dolt knows is asked at a scrape, by `Scrape`: at most once in
-CACHE_SECONDS, and waited for no longer than PATIENCE_SECONDS. When Dolt does not answer in time, its metrics are left
-out and beads_feeder_dolt_up is 0: an old number that looks like a new one would be worse than none.
+The feeder's own counters are in REGISTRY. What only Dolt knows is asked at a scrape, by `Scrape`: at most once in
+CACHE_SECONDS, and for no longer than PATIENCE_SECONDS. When Dolt does not answer in time, its metrics are left out and
+beads_feeder_dolt_up is 0: an old number that looks like a new one would be worse than none.
 """
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ logger = log.get("feeder")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-CACHE_SECONDS = 5.0  # less than people scrape; several scrapers cost Dolt no more than one
+CACHE_SECONDS = 5.0  # less than the usual scrape interval; several scrapers cost Dolt no more than one
 PATIENCE_SECONDS = 0.8  # Prometheus waits 10 s, a probe that comes meanwhile 1 s
 
 CAUSES = ("change", "slot", "tick", "resume")
@@ -33,22 +34,16 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
-CHANGES = Counter(
-    "beads_feeder_changes_total",
-    "Assignee and status changes that the sink took. recovered: found by comparing, the binlog did not tell it.",
-    ["recovered"],
-    registry=REGISTRY,
+_counter = functools.partial(Counter, registry=REGISTRY)
+
+CHANGES = _counter(
+    "beads_feeder_changes_total", "Published changes. recovered: found by comparing, not in the binlog.", ["recovered"]
 )
-REQUESTS = Counter(
-    "beads_feeder_requests_total",
-    "Passes that were asked for, by function and cause. tick: as the reply to one.",
-    ["function", "cause"],
-    registry=REGISTRY,
+REQUESTS = _counter(
+    "beads_feeder_requests_total", "Requested passes. cause=tick: in the reply to a tick.", ["function", "cause"]
 )
-SINK_ERRORS = Counter(
-    "beads_feeder_sink_errors_total",
-    "Events that the sink did not take, each try counted; they are sent again.",
-    registry=REGISTRY,
+SINK_ERRORS = _counter(
+    "beads_feeder_sink_errors_total", "Events that the sink did not accept, each try counted; they are sent again."
 )
 LAST_TICK = Gauge(
     "beads_feeder_last_tick_timestamp_seconds",
@@ -57,7 +52,7 @@ LAST_TICK = Gauge(
     registry=REGISTRY,
 )
 
-# From 0 on, or the first of a kind would be no increase.
+# From 0 on, or the first of a kind would not be an increase.
 for _recovered in ("false", "true"):
     CHANGES.labels(_recovered)
 for _cause in CAUSES:
@@ -66,7 +61,7 @@ REQUESTS.labels("reap", "tick")
 
 
 class OverviewCache:
-    """What Dolt says, asked in a thread of its own. For any thread."""
+    """Dolt's answer, asked for in a thread of its own. For any thread."""
 
     def __init__(self, ask: Callable[[], store.Overview]) -> None:
         self._ask = ask
@@ -79,7 +74,7 @@ class OverviewCache:
     def overview(self) -> store.Overview | None:
         """The newest answer, CACHE_SECONDS old at most; None when there is none in time.
 
-        One question is under way at a time, and one that hangs is not waited for twice.
+        One question is asked at a time, and nobody waits twice for one that hangs.
         """
         with self._lock:
             if self._answered.is_set() and time.monotonic() - self._asked > CACHE_SECONDS:
@@ -94,7 +89,7 @@ class OverviewCache:
         try:
             answer = self._ask()
         except store.StoreError as exc:
-            logger.debug(str(exc), extra=log.context(action=Action.METRICS))  # the feed says it
+            logger.debug(str(exc), extra=log.context(action=Action.METRICS))  # the feed logs it
         finally:
             self._answer = answer
             self._answered.set()
@@ -103,9 +98,9 @@ class OverviewCache:
 class Lag:
     """How far the feed is behind the server, as the scrapes see it.
 
-    A transaction's own time is not known: the binlog's timestamps are the moment of the server's start, and a bead's
-    updated_at is the clock of whoever wrote it. So it is our clock, from the first scrape that saw the server ahead:
-    some transaction has waited at least that long. It is 0 until a second scrape finds it still waiting.
+    When a transaction was committed is not known: the binlog's timestamps are the server's start time, and a bead's
+    updated_at is the clock of whoever wrote it. So the feeder's clock counts, from the first scrape that saw the server
+    ahead: some transaction has waited at least that long. The lag is 0 until a second scrape finds it still waiting.
     """
 
     def __init__(self) -> None:
@@ -114,7 +109,7 @@ class Lag:
         self._since = 0.0
 
     def seconds(self, read: Position, executed: str, now: float) -> float:
-        """`read` by the feed, `executed` by the server; `now` in seconds that only grow."""
+        """`read` by the feed, `executed` by the server; `now` by a monotonic clock."""
         with self._lock:
             if not self._ahead or read.covers(self._ahead):
                 self._ahead, self._since = ("" if read.covers(executed) else executed), now
@@ -128,7 +123,7 @@ class Scrape(Collector):
         """`beads` is its own."""
         self._health = health
         self._lag = Lag()
-        self._dolt = OverviewCache(lambda: beads.overview(assignee, datetime.now(UTC)))
+        self._cache = OverviewCache(lambda: beads.overview(assignee, datetime.now(UTC)))
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -137,57 +132,52 @@ class Scrape(Collector):
         return generate_latest(REGISTRY) + generate_latest(self._registry)
 
     def describe(self) -> list[Metric]:
-        """Nothing: Dolt need not be asked for the registry to know that there are no doubles."""
+        """Nothing: the registry needs no answer from Dolt to know that no metric stands twice."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        yield _gauge("beads_feeder_connected", "1 while the binlog is being read.", self._health.connected)
+        yield _gauge("beads_feeder_connected", self._health.connected, "1 while the binlog is being read.")
         yield _gauge(
             "beads_feeder_position_age_seconds",
-            "For how long the position in Dolt has not been that of all that was read and told; 0 when it is. What came"
-            " meanwhile is read again after a crash. Up to 60 while nothing is told.",
             self._health.unstored_seconds,
+            "For how long the stored position has been behind what is published; 0 when it is not. A crash repeats what"
+            " came meanwhile. Up to 60 while no change is published.",
         )
-        found = self._dolt.overview()
-        yield _gauge("beads_feeder_dolt_up", "1 when Dolt answered the scrape's questions in time.", found is not None)
+        found = self._cache.overview()
+        yield _gauge("beads_feeder_dolt_up", found is not None, "1 when Dolt answered in time.")
         if found is not None:
             yield from self._from_dolt(found)
 
     def _from_dolt(self, found: store.Overview) -> Iterator[Metric]:
         if self._health.position is not None:
-            read = Position(self._health.position)
-            yield _gauge(
-                "beads_feeder_lag_transactions",
-                "Transactions that the server has executed, and that are not read and told yet.",
-                read.behind(found.executed),
-            )
-            yield _gauge(
-                "beads_feeder_lag_seconds",
-                "For how long, at least, one of them has waited: since the first scrape that saw it. 0 when none does.",
-                self._lag.seconds(read, found.executed, time.monotonic()),
-            )
+            yield from self._lag_behind(Position(self._health.position), found.executed)
         now = datetime.now(UTC)
+        oldest = (now - found.oldest).total_seconds() if found.oldest else 0.0
+        held = (found.hold.until - now).total_seconds() if found.hold.until else 0.0
+        yield _gauge("beads_waiting", found.eligible, "Eligible beads; suspension, hold and slots aside. At most 100.")
         yield _gauge(
-            "beads_waiting",
-            "Beads that dispatch would take: eligible; switch, hold and slots aside. Up to 100 are counted.",
-            found.eligible,
+            "beads_oldest_waiting_seconds", max(oldest, 0.0), "Since the oldest of them changed; 0 without one."
         )
-        yield _gauge(
-            "beads_oldest_waiting_seconds",
-            "Time since the last change of the one of them that has not changed for longest; 0 when none waits.",
-            max((now - found.oldest).total_seconds(), 0.0) if found.oldest else 0.0,
-        )
-        yield _gauge("beads_running", "Beads in progress that are assigned to the sentinel.", found.running)
-        yield _gauge("beads_hold_failures", "Failures of the agent service in a row.", found.hold.failures)
-        left = (found.hold.until - now).total_seconds() if found.hold.until else 0.0
-        yield _gauge("beads_hold_seconds", "How long all dispatching will still wait after them.", max(left, 0.0))
-        suspended = GaugeMetricFamily(
-            "beads_suspended", "1 while bd's config or the PingSource says stop.", labels=["function"]
-        )
+        yield _gauge("beads_running", found.running, "Beads in progress that are assigned to the agent.")
+        yield _gauge("beads_hold_failures", found.hold.failures, "The agent's failures in a row.")
+        yield _gauge("beads_hold_seconds", max(held, 0.0), "For how long dispatch is still held after them.")
+        suspended = GaugeMetricFamily("beads_suspended", "1 while it is suspended.", labels=["function"])
         suspended.add_metric(["dispatch"], float(found.suspension.dispatch is not None))
         suspended.add_metric(["reap"], float(found.suspension.reap is not None))
         yield suspended
 
+    def _lag_behind(self, read: Position, executed: str) -> Iterator[Metric]:
+        yield _gauge(
+            "beads_feeder_lag_transactions",
+            read.behind(executed),
+            "Transactions that the server has executed and the feed has not published yet.",
+        )
+        yield _gauge(
+            "beads_feeder_lag_seconds",
+            self._lag.seconds(read, executed, time.monotonic()),
+            "For how long, at least, one of them has waited: since the first scrape that saw it. 0 without one.",
+        )
 
-def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, text, value=float(value))
+
+def _gauge(name: str, value: float, help_text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, help_text, value=float(value))

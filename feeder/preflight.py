@@ -1,10 +1,10 @@
-"""Is this server fit to be tailed? Each finding names the variable, the value, the need and the command. Pure."""
+"""Can this server's binlog be read? A finding names the variable, its value, the value needed and the command. Pure."""
 
 from collections.abc import Mapping
 
 OLDEST = (1, 87, 0)
 
-# Server variables that are read at its start only, the values that will do, and how to set them.
+# Server variables that are read at its start only, and the values that will do.
 _NEEDED = {
     "log_bin": ("1", "ON"),
     "gtid_mode": ("ON",),
@@ -13,8 +13,19 @@ _NEEDED = {
 }
 
 
+class Unfit(Exception):
+    """The server's binlog cannot be read. The text tells what to set."""
+
+
+def require(variables: Mapping[str, str]) -> None:
+    """Raises Unfit when there are findings."""
+    found = findings(variables)
+    if found:
+        raise Unfit(" ".join(found))
+
+
 def findings(variables: Mapping[str, str]) -> list[str]:
-    """What is wrong with a server whose variables (and `dolt_version`) these are; empty when it is fit."""
+    """What is wrong with a server whose variables (and `dolt_version`) these are; empty when nothing is."""
     found = []
     version = variables["dolt_version"]
     if _version(version) < OLDEST:

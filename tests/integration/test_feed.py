@@ -4,17 +4,17 @@ import pathlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from unittest import mock
 
 import pytest
 
-from beads_dispatch import events, settings, store
-from feeder import binlog, gap_recovery
-from feeder.__main__ import send_requests
-from feeder.eligibility_check import PendingRequest
+from beads_dispatch import events, settings, store, suspension
+from feeder import binlog, changes, checkpoint, gap_recovery
+from feeder.eligibility_check import EligibilityCheck, PendingRequest, send_requests
 from feeder.emitter import Emitter
-from feeder.feed import Unfit
+from feeder.feed import ChangeFeed
 from feeder.health import HealthState
+from feeder.preflight import Unfit
 from local import processes
 from local.dolt import DoltServer
 from tests import support
@@ -27,16 +27,19 @@ class Running:
     """A feed in this process, as `python -m feeder` runs it, but stopped and started by the test."""
 
     def __init__(self, dolt: settings.DoltSettings, sink: str) -> None:
-        self.pulse, self.wanted, self.stop = HealthState(), PendingRequest(), threading.Event()
-        feed = settings.FeederSettings(sink, {}, sink_timeout_seconds=5)
-        self._emitters = [Emitter(feed), Emitter(feed)]
-        self.feed = Feed(dolt, "agent", self._emitters[0], self.wanted, self.pulse, self.stop)
-        assert self.feed.prepare()
-        gate = Gate(store.Store(dolt), settings.DispatchLimits(), None)
+        self.health, self.stop, self.store = HealthState(), threading.Event(), store.Store(dolt)
+        feeder = settings.FeederSettings(sink, {}, sink_timeout_seconds=5)
+        self._emitters = [Emitter(feeder), Emitter(feeder)]
+        position = checkpoint.wait_for_position(self.store, self.health, self.stop)
+        assert position is not None
+        checkpointer, pending = checkpoint.Checkpointer(self.store, position, self.health), PendingRequest()
+        pending.add(changes.RequestReason("resume", "start"))
+        self.feed = ChangeFeed(dolt, "agent", checkpointer, self._emitters[0], pending, self.health, self.stop)
+        check = EligibilityCheck(store.Store(dolt), settings.DispatchLimits(), None)
         self._threads = [
             threading.Thread(target=self.feed.run),
-            threading.Thread(target=self.feed.keep_position),
-            threading.Thread(target=send_requests, args=(self.wanted, gate, self._emitters[1], self.stop)),
+            threading.Thread(target=checkpointer.run, args=(self.stop,)),
+            threading.Thread(target=send_requests, args=(pending, check, self._emitters[1], self.stop)),
         ]
         for thread in self._threads:
             thread.start()
@@ -60,79 +63,80 @@ def feed(beads: Beads, sink: support.Sink) -> Iterator[Callable[[], Running]]:
         for old in running:
             old.close()
         running[:] = [Running(beads.dolt, sink.url)]
-        wait_for(lambda: running[0].pulse.connected, "the feed reads the binlog", 40)
+        wait_for(lambda: running[0].health.connected, "the feed reads the binlog", 40)
         return running[0]
 
     # A heartbeat may be 30 s away: a write of ours shows at once that the stream is open.
-    knock = threading.Event()
+    stop = threading.Event()
 
-    def knocking() -> None:
-        while not knock.wait(0.3):
-            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.knock', UUID())")
+    def write() -> None:
+        while not stop.wait(0.3):
+            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.write', UUID())")
 
-    thread = threading.Thread(target=knocking)
+    thread = threading.Thread(target=write)
     thread.start()
     yield start
-    knock.set()
+    stop.set()
     thread.join()
     for old in running:
         old.close()
 
 
-def told(sink: support.Sink, bead: str) -> list[tuple[str, str, str]]:
+def published(sink: support.Sink, bead: str) -> list[tuple[str, str, str]]:
     return [
         (event.extensions.get("actor", ""), event.extensions.get("assignee", ""), event.extensions.get("status", ""))
         for event in sink.about(bead)
     ]
 
 
-def test_what_is_still_to_come_is_not_taken_for_missed(beads: Beads) -> None:
-    """A bead that changed after all was read differs from what was told of it; the binlog has yet to tell that."""
+def test_a_change_that_is_still_to_come_is_not_a_gap(beads: Beads) -> None:
+    """A bead that changed after all was read differs from its published state; the binlog has yet to bring that."""
     beads.add("x-1", assignee=None)
     beads.store.feed_state.start_position(beads.store.feed_state.executed(), "start")
-    comparison = gap_recovery.GapRecovery(beads.store, lambda seconds: False)
-    comparison.begin()
+    recovery = gap_recovery.GapRecovery(beads.store, lambda seconds: False)
+    recovery.begin()
     read = binlog.Position(beads.store.feed_state.executed())
     beads.sql("UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'")
-    assert list(comparison.missed(read, lambda: None, idle=True)) == []
-    comparison.told({"x-1": store.PublishedState("bob", "open", "event")})
-    assert list(comparison.missed(binlog.Position(beads.store.feed_state.executed()), lambda: None, idle=False)) == []
-    assert not comparison.comes
+    assert list(recovery.changes_at(read, lambda: None, idle=True)) == []
+    before, after = {"assignee": None, "status": "open"}, {"assignee": "bob", "status": "open"}
+    recovery.published(changes.Change("event", "sequence", "x-1", "Bead x-1", 2, before, after))
+    assert list(recovery.changes_at(binlog.Position(beads.store.feed_state.executed()), lambda: None, idle=False)) == []
+    assert not recovery.pending
 
 
-def test_what_the_binlog_has_not_told_was_missed(beads: Beads) -> None:
-    """The same, and all was read without a word of the bead: it is told, once."""
+def test_what_the_binlog_does_not_hold_is_a_gap(beads: Beads) -> None:
+    """The same, and all was read without a change of the bead: it is published, once."""
     beads.add("x-1", assignee=None)
     beads.store.feed_state.start_position(beads.store.feed_state.executed(), "start")
     beads.sql("UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'")
-    comparison = gap_recovery.GapRecovery(beads.store, lambda seconds: False)
-    comparison.begin()
+    recovery = gap_recovery.GapRecovery(beads.store, lambda seconds: False)
+    recovery.begin()
     read = binlog.Position(beads.store.feed_state.executed())
-    found = list(comparison.missed(read, lambda: None, idle=False))
+    found = list(recovery.changes_at(read, lambda: None, idle=False))
     assert [(change.bead, change.after["assignee"], change.recovered) for change in found] == [("x-1", "bob", True)]
-    assert not comparison.comes
+    assert not recovery.pending
 
 
-def test_an_assignment_is_told_and_work_asked_for(
+def test_an_assignment_is_published_and_a_pass_requested(
     beads: Beads, sink: support.Sink, feed: Callable[[], Running]
 ) -> None:
-    """One fact with its actor, one request whose id is that of what caused it."""
+    """One change event with its actor, one request whose id is that of what caused it."""
     feed()
     bead = beads.workspace.create("t", "ok")
     beads.workspace.run("assign", bead, "agent", actor="alice")
-    wait_for(lambda: sink.about(bead) and sink.of_type(events.DISPATCH_REQUESTED), "fact and request")
-    assert told(sink, bead) == [("alice", "agent", "open")]
-    (fact,) = sink.about(bead)
+    wait_for(lambda: sink.about(bead) and sink.of_type(events.DISPATCH_REQUESTED), "change and request")
+    assert published(sink, bead) == [("alice", "agent", "open")]
+    (change,) = sink.about(bead)
     (request,) = sink.of_type(events.DISPATCH_REQUESTED)
-    assert fact.source == f"/dolt/{beads.dolt.database}"
-    assert request.id == fact.id
+    assert change.source == f"/dolt/{beads.dolt.database}"
+    assert request.id == change.id
     assert request.source == "/beads/feeder"
     assert request.extensions["cause"] == "change"
     assert request.data == {"waiting": 1}
 
 
-def test_every_change_is_told_once_in_order(beads: Beads, sink: support.Sink, feed: Callable[[], Running]) -> None:
-    """By bd and by plain SQL; what is no assignee or status change is not told."""
+def test_every_change_is_published_once_in_order(beads: Beads, sink: support.Sink, feed: Callable[[], Running]) -> None:
+    """By bd and by plain SQL; what is not an assignee or status change is not published."""
     feed()
     bead = beads.workspace.create("t", "ok")
     beads.workspace.run("assign", bead, "alice", actor="alice")
@@ -141,7 +145,7 @@ def test_every_change_is_told_once_in_order(beads: Beads, sink: support.Sink, fe
     beads.sql("UPDATE issues SET assignee = 'bob' WHERE id = %s", bead)
     beads.workspace.run("close", bead, actor="bob")
     wait_for(lambda: len(sink.about(bead)) >= 4, "four changes")
-    assert told(sink, bead) == [
+    assert published(sink, bead) == [
         ("alice", "alice", "open"),
         ("alice", "alice", "in_progress"),
         ("", "bob", "in_progress"),
@@ -154,21 +158,21 @@ def test_every_change_is_told_once_in_order(beads: Beads, sink: support.Sink, fe
     ]
 
 
-def test_a_bead_without_acceptance_criteria_asks_for_nobody(
+def test_a_bead_without_acceptance_criteria_requests_no_pass(
     beads: Beads, sink: support.Sink, feed: Callable[[], Running]
 ) -> None:
-    """The fact is told, the gate stays shut."""
+    """The change is published, and the bead is not eligible."""
     feed()
     bead = beads.workspace.create("t")
     beads.workspace.run("assign", bead, "agent")
-    wait_for(lambda: sink.about(bead), "the fact")
+    wait_for(lambda: sink.about(bead), "the change")
     other = beads.workspace.create("t", "ok")
     beads.workspace.run("assign", other, "agent")
     wait_for(lambda: sink.of_type(events.DISPATCH_REQUESTED), "the request for the other bead")
     assert [event.data["waiting"] for event in sink.of_type(events.DISPATCH_REQUESTED)] == [1]
 
 
-def test_the_switch_closes_the_gate_and_opening_it_asks_at_once(
+def test_suspended_means_no_request_and_resuming_requests_a_pass_at_once(
     beads: Beads, sink: support.Sink, feed: Callable[[], Running]
 ) -> None:
     """Suspended: no request. `false` again: a request with cause=resume, without waiting for a tick."""
@@ -176,16 +180,16 @@ def test_the_switch_closes_the_gate_and_opening_it_asks_at_once(
     beads.workspace.run("config", "set", suspension.CONFIG_KEY, "true")
     bead = beads.workspace.create("t", "ok")
     beads.workspace.run("assign", bead, "agent")
-    wait_for(lambda: sink.about(bead), "the fact")
+    wait_for(lambda: sink.about(bead), "the change")
     beads.workspace.run("config", "set", suspension.CONFIG_KEY, "false")
     wait_for(lambda: sink.of_type(events.DISPATCH_REQUESTED), "the request")
     assert [event.extensions["cause"] for event in sink.of_type(events.DISPATCH_REQUESTED)] == ["resume"]
 
 
-def test_what_changed_while_it_was_away_is_told_after_a_restart(
+def test_what_changed_while_it_was_down_is_published_after_a_restart(
     beads: Beads, sink: support.Sink, feed: Callable[[], Running]
 ) -> None:
-    """The stored position: nothing is gap_recovery, and with a clean stop nothing is told twice."""
+    """The stored position: nothing is missed, and with a clean stop nothing is published twice."""
     running = feed()
     first = beads.workspace.create("first", "ok")
     beads.workspace.run("assign", first, "bob")
@@ -194,11 +198,11 @@ def test_what_changed_while_it_was_away_is_told_after_a_restart(
     second = beads.workspace.create("second", "ok")
     beads.workspace.run("assign", second, "bob")
     feed()
-    wait_for(lambda: sink.about(second), "the change made while it was away")
+    wait_for(lambda: sink.about(second), "the change made while it was down")
     assert len(sink.about(first)) == len(sink.about(second)) == 1
 
 
-def test_at_its_start_it_asks_for_what_waits_already(
+def test_at_its_start_it_requests_a_pass_for_what_is_eligible_already(
     beads: Beads, sink: support.Sink, feed: Callable[[], Running]
 ) -> None:
     """A bead assigned before the feeder's first start has no event to come."""
@@ -207,7 +211,7 @@ def test_at_its_start_it_asks_for_what_waits_already(
     wait_for(lambda: sink.of_type(events.DISPATCH_REQUESTED), "the request")
 
 
-def test_a_sink_that_is_down_is_waited_for_and_nothing_is_lost(
+def test_while_the_sink_is_down_the_feed_waits_and_nothing_is_lost(
     beads: Beads, sink: support.Sink, feed: Callable[[], Running]
 ) -> None:
     """503, then 202: every change arrives, in order, and the position did not move meanwhile."""
@@ -218,44 +222,38 @@ def test_a_sink_that_is_down_is_waited_for_and_nothing_is_lost(
         beads.sql("UPDATE issues SET assignee = %s WHERE id = 'x-1'", assignee)
     sink.status = 202
     wait_for(lambda: len(sink.about("x-1")) == 3, "three changes")
-    assert [assignee for _, assignee, _ in told(sink, "x-1")] == ["bob", "carol", "dave"]
+    assert [assignee for _, assignee, _ in published(sink, "x-1")] == ["bob", "carol", "dave"]
 
 
 def test_a_connection_that_is_cut_is_opened_again(
     beads: Beads, sink: support.Sink, feed: Callable[[], Running]
 ) -> None:
-    """It goes on from where it was, not from where it began."""
+    """It continues from where it was, not from where it began."""
     running = feed()
     beads.add("x-1", assignee="bob")
     wait_for(lambda: sink.about("x-1"), "the first change")
     running.feed.close()
     beads.sql("UPDATE issues SET assignee = 'carol' WHERE id = 'x-1'")
     wait_for(lambda: len(sink.about("x-1")) == 2, "the second change")
-    assert [assignee for _, assignee, _ in told(sink, "x-1")] == ["bob", "carol"]
+    assert [assignee for _, assignee, _ in published(sink, "x-1")] == ["bob", "carol"]
 
 
-def test_the_feeds_own_writes_are_no_events_and_do_not_feed_themselves(
+def test_the_feeds_own_writes_are_not_events_and_cause_no_others(
     beads: Beads, sink: support.Sink, feed: Callable[[], Running]
 ) -> None:
     """Storing the position is a transaction on the binlog: it must not cause the next one."""
     running = feed()
     beads.add("x-1", assignee="bob")
     wait_for(lambda: sink.about("x-1"), "the change")
-    wait_for(beads.store.position, "the stored position")
-    written = [0]
-    set_position = running.feed._keeper_store.set_position
-
-    def counting(*what: Any) -> None:
-        written[0] += 1
-        set_position(*what)
-
-    running.feed._keeper_store.set_position = counting  # type: ignore[method-assign]
-    running.stop.wait(2.0)  # longer than it takes to store the position several times over
-    assert written[0] <= 1
+    wait_for(beads.store.feed_state.position, "the stored position")
+    feed_state = running.store.feed_state
+    with mock.patch.object(feed_state, "set_position", wraps=feed_state.set_position) as writes:
+        running.stop.wait(2.0)  # longer than it takes to store the position several times over
+    assert writes.call_count <= 1
 
 
-def test_a_real_gap_is_filled_from_history(tmp_path: pathlib.Path, sink: support.Sink) -> None:
-    """The binlog's files are gone: how the beads differ from what was told is told, marked as recovered."""
+def test_a_real_gap_is_recovered(tmp_path: pathlib.Path, sink: support.Sink) -> None:
+    """The binlog's files are gone: what differs from the published state is published, marked as recovered."""
     server = DoltServer(toolchain.dolt(), tmp_path / "dolt", processes.free_port())
     server.start()
     try:
@@ -276,25 +274,25 @@ def test_a_real_gap_is_filled_from_history(tmp_path: pathlib.Path, sink: support
         assert [event.extensions["assignee"] for event in found] == ["carol"]
         assert found[0].extensions["recovered"] == "true"
         workspace.run("assign", bead, "dave")
-        wait_for(lambda: sink.about(bead)[2:], "the feed goes on after the gap")
-        assert told(sink, bead)[-1][1] == "dave"
+        wait_for(lambda: sink.about(bead)[2:], "the feed continues after the gap")
+        assert published(sink, bead)[-1][1] == "dave"
         running.close()
     finally:
         server.stop()
 
 
-def test_a_server_without_binlog_is_refused_with_the_command_that_sets_it(tmp_path: object, sink: support.Sink) -> None:
+def test_a_server_without_binlog_is_refused_with_the_command_that_sets_it(tmp_path: pathlib.Path) -> None:
     """The preflight, on a real server."""
-    server = DoltServer(toolchain.dolt(), tmp_path, processes.free_port(), log_bin=False)  # type: ignore[arg-type]
+    server = DoltServer(toolchain.dolt(), tmp_path, processes.free_port(), log_bin=False)
     server.start()
     try:
         connection = store.connect(server.connection(), database=None)
         connection.query("CREATE DATABASE beads")
         connection.close()
-        emitter = Emitter(settings.FeederSettings(sink.url, {}))
-        feed = Feed(server.connection("beads"), "agent", emitter, PendingRequest(), HealthState(), threading.Event())
-        with pytest.raises(Unfit, match=r"log_bin is 0, needed ON. Run `dolt sql -q 'SET PERSIST log_bin = 1'`"):
-            feed.prepare()
-        emitter.close()
+        with (
+            support.closing(store.Store(server.connection("beads"))) as own,
+            pytest.raises(Unfit, match=r"log_bin is 0, needed ON. Run `dolt sql -q 'SET PERSIST log_bin = 1'`"),
+        ):
+            checkpoint.wait_for_position(own, HealthState(), threading.Event())
     finally:
         server.stop()

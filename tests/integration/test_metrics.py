@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from beads_dispatch import notes, settings, store
+from beads_dispatch.store import schema
 from feeder import metrics
 from feeder.health import HealthState
 from tests import support
@@ -36,7 +37,7 @@ def scrape(beads: Beads) -> Iterator[Callable[[], Samples]]:
 
 
 def test_the_state_is_as_the_beads_are(beads: Beads, scrape: Callable[[], Samples]) -> None:
-    """Waiting is what dispatch would take, and how long it has waited; running what the agent has."""
+    """Waiting is what dispatch would take, and since when; running is what the agent has in progress."""
     nothing = scrape()
     assert (nothing["beads_waiting"], nothing["beads_oldest_waiting_seconds"], nothing["beads_running"]) == (0, 0, 0)
     now = datetime.now(UTC).replace(microsecond=0)  # Dolt would round, up as well
@@ -53,8 +54,8 @@ def test_the_state_is_as_the_beads_are(beads: Beads, scrape: Callable[[], Sample
     assert found["beads_feeder_dolt_up"] == 1
 
 
-def test_a_blocked_bead_does_not_wait(beads: Beads, scrape: Callable[[], Samples]) -> None:
-    """Not even when it is the only one that is looked at: the view is asked."""
+def test_a_blocked_bead_is_not_counted(beads: Beads, scrape: Callable[[], Samples]) -> None:
+    """Not even when it is the only candidate: the view decides."""
     first, second = beads.workspace.create("first", "ok"), beads.workspace.create("second", "ok")
     beads.workspace.run("dep", "add", second, first)
     beads.sql("UPDATE issues SET assignee = 'agent' WHERE id = %s", second)
@@ -63,14 +64,14 @@ def test_a_blocked_bead_does_not_wait(beads: Beads, scrape: Callable[[], Samples
     assert scrape()["beads_waiting"] == 1
 
 
-def test_a_schema_that_is_not_known_is_asked_by_its_view(beads: Beads, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_an_unknown_schema_the_view_is_used(beads: Beads, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bd that is newer than this: the same answer, by another query."""
     beads.add("x-1", updated_at=datetime(2026, 1, 1))
     beads.add("x-2", updated_at=datetime(2026, 2, 1))
-    monkeypatch.setattr(store, "_KNOWN_VIEWS", frozenset())
+    monkeypatch.setattr(schema, "_KNOWN_VIEWS", frozenset())
     with support.closing(store.Store(beads.dolt)) as own:
         found = own.overview("agent", datetime.now(UTC))
-    assert (found.waiting, found.oldest) == (2, datetime(2026, 1, 1, tzinfo=UTC))
+    assert (found.eligible, found.oldest) == (2, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def test_a_long_queue_costs_no_more(beads: Beads, scrape: Callable[[], Samples]) -> None:
@@ -85,8 +86,8 @@ def test_a_long_queue_costs_no_more(beads: Beads, scrape: Callable[[], Samples])
     assert found["beads_oldest_waiting_seconds"] // 3600 == 150
 
 
-def test_hold_and_switch_are_told(beads: Beads, scrape: Callable[[], Samples]) -> None:
-    """Both switches, each alone; how many failures in a row and how long they will be waited for."""
+def test_hold_and_suspension_are_shown(beads: Beads, scrape: Callable[[], Samples]) -> None:
+    """Each suspension alone; how many failures in a row, and how long they hold dispatch."""
     assert scrape()["beads_hold_failures"] == scrape()["beads_hold_seconds"] == 0
     beads.store.control.set_hold(store.Hold(), store.Hold(3, datetime.now(UTC) + timedelta(minutes=5), "HTTP 502"))
     beads.store.control.mirror_pingsource("reap", True)
@@ -101,8 +102,8 @@ def test_hold_and_switch_are_told(beads: Beads, scrape: Callable[[], Samples]) -
     assert scrape()["beads_hold_seconds"] == 0
 
 
-def test_a_dolt_that_is_down_leaves_what_is_known(beads: Beads) -> None:
-    """No server: the page is there, without what nobody knows."""
+def test_with_dolt_down_the_feeders_own_metrics_remain(beads: Beads) -> None:
+    """No server: the page is there, without what only Dolt knows."""
     nowhere = settings.DoltSettings("127.0.0.1", 9, "root", "", "x")
     found = samples(metrics.Scrape(store.Store(nowhere), "agent", HealthState()).page())
     assert (found["beads_feeder_dolt_up"], found["beads_feeder_connected"]) == (0, 0)
@@ -115,9 +116,9 @@ def feed(beads: Beads, sink: support.Sink) -> Iterator[Running]:
     running = Running(beads.dolt, sink.url)
     try:
         # A heartbeat may be 30 s away: a write of ours shows at once that the stream is open.
-        knock = threading.Event()
-        while not running.pulse.connected and not knock.wait(0.3):
-            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.knock', UUID())")
+        pause = threading.Event()
+        while not running.health.connected and not pause.wait(0.3):
+            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.write', UUID())")
         yield running
     finally:
         running.close()
@@ -125,10 +126,10 @@ def feed(beads: Beads, sink: support.Sink) -> Iterator[Running]:
 
 def test_changes_requests_and_the_sinks_errors_are_counted(beads: Beads, sink: support.Sink, feed: Running) -> None:
     """As they happen, and only what the sink took; meanwhile the lag grows, and then it is gone."""
-    scraping = metrics.Scrape(store.Store(beads.dolt), "agent", feed.pulse)
+    scraping = metrics.Scrape(store.Store(beads.dolt), "agent", feed.health)
 
     def now() -> Samples:
-        scraping._dolt._asked = float("-inf")
+        scraping._cache._asked = float("-inf")
         return samples(scraping.page())
 
     changes, requests = 'beads_feeder_changes_total{recovered="false"}', "beads_feeder_requests_total"
@@ -156,15 +157,15 @@ def test_a_position_that_cannot_be_stored_grows_old(beads: Beads, sink: support.
     try:
         beads.add("x-1", assignee="bob")
         wait_for(lambda: sink.about("x-1"), "the change")
-        wait_for(lambda: feed.pulse.unstored_seconds > 1.5, "its age")
+        wait_for(lambda: feed.health.unstored_seconds > 1.5, "its age")
     finally:
         beads.store.feed_state.prepare()
-    wait_for(lambda: feed.pulse.unstored_seconds == 0, "the stored position")
+    wait_for(lambda: feed.health.unstored_seconds == 0, "the stored position")
 
 
-def test_the_overview_says_what_the_gate_says(beads: Beads) -> None:
-    """One predicate: a retry time that came makes a bead wait, at the same second."""
+def test_the_overview_agrees_with_the_eligibility_check(beads: Beads) -> None:
+    """One predicate: a retry delay that ends makes a bead eligible, at the same second."""
     now = datetime.now(UTC)
     beads.add("x-1", metadata=f'{{"dispatch": {{"retry_at": "{notes.timestamp(now)}"}}}}')
-    for moment, waits in ((now - timedelta(seconds=5), 0), (now + timedelta(seconds=1), 1)):
-        assert beads.store.overview("agent", moment).waiting == beads.store.eligible.count("agent", moment) == waits
+    for moment, count in ((now - timedelta(seconds=5), 0), (now + timedelta(seconds=1), 1)):
+        assert beads.store.overview("agent", moment).eligible == beads.store.eligible.count("agent", moment) == count

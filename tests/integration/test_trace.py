@@ -12,6 +12,7 @@ import pytest
 
 from beads_dispatch import events, settings, store, trace
 from feeder import http, metrics
+from feeder.eligibility_check import EligibilityCheck
 from feeder.health import HealthState
 from local import processes, wsgi_server
 from local.system import Ports, System
@@ -51,15 +52,15 @@ def raw() -> Iterator[RawSink]:
 @pytest.fixture
 def feed(beads: Beads, raw: RawSink) -> Iterator[Running]:
     with support.closing(Running(beads.dolt, raw.url)) as running:
-        knock = threading.Event()
-        while not running.pulse.connected and not knock.wait(0.3):
-            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.knock', UUID())")
+        pause = threading.Event()
+        while not running.health.connected and not pause.wait(0.3):
+            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.write', UUID())")
         yield running
 
 
 def test_what_the_feed_sends_is_as_its_schema_says(beads: Beads, raw: RawSink, feed: Running) -> None:
-    """A birth, an assignment by bd, one by SQL without an actor, a status of nobody's, a close, a deletion: each with
-    a name in any script; and the requests."""
+    """A creation, an assignment by bd, one by SQL without an actor, a status without an assignee, a close, a deletion,
+    with names in any script; and the requests."""
     bead = beads.workspace.create('né "1" 100 % <b>', "ok")
     beads.workspace.run("assign", bead, "agent", actor="Ada Lövelace")
     wait_for(lambda: raw.of_type(events.DISPATCH_REQUESTED), "a request")
@@ -76,21 +77,21 @@ def test_what_the_feed_sends_is_as_its_schema_says(beads: Beads, raw: RawSink, f
         assert refusals(f"{sent['dataschema']}#/$defs/event", sent) == []
 
 
-def test_what_the_binlog_did_not_tell_is_as_its_schema_says(beads: Beads, raw: RawSink) -> None:
-    """A change that is found by comparing is told in the same form."""
+def test_a_recovered_change_is_as_its_schema_says(beads: Beads, raw: RawSink) -> None:
+    """A change that is found by comparing is published in the same form."""
     beads.add("x-1", assignee="bob")
     beads.store.feed_state.start_position(beads.store.feed_state.executed(), "start")
     state = f"{store.STATE_DATABASE}.seen"
     beads.sql(f"UPDATE {state} SET assignee = 'carol' WHERE bead = 'x-1'")
     beads.sql(f"INSERT INTO {state} (feed, bead, assignee, status, event) VALUES (%s, 'x-2', '', 'closed', 'e')",
               beads.dolt.database)  # fmt: skip
-    knock = threading.Event()
+    pause = threading.Event()
     with support.closing(Running(beads.dolt, raw.url)):
-        while len(raw.of_type(events.ISSUE_CHANGED)) < 2 and not knock.wait(0.3):
-            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.knock', UUID())")
-    told = [sent for sent in raw.sent if sent["type"] == events.ISSUE_CHANGED]
-    assert {sent["subject"] for sent in told} == {"x-1", "x-2"}
-    for sent in told:
+        while len(raw.of_type(events.ISSUE_CHANGED)) < 2 and not pause.wait(0.3):
+            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.write', UUID())")
+    published = [sent for sent in raw.sent if sent["type"] == events.ISSUE_CHANGED]
+    assert {sent["subject"] for sent in published} == {"x-1", "x-2"}
+    for sent in published:
         assert sent["recovered"] == "true"
         assert refusals(f"{sent['dataschema']}#/$defs/event", sent) == []
 
@@ -102,7 +103,8 @@ def test_the_reply_to_a_tick_is_as_its_schema_says(beads: Beads) -> None:
     own = store.Store(beads.dolt)
     feed = settings.FeederSettings("http://sink.test", {}, processes.free_port(), "127.0.0.1")
     scrape = metrics.Scrape(store.Store(beads.dolt), "agent", HealthState())
-    server = http.serve(http.Endpoint(Gate(own, settings.DispatchLimits(), None), HealthState(), scrape), feed)
+    check = EligibilityCheck(own, settings.DispatchLimits(), None)
+    server = http.serve(http.Endpoint(check, HealthState(), scrape), feed)
     threading.Thread(target=wsgi_server.run_until_closed, args=(server,), daemon=True).start()
     try:
         for name in ("dispatch", "reap"):
@@ -116,8 +118,8 @@ def test_the_reply_to_a_tick_is_as_its_schema_says(beads: Beads) -> None:
         own.close()
 
 
-def test_an_event_that_is_told_again_has_the_same_trace(beads: Beads, raw: RawSink, feed: Running) -> None:
-    """By the same feed, because the sink did not take it; and by the next one, because it did not know that it did."""
+def test_an_event_that_is_published_again_has_the_same_trace(beads: Beads, raw: RawSink, feed: Running) -> None:
+    """By the same feed, because the sink did not accept it; and by the next one, whose position does not cover it."""
     raw.status = 503
     beads.add("x-1", assignee="bob")
     wait_for(lambda: len(raw.sent) > 1, "two tries")
@@ -127,17 +129,17 @@ def test_an_event_that_is_told_again_has_the_same_trace(beads: Beads, raw: RawSi
     assert position is not None
     feed.close()
     beads.store.feed_state.set_position(position, {})  # as if it had been killed before it could store the next one
-    knock = threading.Event()
+    pause = threading.Event()
     with support.closing(Running(beads.dolt, raw.url)):
-        while len(raw.about("x-1")) < 2 and not knock.wait(0.3):
-            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.knock', UUID())")
-    told = [sent for sent in raw.sent if sent["type"] == events.ISSUE_CHANGED]
-    assert len(told) > 2
-    assert len({sent["id"] for sent in told}) == len({sent["traceparent"] for sent in told}) == 1
+        while len(raw.about("x-1")) < 2 and not pause.wait(0.3):
+            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.write', UUID())")
+    published = [sent for sent in raw.sent if sent["type"] == events.ISSUE_CHANGED]
+    assert len(published) > 2
+    assert len({sent["id"] for sent in published}) == len({sent["traceparent"] for sent in published}) == 1
 
 
 class Traced:
-    """The whole system around an agent service that keeps the header of each POST."""
+    """The whole system around an agent that keeps the header of each POST."""
 
     def __init__(self, system: System, logs: pathlib.Path) -> None:
         self.system = system
@@ -178,17 +180,17 @@ def traced(beads: Beads, agent: support.Agent, tmp_path: pathlib.Path) -> Iterat
 
 
 def test_one_trace_from_the_change_to_the_job(beads: Beads, traced: Traced) -> None:
-    """The fact, the request and the POST are in it, each in a span of its own; the function's lines name it."""
+    """The change, the request and the POST are in it, each in a span of its own; the function's lines name it."""
     bead = beads.workspace.create("do it", "ok")
     beads.workspace.run("assign", bead, "agent")
     wait_for(lambda: bead in traced.headers, "the POST", 30)
     wait_for(lambda: [line for line in traced.lines() if line.get("action") == "pass" and line.get("jobs")], "its line")
     posted = trace.parse(traced.headers[bead])
     assert posted is not None
-    fact = next(event for event in traced.routed if event.subject == bead)
+    change = next(event for event in traced.routed if event.subject == bead)
     request = next(event for event in traced.routed if event.type == events.DISPATCH_REQUESTED)
-    assert fact.id == request.id
-    spans = [trace.parse(event.extensions["traceparent"]) for event in (fact, request)] + [posted]
+    assert change.id == request.id
+    spans = [trace.parse(event.extensions["traceparent"]) for event in (change, request)] + [posted]
     assert {span.trace_id for span in spans if span} == {posted.trace_id}
     assert len({span.span_id for span in spans if span}) == 3
     named = {line["action"]: line for line in traced.lines() if line.get("trace") == posted.trace_id}
@@ -203,7 +205,7 @@ def test_one_trace_from_the_change_to_the_job(beads: Beads, traced: Traced) -> N
 )
 def test_a_malformed_traceparent_is_ignored(beads: Beads, traced: Traced, traceparent: str) -> None:
     """The pass is done all the same, in a trace that it begins; nothing of what was sent is in a header or a line."""
-    traced.system.processes["feeder"].kill()  # or it would ask first
+    traced.system.processes["feeder"].kill()  # or it would request a pass first
     beads.add("x-1")
     traced.send("dispatch", traceparent=traceparent)
     posted = trace.parse(traced.headers["x-1"])
@@ -213,10 +215,10 @@ def test_a_malformed_traceparent_is_ignored(beads: Beads, traced: Traced, tracep
     assert line["trace"] == posted.trace_id
 
 
-def test_a_trace_of_somebody_else_goes_on(beads: Beads, traced: Traced) -> None:
+def test_the_senders_trace_is_continued(beads: Beads, traced: Traced) -> None:
     """Its id and whether it is recorded; reap names it too."""
     theirs = trace.Trace("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", sampled=False)
-    traced.system.processes["feeder"].kill()  # or it would ask first
+    traced.system.processes["feeder"].kill()  # or it would request a pass first
     beads.add("x-1")
     traced.send("reap", traceparent=theirs.traceparent)
     traced.send("dispatch", traceparent=theirs.traceparent)

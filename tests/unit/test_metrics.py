@@ -1,4 +1,4 @@
-"""The parts of the metrics that need no server: how lag is measured, and that nobody waits for Dolt."""
+"""The parts of the metrics that need no server: how lag is measured, and that no scrape waits for Dolt."""
 
 import threading
 import time
@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from beads_dispatch import store
+from beads_dispatch.suspension import Suspension
 from feeder import metrics
 from feeder.binlog import Position
 
@@ -56,34 +57,34 @@ def test_dolt_is_asked_once_however_many_ask() -> None:
         asked.append(1)
         return OVERVIEW
 
-    dolt = metrics.Dolt(ask)
-    threads = [threading.Thread(target=dolt.overview) for _ in range(8)]
+    cache = metrics.OverviewCache(ask)
+    threads = [threading.Thread(target=cache.overview) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert dolt.overview() is OVERVIEW
+    assert cache.overview() is OVERVIEW
     assert asked == [1]
 
 
-def test_a_dolt_that_hangs_is_waited_for_once_and_not_for_long() -> None:
+def test_a_dolt_that_hangs_delays_one_scrape_and_not_for_long() -> None:
     """The first scrape waits a little, those after it not at all; when the answer is there it is used."""
-    let_go = threading.Event()
+    release = threading.Event()
     asked = []
 
-    def hangs() -> store.Overview:
+    def hang() -> store.Overview:
         asked.append(1)
-        let_go.wait(30)
+        release.wait(30)
         return OVERVIEW
 
-    dolt = metrics.Dolt(hangs)
+    cache = metrics.OverviewCache(hang)
     started = time.monotonic()
-    assert [dolt.overview() for _ in range(20)] == [None] * 20
+    assert [cache.overview() for _ in range(20)] == [None] * 20
     assert time.monotonic() - started < 2 * metrics.PATIENCE_SECONDS + 1
     assert asked == [1]
-    let_go.set()
-    assert dolt._answered.wait(15)
-    assert dolt.overview() is OVERVIEW
+    release.set()
+    assert cache._answered.wait(15)
+    assert cache.overview() is OVERVIEW
 
 
 def test_a_dolt_that_is_down_is_asked_again_when_the_answer_is_old() -> None:
@@ -96,8 +97,8 @@ def test_a_dolt_that_is_down_is_asked_again_when_the_answer_is_old() -> None:
             raise store.StoreError("cannot reach Dolt")
         return found
 
-    dolt = metrics.Dolt(ask)
-    assert dolt.overview() is None
-    assert dolt.overview() is None and len(answers) == 1
-    dolt._asked -= metrics.CACHE_SECONDS
-    assert dolt.overview() is OVERVIEW
+    cache = metrics.OverviewCache(ask)
+    assert cache.overview() is None
+    assert cache.overview() is None and len(answers) == 1
+    cache._asked -= metrics.CACHE_SECONDS
+    assert cache.overview() is OVERVIEW

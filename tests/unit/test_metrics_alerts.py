@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules: they ask for what the feeder exposes, and lead to the runbook."""
+"""The dashboard and the alert rules: they use metrics that the feeder exposes, and lead to the runbook."""
 
 import json
 import pathlib
@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from beads_dispatch import settings, store
+from beads_dispatch.suspension import Suspension
 from feeder import metrics
 from feeder.health import HealthState
 from tools import toolchain
@@ -26,9 +27,9 @@ ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["ru
 
 def exposed() -> set[str]:
     """The names of all metrics, those that only Dolt knows too."""
-    pulse = HealthState()
-    pulse.position = ""
-    scrape = metrics.Scrape(store.Store(settings.DoltSettings("127.0.0.1", 9, "root", "", "x")), "agent", pulse)
+    health = HealthState()
+    health.position = ""
+    scrape = metrics.Scrape(store.Store(settings.DoltSettings("127.0.0.1", 9, "root", "", "x")), "agent", health)
     overview = store.Overview(0, None, 0, Suspension(), store.Hold(1, datetime.now(UTC)), "")
     own = re.findall(r"^# TYPE (\w+) ", scrape.page().decode(), re.MULTILINE)
     return {*own, *(family.name for family in scrape._from_dolt(overview))}

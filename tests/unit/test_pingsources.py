@@ -1,11 +1,11 @@
-"""What a PingSource says of the switch: pure. Watching it is tested on a real cluster."""
+"""Whether a PingSource is suspended: pure. Watching it is tested on a real cluster."""
 
 from typing import Any
 
 import pytest
 
 from feeder import pingsources
-from feeder.pingsources import Switched
+from feeder.pingsources import SuspendState
 
 
 def pingsource(name: str = "dispatch", **spec: Any) -> dict[str, Any]:
@@ -19,15 +19,15 @@ def pingsource(name: str = "dispatch", **spec: Any) -> dict[str, Any]:
 ])  # fmt: skip
 def test_suspend_true_in_the_overrides_suspends(overrides: object, suspended: bool) -> None:
     """As `kn … --ce-override suspend=true` writes it, and as `--ce-override suspend-` leaves it."""
-    assert pingsources.state(pingsource(ceOverrides=overrides)) == Switched("dispatch", suspended, "7")
+    assert pingsources.state(pingsource(ceOverrides=overrides)) == SuspendState("dispatch", suspended, "7")
 
 
-def test_other_pingsources_are_none_of_ours() -> None:
-    """Only dispatch and reap have a switch."""
+def test_other_pingsources_are_ignored() -> None:
+    """Only dispatch and reap can be suspended."""
     assert pingsources.state(pingsource("backup", ceOverrides={"extensions": {"suspend": "true"}})) is None
     assert pingsources.state({}) is None
 
 
 def test_outside_a_cluster_there_is_nothing_to_watch() -> None:
-    """bd's config is then the only switch."""
+    """Only bd's config suspends then."""
     assert pingsources.cluster({}) is None

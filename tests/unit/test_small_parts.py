@@ -86,7 +86,7 @@ def test_a_log_line_is_one_line_of_json() -> None:
     handler.setFormatter(log.JsonLines())
     logger = logging.Logger("beads.test")
     logger.addHandler(handler)
-    logger.info('said "hi"\nforged line', extra=log.context(action="claim", bead="x-\n1", job=None))
+    logger.info('said "hi"\nforged line', extra=log.context(action=log.Action.CLAIM, bead="x-\n1", job=None))
     (line,) = stream.getvalue().splitlines()
     found = json.loads(line)
     assert found["message"] == 'said "hi"\nforged line'
