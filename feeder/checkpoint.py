@@ -86,16 +86,18 @@ class Checkpointer:
 
     def run(self, stop: threading.Event) -> None:
         """Store the position as it advances, until `stop` is set; then once more."""
-        stopped = False
-        while not stopped:
-            stopped = stop.wait(_POLL_SECONDS)
-            try:
-                if stopped or time.monotonic() >= self._due:
-                    self.save()
-            except store.StoreError as exc:
-                # Dolt is away; the feed logs that. A position that is not stored is repeated, not lost.
-                logger.debug(str(exc), extra=log.context(action=Action.POSITION))
+        while not stop.wait(_POLL_SECONDS):
+            if time.monotonic() >= self._due:
+                self.try_save()
             self._health.unstored_since = self._unstored_since
+        self.try_save()
+
+    def try_save(self) -> None:
+        """As save; when Dolt is away, which the feed logs, the changes are published again after a restart."""
+        try:
+            self.save()
+        except store.StoreError as exc:
+            logger.debug(str(exc), extra=log.context(action=Action.POSITION))
 
     def save(self) -> None:
         """Store what is not stored yet. Raises StoreError; `run` then tries again."""

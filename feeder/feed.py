@@ -68,6 +68,7 @@ class ChangeFeed:
             except (preflight.Unfit, binlog.StreamLost, store.StoreError) as exc:
                 self._refusals = 0
                 self._wait_after(exc)
+        self._checkpointer.try_save()  # what was published after `stop` was set
 
     def close(self) -> None:
         """End a read that waits for the next event; for use after `stop` is set."""
