@@ -84,7 +84,7 @@ def test_the_feeder_can_do_its_work(beads: Beads, as_user: As, sink: support.Sin
         beads.sql(f"DROP TABLE {store.STATE_DATABASE}.{table}")
     feeder = Running(as_user("feeder"), sink.url)
     try:
-        wait_for(lambda: feeder.pulse.connected, "the feed reads the binlog", 40)
+        wait_for(lambda: feeder.health.connected, "the feed reads the binlog", 40)
         with support.closing(store.Store(as_user("feeder"))) as ours:
             ours.control.mirror_pingsource("reap", True)
             assert ours.feed_state.unpublished(1) == []

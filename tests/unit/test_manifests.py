@@ -68,7 +68,7 @@ class Schemas:
     def __init__(self, folder: pathlib.Path) -> None:
         self.knative = folder / "knative.dev"
         self._openapi = folder / "k8s.io" / "kubernetes" / "api" / "openapi-spec" / "v3"
-        self._components: dict[str, Any] = {}
+        self._components: dict[str, dict[str, Any]] = {}
         self._validators: dict[tuple[str, str], Any] = {}
         self._definitions = {
             (definition["spec"]["group"], definition["spec"]["names"]["kind"]): definition

@@ -19,6 +19,7 @@ from local import processes, router, triggers
 from local.processes import Process
 from tests import support
 from tools import toolchain
+from tools.servers import HttpServer
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTIFY = ROOT / "examples" / "notify"
@@ -44,8 +45,7 @@ def webhook() -> Iterator[Webhook]:
         found.bodies.append(json.loads(handler.body()))
         (found.answers.pop(0) if found.answers else support.answers(200, b"ok", "text/plain"))(handler)
 
-    with support.closing(support.Agent()) as server:  # the same server, with other answers
-        server._server.post = post
+    with support.closing(HttpServer(post)) as server:
         found.url = f"{server.url}/services/{SECRET}"
         yield found
 
