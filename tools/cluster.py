@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from beads_dispatch import settings
-from local.tcp_proxy import Relay
+from local.tcp_proxy import TcpProxy
 from tools import toolchain
 
 KNATIVE = pathlib.Path(__file__).parent.parent / "knative"
@@ -170,7 +170,7 @@ def deployed(
     namespace = Namespace(f"beads-test-{secrets.token_hex(3)}")
     address = own_address()
     with contextlib.ExitStack() as stack:
-        relays = [stack.enter_context(Relay(address, port)) for port in (dolt.port, agent_port)]
+        relays = [stack.enter_context(TcpProxy(address, port)) for port in (dolt.port, agent_port)]
         passwords = {name: secrets.token_urlsafe(24) for name in USERS}
         make_users(dolt, passwords)
         say(f"deploying into namespace {namespace.name}; pods reach this machine at {address}")

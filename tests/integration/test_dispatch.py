@@ -25,7 +25,7 @@ from beads_dispatch.store.bead_change import BeadChange
 from tests import support
 from tests.conftest import Beads
 from tests.integration.conftest import Clock, DispatcherFactory
-from tools.chaos.servers import Behaviour, Handler
+from tools.servers import Behaviour, Handler
 
 
 def record(beads: Beads, bead: str) -> DispatchRecord:

@@ -216,11 +216,11 @@ def test_while_the_sink_is_down_the_feed_waits_and_nothing_is_lost(
 ) -> None:
     """503, then 202: every change arrives, in order, and the position did not move meanwhile."""
     feed()
-    sink.status = 503
+    sink.behaviour = support.answers(503)
     beads.add("x-1", assignee="bob")
     for assignee in ("carol", "dave"):
         beads.sql("UPDATE issues SET assignee = %s WHERE id = 'x-1'", assignee)
-    sink.status = 202
+    sink.behaviour = support.accepted
     wait_for(lambda: len(sink.about("x-1")) == 3, "three changes")
     assert [assignee for _, assignee, _ in published(sink, "x-1")] == ["bob", "carol", "dave"]
 

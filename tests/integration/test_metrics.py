@@ -136,14 +136,14 @@ def test_changes_requests_and_the_sinks_errors_are_counted(beads: Beads, sink: s
     wait_for(lambda: now()["beads_feeder_lag_transactions"] == 0, "all read")
     before = now()
     assert before["beads_feeder_connected"] == 1 and before["beads_feeder_lag_seconds"] == 0
-    sink.status = 503
+    sink.behaviour = support.answers(503)
     beads.add("x-1")
     wait_for(lambda: now()["beads_feeder_sink_errors_total"] > before["beads_feeder_sink_errors_total"], "an error")
     wait_for(lambda: now()["beads_feeder_lag_seconds"] > 0.5, "the lag")
     waiting = now()
     assert waiting["beads_feeder_lag_transactions"] >= 1
     assert waiting[changes] == before[changes]
-    sink.status = 202
+    sink.behaviour = support.accepted
     wait_for(lambda: now()[changes] == before[changes] + 1, "the change", 40)
     caused = f'{requests}{{cause="change",function="dispatch"}}'
     wait_for(lambda: now()[caused] > before[caused], "the request", 40)

@@ -11,7 +11,7 @@ from beads_dispatch import agents, settings
 from beads_dispatch.agents import beadboard
 from local import processes
 from tests import support
-from tools.chaos.servers import Handler
+from tools.servers import Handler
 
 
 @pytest.fixture

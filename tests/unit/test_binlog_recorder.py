@@ -1,20 +1,20 @@
-"""The witness of chaos/people: what a transaction of ours may not have done, on rows as the binlog gives them."""
+"""What a transaction of ours must not do, checked on rows as the binlog gives them."""
 
 from typing import Any
 
 import pytest
 
 from beads_dispatch import store
-from feeder.changes import Row, Transaction
+from feeder.changes import RowChange, Transaction
 from tools.chaos import binlog_recorder
 
 
 def transaction(before: dict[str, Any] | None, after: dict[str, Any] | None, actor: str) -> Transaction:
     """One bead's change with its audit row."""
     plain = {"id": "x-1", "assignee": "agent", "status": "open", "notes": "theirs"}
-    event = Row("events", None, {"issue_id": "x-1", "actor": actor})
+    event = RowChange("events", None, {"issue_id": "x-1", "actor": actor})
     sides = [None if side is None else {**plain, **side} for side in (before, after)]
-    return Transaction("uuid:1", "beads", (event, Row("issues", *sides)))
+    return Transaction("uuid:1", "beads", (event, RowChange("issues", *sides)))
 
 
 BREACHES = {
@@ -22,7 +22,7 @@ BREACHES = {
     "given away": ({"assignee": "bob"}, {"assignee": "agent"}, "took it from bob"),
     "a note cut": ({}, {"notes": "ours"}, "removed something from its notes"),
     "a note cut, as bytes": ({"notes": b"theirs"}, {"notes": b"ours"}, "removed something"),
-    "deleted": ({}, None, "made or deleted"),
+    "deleted": ({}, None, "created or deleted"),
 }
 
 

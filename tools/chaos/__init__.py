@@ -1,1 +1,1 @@
-"""The promises of docs/architecture.md under faults. `python -m tools.chaos` prints figures, and fails when one is broken."""
+"""Tests of the promises of docs/architecture.md under faults: python -m tools.chaos"""

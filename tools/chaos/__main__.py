@@ -1,19 +1,23 @@
-"""python -m tools.chaos [part ...] [--seed N] [--short]: the promises of docs/architecture.md under faults.
+"""Test the promises of docs/architecture.md under faults: python -m tools.chaos [part ...] [--seed N] [--short]
 
-Prints a seed (give it again to choose the same beads, moments and faults; the machine still decides who comes first),
-progress, and a table at the end. Ends non-zero when a promise is broken.
+Prints a seed, progress, and a table at the end. The same seed chooses the same beads, moments and faults; the timing of
+the processes still differs. Exits non-zero when a promise is broken.
 """
 
 import argparse
 import importlib
 import random
+import secrets
 import sys
 import time
 import traceback
 
-from tools.chaos import report, world
+from beads_dispatch import log
+from local import processes
+from tools import world
+from tools.chaos import checks
 
-PARTS = ("feed", "gap", "claims", "crash", "outage", "people", "hostile", "feeders")
+PARTS = ("feed", "gap", "claims", "crash", "outage", "concurrent_edits", "fuzz", "feeders")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,23 +30,32 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     unknown = [name for name in options.parts if name not in PARTS]
     if unknown:
-        parser.error(f"no part is called {unknown[0]}; there are {', '.join(PARTS)}")
-    seed = world.begin(options.seed)
-    rows: list[report.Check] = []
+        parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
+    seed = begin(options.seed)
+    found: list[checks.Check] = []
     seconds = {}
     with world.world() as here:
         for name in options.parts or PARTS:
             began = time.monotonic()
             part = importlib.import_module(f"tools.chaos.{name}")
             try:
-                rows.extend(part.run(here, random.Random(f"{seed}-{name}"), short=options.short))
-            except Exception as exc:  # noqa: BLE001 - the other parts still have something to say
+                found.extend(part.run(here, random.Random(f"{seed}-{name}"), short=options.short))
+            except Exception as exc:  # noqa: BLE001 - the other parts are run all the same
                 traceback.print_exc()
-                rows.append(report.check(name, "runs to its end", "it did not", f"{type(exc).__name__}: {exc}"))
+                found.append(checks.check(name, "runs to its end", "no", [f"{type(exc).__name__}: {exc}"]))
             seconds[name] = time.monotonic() - began
-    report.table(rows)
+    checks.print_table(found)
     print("seconds: " + ", ".join(f"{name} {taken:.0f}" for name, taken in seconds.items()) + f"; seed {seed}")
-    return 1 if any(found.broken for found in rows) else 0
+    return 1 if any(each.broken for each in found) else 0
+
+
+def begin(seed: int | None) -> int:
+    """Prepare the process of a command; returns the seed, which is printed: the given one, or a random one."""
+    chosen = secrets.randbelow(2**32) if seed is None else seed
+    print(f"seed {chosen}", flush=True)
+    log.configure("chaos", level="CRITICAL")
+    processes.end_cleanly_on_sigterm()
+    return chosen
 
 
 if __name__ == "__main__":

@@ -1,55 +1,55 @@
-"""Reads the binlog beside a run: every transaction by itself, each row as it was before and after, and whose it was.
+"""Records the binlog during a run: every transaction by itself, each row before and after, and its actor.
 
-Dolt's history cannot tell two people's writes apart that came into one Dolt commit: bd makes its commit a moment after
-its write, so that ours may hold both. A transaction in the binlog holds one writer's change and no more, merged or not.
+Dolt's history cannot tell two people's writes apart that are in one Dolt commit: bd makes its commit a moment after its
+write, so that ours may hold both. A transaction in the binlog holds one writer's change and no more, merged or not.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from types import TracebackType
 from typing import Any
 
 from beads_dispatch import settings, store
 from beads_dispatch.bead import Status
 from feeder import binlog, changes
 from feeder.changes import RowChange, Transaction
-from tools.chaos import world
+from tools import world
 
 _COLUMNS = {"issues": ("id", "assignee", "status", "notes"), "events": ("issue_id", "actor")}
 _PATIENCE_SECONDS = 60
 
 
-class Witness:
-    """From its start to `transactions`; a context manager."""
+class BinlogRecorder:
+    """Records from its start to `transactions`; a context manager."""
 
     def __init__(self, dolt: settings.DoltSettings) -> None:
         self._dolt = dolt
-        self._position = binlog.Position(store.Store(dolt).feed_state.executed())
+        self._position = binlog.Position(self._executed())
         self._found: list[Transaction] = []
         self._stopped = False
         self._stream: binlog.Stream | None = None
         self._thread = threading.Thread(target=self._read, daemon=True)
 
-    def __enter__(self) -> "Witness":
+    def __enter__(self) -> "BinlogRecorder":
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopped = True
         if self._stream is not None:
             self._stream.close()
         self._thread.join()
 
     def transactions(self) -> list[Transaction]:
-        """All that were committed by now, in order. Raises Late when the binlog does not give them."""
-        beads = store.Store(self._dolt)
-        executed = beads.feed_state.executed()
-        beads.close()
-        world.wait_for(lambda: self._position.covers(executed), f"the witness reads {executed}", _PATIENCE_SECONDS)
+        """All that were committed by now, in order. Raises TimedOut when the binlog does not give them."""
+        executed = self._executed()
+        world.wait_for(lambda: self._position.covers(executed), f"the recorder reads {executed}", _PATIENCE_SECONDS)
         return list(self._found)
+
+    def _executed(self) -> str:
+        with contextlib.closing(store.Store(self._dolt)) as beads:
+            return beads.feed_state.executed()
 
     def _read(self) -> None:
         while not self._stopped:
@@ -63,7 +63,7 @@ class Witness:
                 time.sleep(0.2)
 
 
-def of_ours(transactions: Iterable[Transaction]) -> Iterator[tuple[str, RowChange]]:
+def our_changes(transactions: Iterable[Transaction]) -> Iterator[tuple[str, RowChange]]:
     """Every bead's row that a transaction of ours changed, with its actor."""
     for transaction in transactions:
         actors = changes.actors_of(transaction.rows)
@@ -74,29 +74,29 @@ def of_ours(transactions: Iterable[Transaction]) -> Iterator[tuple[str, RowChang
 
 
 def breaches(transactions: Iterable[Transaction]) -> list[str]:
-    """What no transaction of ours may do, whatever was committed beside it: open a closed bead, give a bead to anybody,
-    take a word out of its notes, make or delete one."""
+    """What no transaction of ours may do, whatever was committed beside it: open a closed bead, assign a bead to
+    anybody, remove anything from its notes, create or delete one."""
     found = []
-    for actor, row in of_ours(transactions):
+    for actor, row in our_changes(transactions):
         if row.before is None or row.after is None:
-            found.append(f"{actor} made or deleted {row.before or row.after}")
+            found.append(f"{actor} created or deleted {row.before or row.after}")
             continue
         before, after, bead = row.before, row.after, row.after["id"]
         if before["status"] == Status.CLOSED != after["status"]:
             found.append(f"{bead}: {actor} made it {after['status']}, and it was closed")
         if (before["assignee"] or "") != (after["assignee"] or ""):
-            found.append(f"{bead}: {actor} took it from {before['assignee']} and gave it to {after['assignee']}")
+            found.append(f"{bead}: {actor} took it from {before['assignee']} and assigned it to {after['assignee']}")
         if not _text(after["notes"]).startswith(_text(before["notes"])):
             found.append(f"{bead}: {actor} removed something from its notes")
     return found
 
 
-def merged_claims(transactions: Iterable[Transaction], sentinel: str) -> int:
+def merged_claims(transactions: Iterable[Transaction], assignee: str) -> int:
     """Claims that Dolt merged with somebody's change: each has to be withdrawn before anything is sent."""
     return sum(
         1
-        for _, row in of_ours(transactions)
-        if row.before and row.after and _is_claim(row.before, row.after) and (row.before["assignee"] or "") != sentinel
+        for _, row in our_changes(transactions)
+        if row.before and row.after and _is_claim(row.before, row.after) and (row.before["assignee"] or "") != assignee
     )
 
 

@@ -1,54 +1,51 @@
 """kill -9 at every step of dispatch, reap and the feeder; what becomes of the bead, and after how long."""
 
 import collections
+import contextlib
+import functools
 import json
+import pathlib
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from beads_dispatch import notes, reaper, settings, store
-from beads_dispatch.bead import DispatchRecord
-from beads_dispatch.cli import verify
+from beads_dispatch import events, notes, reaper, settings, store
+from beads_dispatch.bead import Bead, DispatchRecord
 from local import processes
 from local.processes import Process
-from tools.chaos import report, world, writer
-from tools.chaos.report import Check
-from tools.chaos.servers import Agent, Sink
-from tools.chaos.world import Clock, World
+from tools import world
+from tools.chaos import checks, history, mutants
+from tools.chaos.checks import Check
+from tools.chaos.writer import Writer
+from tools.database import AGENT
+from tools.servers import Agent, Behaviour, Sink, answers, hangs_up, job, trickles
+from tools.world import SimulatedClock, World, wait_for
 
-PART = "crash"
+check = functools.partial(checks.check, "crash")
+
 TICK_SECONDS = 120  # PingSource dispatch
 REAP_TICKS = 5  # of those, one is PingSource reap's too
 _GIVE_UP_SECONDS = 3600
+_CHANGES = 5  # that a feeder publishes before it is stopped
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """A pass that is killed: how the agent answers it, and how the bead is found."""
-
-    name: str
-    process: str
-    answer: str = "ok"
-    prepare: Callable[[World, str], None] = lambda here, bead: here.add([bead])
-    accepted: int = 1  # jobs that the bead may have in the end, at most
-    settled: tuple[str, ...] = ("dispatched", "blocked with a reason")
+def _eligible(here: World, bead: str) -> None:
+    here.add([bead])
 
 
 def _claimed(here: World, bead: str) -> None:
     """A claim that a crash left some minutes ago."""
     here.add([bead])
-    beads = store.Store(here.dolt)
     then = datetime.now(UTC) - timedelta(minutes=5)
-    beads.claims.claim(
-        next(found for found in beads.eligible.first(world.SENTINEL, then, 100) if found.id == bead), then
-    )
-    beads.close()
+    with contextlib.closing(store.Store(here.dolt)) as beads:
+        queue = beads.eligible.first(AGENT, then, 100)
+        beads.claims.claim(next(found for found in queue if found.id == bead), then)
 
 
-def _silent(here: World, bead: str) -> None:
-    """A bead whose agent has been silent for 40 minutes."""
+def _inactive(here: World, bead: str) -> None:
+    """A bead whose agent has been inactive for 40 minutes."""
     then = datetime.now(UTC) - timedelta(minutes=40)
     record = DispatchRecord(claim=f"token-{bead}", attempt=1, at=notes.timestamp(then), job="job-0")
     here.add(
@@ -57,14 +54,26 @@ def _silent(here: World, bead: str) -> None:
     )  # fmt: skip
 
 
-CUT = Scenario("dispatch, connection cut after the POST", "dispatch", "cut")
+@dataclass(frozen=True)
+class Scenario:
+    """A pass that is killed: how the agent answers it, and how the bead is found."""
+
+    name: str
+    process: str
+    answer: Behaviour = job
+    prepare: Callable[[World, str], None] = _eligible
+    jobs: int = 1  # that the bead may have in the end, at most
+    settled: tuple[str, ...] = ("dispatched", "blocked with a reason")
+
+
+CUT = Scenario("dispatch, connection cut after the POST", "dispatch", hangs_up)
 SCENARIOS = (
     Scenario("dispatch, job accepted", "dispatch"),
-    Scenario("dispatch, bead refused (400)", "dispatch", "400"),
-    Scenario("dispatch, service fails (500)", "dispatch", "500"),
+    Scenario("dispatch, bead refused (400)", "dispatch", answers(400)),
+    Scenario("dispatch, agent fails (500)", "dispatch", answers(500)),
     CUT,
-    Scenario("reap, a claim taken back", "reap", prepare=_claimed),
-    Scenario("reap, a silent bead blocked", "reap", prepare=_silent, accepted=0, settled=("blocked with a reason",)),
+    Scenario("reap, an orphaned claim released", "reap", prepare=_claimed),
+    Scenario("reap, an inactive bead blocked", "reap", prepare=_inactive, jobs=0, settled=("blocked with a reason",)),
 )
 
 
@@ -80,234 +89,216 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
 def killed(here: World, chance: random.Random, scenario: Scenario, *, short: bool) -> Check:
     """Die before each step of the pass in turn; then let ticks come until the bead is settled."""
     here.empty()
-    agent = Agent()
     broken: list[str] = []
     ends: collections.Counter[str] = collections.Counter()
     slowest: dict[str, float] = collections.defaultdict(float)
-    try:
+    with contextlib.closing(Agent()) as agent:
         steps = _steps(here, agent, scenario, "x-0", 0)
-        points = range(1, len(steps) + 1)
+        points: Sequence[int] = range(1, len(steps) + 1)
         if short:
             writes = [at for at in points if not steps[at - 1].startswith(("SELECT", "SHOW", "GET"))]
-            points = sorted(chance.sample(writes, min(3, len(writes))))  # type: ignore[assignment]
+            points = sorted(chance.sample(writes, min(3, len(writes))))
         for at in points:
             bead = f"x-{at}"
-            _forget(here)
-            before = len(agent.accepted)
+            _settle_all(here)
+            before = agent.jobs.total()
             died_at = _steps(here, agent, scenario, bead, at)[-1]
-            agent.behave = lambda bead: "ok"
+            agent.behaviour = job
             end, seconds = _settle(here, agent, bead, scenario.settled)
-            jobs = len(agent.accepted) - before
             ends[end] += 1
             slowest[end] = max(slowest[end], seconds)
-            if jobs > scenario.accepted or end.startswith("not"):
+            jobs = agent.jobs.total() - before
+            if jobs > scenario.jobs or end.startswith("not"):
                 broken.append(f"killed before step {at} ({died_at}): {jobs} jobs, {end}")
-    finally:
-        agent.close()
-    broken += verify.judge(verify.versions(here.dolt, here.began), verify.written_by_others(here.dolt)).broken
+    broken += history.verdict(here).broken
     figures = f"{len(points)} of {len(steps)} steps: " + ", ".join(
         f"{number} {end} (slowest {slowest[end]:.0f} s)" for end, number in ends.most_common()
     )
-    return report.check(PART, scenario.name, figures, broken)
+    return check(scenario.name, figures, broken)
 
 
 def killed_while_posting(here: World) -> Check:
-    """The agent service has the POST and has not answered yet: the job may run, so nothing is sent again."""
+    """The agent has the POST and has not answered yet: the job may run, so nothing is sent again."""
     here.empty()
-    agent = Agent()
     here.add(["x-1"])
-    process = _process(here, agent, "dispatch", 0)
-    agent.on_post = lambda bead: process.kill()
-    broken = []
-    try:
-        world.wait_for(lambda: not process.running, "the kill", 30)
+    with contextlib.closing(Agent()) as agent, contextlib.ExitStack() as stack:
+        process = _process(here, agent, "dispatch", 0)
+        stack.callback(process.stop)
+
+        def kill(bead: str) -> None:
+            process.kill()
+
+        agent.on_post = kill
+        wait_for(lambda: not process.running, "the kill", 30)
         agent.on_post = lambda bead: None
         end, seconds = _settle(here, agent, "x-1")
-        row = here.row("x-1")
-        if len(agent.accepted) != 1 or row["status"] != "blocked":
-            broken.append(f"{len(agent.accepted)} jobs, {end}")
-    finally:
-        process.stop()
-        agent.close()
-    figures = f"{len(agent.accepted)} job, {end} after {seconds:.0f} s (an agent's first note settles it before)"
-    return report.check(PART, "killed while the POST is in the air", figures, broken)
+    jobs = agent.jobs.total()
+    broken = [] if jobs == 1 and here.row("x-1")["status"] == "blocked" else [f"{jobs} jobs, {end}"]
+    figures = f"{jobs} job, {end} after {seconds:.0f} s (an agent's first note settles it before)"
+    return check("killed while the POST is in flight", figures, broken)
 
 
 def asleep(here: World) -> Check:
-    """A dispatcher that sleeps between its claim and its POST for longer than a claim may take: no second job."""
+    """A dispatcher that sleeps between its claim and its POST for longer than the claim timeout: no second job."""
     here.empty()
-    agent = Agent()
     here.add(["x-1"])
-    clock = Clock(datetime.now(UTC))
-    sleeper, other = here.dispatcher(agent.url, clock), here.dispatcher(agent.url, clock)
-    claim = sleeper.store.claims.claim
+    clock = SimulatedClock(datetime.now(UTC))
+    with (
+        contextlib.closing(Agent()) as agent,
+        world.dispatcher(here.dolt, agent.url, clock) as sleeper,
+        world.dispatcher(here.dolt, agent.url, clock) as other,
+    ):
+        claim = sleeper.store.claims.claim
 
-    def claim_and_sleep(bead: Any, now: datetime, **more: Any) -> Any:
-        claimed = claim(bead, now, **more)
-        clock.sleep(200)
-        reaped = store.Store(here.dolt)
-        reaper.run_once(reaped, settings.DispatchLimits(), clock())
-        reaped.close()
-        other.run_once()
-        return claimed
+        def claim_and_sleep(bead: Bead, now: datetime, **more: Any) -> Bead:
+            claimed = claim(bead, now, **more)
+            clock.sleep(200)
+            reaper.run_once(other.store, settings.DispatchLimits(), clock())
+            other.run_once()
+            return claimed
 
-    sleeper.store.claims.claim = claim_and_sleep  # type: ignore[method-assign]
-    try:
+        sleeper.store.claims.claim = claim_and_sleep  # type: ignore[method-assign]
         outcomes = [type(outcome).__name__ for outcome in sleeper.run_once()]
-    finally:
-        for dispatcher in (sleeper, other):
-            dispatcher.store.close()
-        agent.close()
     broken = [] if len(agent.posts) == 1 else [f"{len(agent.posts)} POSTs"]
-    broken += verify.judge(verify.versions(here.dolt, here.began), verify.written_by_others(here.dolt)).broken
-    return report.check(
-        PART, "a dispatcher asleep for 200 s after its claim", f"{outcomes[0]}, 1 POST by another", broken
-    )
+    broken += history.verdict(here).broken
+    return check("a dispatcher asleep for 200 s after its claim", f"{outcomes[0]}, 1 POST by another", broken)
 
 
 def trickling(here: World) -> Check:
-    """An agent service that sends its headers byte by byte is not waited for longer than AGENT_TIMEOUT_SECONDS."""
+    """An agent that sends its headers byte by byte is not waited for longer than AGENT_TIMEOUT_SECONDS."""
     here.empty()
-    agent = Agent(lambda bead: "trickle")
     here.add(["x-1"])
-    dispatcher = here.dispatcher(agent.url, timeout_seconds=1.5)
     began = datetime.now(UTC)
-    try:
+    with (
+        contextlib.closing(Agent(trickles)) as agent,
+        world.dispatcher(here.dolt, agent.url, timeout_seconds=1.5) as dispatcher,
+    ):
         outcome = type(dispatcher.run_once()[0]).__name__
-    finally:
-        dispatcher.store.close()
-        agent.close()
     seconds = (datetime.now(UTC) - began).total_seconds()
     broken = [] if outcome == "OutcomeUnknown" and seconds < 5 else [f"{outcome} after {seconds:.1f} s"]
-    return report.check(PART, "headers that trickle for 60 s, limit 1.5 s", f"{outcome} after {seconds:.1f} s", broken)
+    return check("endless headers, limit 1.5 s", f"{outcome} after {seconds:.1f} s", broken)
 
 
 def feeder_killed(here: World, chance: random.Random, *, short: bool) -> Check:
-    """Die before each step of the feeder while it tells changes; another one goes on."""
+    """Die before each step of the feeder while it publishes changes; another one continues."""
     here.empty()
-    sink = Sink()
-    writes = writer.Writer(here, chance, 5, bd_every=0)
-    journal = here.folder / "steps"
-    broken: list[str] = []
-    repeats = slowest = 0.0
-
-    def life(at: int) -> list[str]:
-        """One feeder until it dies, or has told 5 changes and stored its position."""
-        journal.unlink(missing_ok=True)
-        log = here.log("feeder-crash")
-        feeder = here.feeder(sink.url, command=("-m", "tools.chaos.crashing", "feeder", str(at), str(journal)), log=log)
-        try:
-            known = len(sink.facts())
-            world.wait_for(lambda: not feeder.process.running or "reading the binlog" in feeder.log, "a start", 60)
-            for _ in range(5):
-                writes.step()
-            world.wait_for(
-                lambda: (
-                    not feeder.process.running
-                    or (
-                        len(sink.facts()) >= known + 5
-                        and journal.read_text().count("REPLACE INTO beads_dispatch.pos") > 1
-                    )
-                ),
-                "its end",
-                20,
-            )
-        except world.Late:
-            pass  # it lives, and this step does not come so often
-        finally:
-            feeder.process.stop()
-        return journal.read_text().splitlines()
-
+    sink, broken, slowest = Sink(), [], 0.0
+    writer = Writer(here, chance, 5)
     try:
         first = here.feeder(sink.url)
         first.wait_until_reading()
         first.process.stop()
         start = here.commit("start")
-        steps = life(0)
-        points = [
-            at for at in range(1, len(steps) + 1) if not steps[at - 1].startswith(("SHOW", "SELECT dolt_version"))
-        ]
-        if short:
-            points = sorted(chance.sample(points, 2))
+        steps = _feeder_steps(here, sink, writer, 0)
+        points = [at for at, step in enumerate(steps, 1) if not step.startswith(("SHOW", "SELECT dolt_version"))]
+        points = sorted(chance.sample(points, 2)) if short else points
         for at in points:
-            life(at)
+            _feeder_steps(here, sink, writer, at)
             feeder = here.feeder(sink.url)
-            number = world.count(world.changed_since(here, start))
-
-            def all_told(number: int = number) -> bool:
-                return world.count(world.told(sink.facts())[0]) >= number
-
+            number = history.count(history.changes_since(here, start))
             try:
-                slowest = max(slowest, world.wait_for(all_told, "all told", 60))
-            except world.Late as exc:
+                took = world.seconds_until(functools.partial(_all_published, sink, number), "all published", 60)
+                slowest = max(slowest, took)
+            except world.TimedOut as exc:
                 broken.append(f"killed before step {at}: {exc}")
             finally:
                 feeder.process.stop()
-        found, repeats, differ = world.told(sink.facts())
-        broken += world.compare(world.changed_since(here, start), found) + differ
+        found = history.published(sink.received)
+        broken += history.differences(history.changes_since(here, start), found.changes) + found.differing
     finally:
-        writes.close()
+        writer.close()
         sink.close()
-    figures = f"{len(points)} of {len(steps)} steps: {world.count(found)} changes, 0 missed, {repeats:.0f} repeats" + (
-        f" (same ids), all told {slowest:.1f} s after the restart at the latest"
+    figures = (
+        f"{len(points)} of {len(steps)} steps: {found.number} changes, 0 missed, {found.repeats} repeats"
+        f" (same ids), all published {slowest:.1f} s after the restart at the latest"
     )
-    return report.check(PART, "feeder, telling 5 changes", figures, broken)
+    return check(f"feeder, publishing {_CHANGES} changes", figures, broken)
+
+
+def _all_published(sink: Sink, number: int) -> bool:
+    return history.published(sink.received).number >= number
+
+
+def _feeder_steps(here: World, sink: Sink, writer: Writer, at: int) -> list[str]:
+    """Run one feeder until it dies before step `at`, or has published the changes and stored its position; returns the
+    steps it came to. Where that step does not come, it is stopped after some seconds."""
+    journal = _new_journal(here)
+    command = ("-m", "tools.chaos.crashing", "feeder", str(at), str(journal))
+    feeder = here.feeder(sink.url, command=command, log=here.log("feeder-crash"))
+    known = len(sink.of_type(events.ISSUE_CHANGED))
+
+    def done() -> bool:
+        published = len(sink.of_type(events.ISSUE_CHANGED)) >= known + _CHANGES
+        stored = journal.read_text().count("REPLACE INTO beads_dispatch.pos") > 1
+        return not feeder.process.running or (published and stored)
+
+    try:
+        with contextlib.suppress(world.TimedOut):
+            wait_for(lambda: not feeder.process.running or "reading the binlog" in feeder.log, "a start", 60)
+            for _ in range(_CHANGES):
+                writer.step()
+            wait_for(done, "its end", 20)
+    finally:
+        feeder.process.stop()
+    return journal.read_text().splitlines()
+
+
+def _new_journal(here: World) -> pathlib.Path:
+    """An empty file for the steps of a process."""
+    journal = here.folder / "steps"
+    journal.write_text("")
+    return journal
 
 
 def _process(here: World, agent: Agent, name: str, at: int) -> Process:
-    environment = {**here.environment(), "BEADBOARD_URL": agent.url, "AGENT_HEALTH_URL": f"{agent.url}/health"}
-    journal = here.folder / "steps"
-    journal.write_text("")
-    command = processes.python("-m", "tools.chaos.crashing", name, str(at), journal, "--flaw", here.flaw)
+    command = processes.python(
+        "-m", "tools.chaos.crashing", name, str(at), _new_journal(here), "--mutant", mutants.active()
+    )
+    environment = {**here.environment(), "BEADBOARD_URL": agent.url}
     return Process(name, command, here.folder / "logs" / "crashing.log", environment)
 
 
 def _steps(here: World, agent: Agent, scenario: Scenario, bead: str, at: int) -> list[str]:
     """Prepare a bead, run the pass until it dies before step `at`, and return the steps it came to."""
     scenario.prepare(here, bead)
-    agent.behave = lambda bead: scenario.answer
+    agent.behaviour = scenario.answer
     process = _process(here, agent, scenario.process, at)
     try:
-        world.wait_for(lambda: not process.running, f"{scenario.process} ends", 60)
+        wait_for(lambda: not process.running, f"{scenario.process} ends", 60)
     finally:
         status = process.stop()
-    steps = (here.folder / "steps").read_text().splitlines()
     if status != (0 if at == 0 else -9):
-        raise world.Late(f"{scenario.process} ended with {status} at step {at}; its log is {process.log}")
-    return steps
+        raise world.TimedOut(f"{scenario.process} ended with {status} at step {at}; its log is {process.log}")
+    return (here.folder / "steps").read_text().splitlines()
 
 
-def _forget(here: World) -> None:
-    """Settle what an earlier crash left, so that only the bead at hand is looked at."""
+def _settle_all(here: World) -> None:
+    """Settle what an earlier crash left, so that only the next bead counts."""
     here.sql("UPDATE issues SET status = 'closed' WHERE status <> 'closed'")
     here.sql(f"DELETE FROM {store.STATE_DATABASE}.holds")
     here.commit("settled")
 
 
 def _settle(here: World, agent: Agent, bead: str, settled: tuple[str, ...] = Scenario.settled) -> tuple[str, float]:
-    """Let ticks come, on a clock that is moved, until the bead is settled; how, and after how many seconds."""
-    clock = Clock(datetime.now(UTC))
+    """Let ticks come, on a simulated clock, until the bead is settled; how, and after how many seconds."""
+    clock = SimulatedClock(datetime.now(UTC))
     began = clock()
-    dispatcher = here.dispatcher(agent.url, clock)
-    limits = replace(settings.DispatchLimits(), max_in_flight=10**6)
-    try:
+    with world.dispatcher(here.dolt, agent.url, clock) as dispatcher:
         for tick in range(_GIVE_UP_SECONDS // TICK_SECONDS):
             end = _end(here.row(bead))
             if end in settled or end.startswith("not"):
                 return end, (clock() - began).total_seconds()
             clock.sleep(TICK_SECONDS)
             if tick % REAP_TICKS == 0:
-                reaper.run_once(dispatcher.store, limits, clock())
+                reaper.run_once(dispatcher.store, dispatcher.limits, clock())
             dispatcher.run_once()
-    finally:
-        dispatcher.store.close()
     return f"not settled: {here.row(bead)['status']}", (clock() - began).total_seconds()
 
 
 def _end(row: dict[str, Any]) -> str:
     record = DispatchRecord.from_metadata(json.loads(row["metadata"] or "{}"))
     if row["status"] == "blocked":
-        return "blocked with a reason" if "reaper: no progress" in row["notes"] else "not given a reason"
+        return "blocked with a reason" if notes.NO_PROGRESS in row["notes"] else "not given a reason"
     if row["status"] == "in_progress" and record.job:
         return "dispatched"
     return ""

@@ -1,11 +1,12 @@
 """A process of ours that dies at a chosen step: python -m tools.chaos.crashing {dispatch,reap,feeder} AT JOURNAL
 
-It runs the product's own code with a step counter around its seams (each SQL statement, begin and commit, each question
-to the agent service, each event sent, each position marked), writes every step into JOURNAL, and kills itself with
-SIGKILL before step number AT (0: never). Nothing in the product knows of it.
+Runs the product's own code with a step counter around its external calls (each SQL statement, begin and commit, each
+request to the agent, each event sent, each move of the position), writes every step into JOURNAL, and kills itself with
+SIGKILL before step number AT (0: never). The product is not changed for it.
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import pathlib
@@ -21,11 +22,12 @@ from typing import Any
 import pymysql.cursors
 from pymysql.connections import Connection
 
-from beads_dispatch import dispatcher, reaper, settings, store
-from beads_dispatch.agents import beadboard
+from beads_dispatch import reaper, settings, store
+from beads_dispatch.agents.beadboard import BeadBoard
 from feeder import __main__ as feeder
 from feeder.checkpoint import Checkpointer
 from feeder.emitter import Emitter
+from tools import world
 from tools.chaos import mutants
 
 
@@ -59,17 +61,17 @@ class Steps:
 
 
 def watch(steps: Steps) -> None:
-    """Put the counter around the seams."""
+    """Put the counter around the external calls."""
     steps.around(pymysql.cursors.Cursor, "execute", _statement)
     steps.around(Connection, "begin", lambda: "BEGIN")
     steps.around(Connection, "commit", lambda: "COMMIT")
-    steps.around(beadboard.BeadBoard, "_ask", lambda method, url, *rest: f"{method} {url.rsplit('/', 1)[1]}")
+    steps.around(BeadBoard, "_request", lambda method, url, *rest: f"{method} {url.rsplit('/', 1)[1]}")
     steps.around(Emitter, "send", lambda event: f"send {event.type.split('.')[2]}")
-    steps.around(Checkpointer, "mark", lambda *rest: "mark the position")
+    steps.around(Checkpointer, "advance", lambda *rest: "advance the position")
 
 
 def _statement(sql: str | bytearray, *_: Any) -> str:
-    """A statement's beginning: the verb and what it is about. PyMySQL's executemany makes bytes of it."""
+    """A statement's beginning: the verb and its object. PyMySQL's executemany makes bytes of it."""
     words = " ".join((sql if isinstance(sql, str) else sql.decode()).split())
     known = re.match(
         r"(CALL \w+|SELECT (?:GET|RELEASE)_LOCK|(?:UPDATE|INSERT INTO|REPLACE INTO|DELETE FROM) [\w.]+)", words
@@ -82,23 +84,23 @@ def main() -> int:
     parser.add_argument("process", choices=["dispatch", "reap", "feeder"])
     parser.add_argument("at", type=int)
     parser.add_argument("journal", type=pathlib.Path)
-    parser.add_argument("--flaw", default="", help="a name of tools.chaos.mutants")
+    parser.add_argument("--mutant", default="", help="a name of tools.chaos.mutants")
     options = parser.parse_args()
     steps = Steps(options.at, options.journal)
     sys.argv = ["feeder"]
-    with mutants.flawed(options.flaw):
+    with mutants.mutated(options.mutant):
         watch(steps)
         return feeder.main() if options.process == "feeder" else _one_pass(options.process, steps)
 
 
 def _one_pass(process: str, steps: Steps) -> int:
-    beads = store.Store(settings.dolt(os.environ))
-    limits = settings.DispatchLimits(max_in_flight=10**6)
+    dolt = settings.dolt(os.environ)
     if process == "reap":
-        reaper.run_once(beads, limits, datetime.now(UTC))
+        with contextlib.closing(store.Store(dolt)) as beads:
+            reaper.run_once(beads, settings.DispatchLimits(), datetime.now(UTC))
     else:
-        service = beadboard.BeadBoard(settings.agent(os.environ))
-        dispatcher.Dispatcher(beads, service, limits, lambda: datetime.now(UTC), time.sleep).run_once()
+        with world.dispatcher(dolt, os.environ["BEADBOARD_URL"]) as dispatcher:
+            dispatcher.run_once()
     steps.step("the end")
     return 0
 

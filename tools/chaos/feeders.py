@@ -1,24 +1,28 @@
-"""Two feeders by accident: a rollout, a node that came back. The same ids, no second job, both go on."""
+"""Two feeders at once, as in a rollout: the same event ids, no second job, both continue."""
 
+import contextlib
+import functools
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from beads_dispatch import store
-from beads_dispatch.cli import verify
-from tools.chaos import report, world, writer
-from tools.chaos.report import Check
-from tools.chaos.servers import Agent, Sink
-from tools.chaos.world import World
+from beads_dispatch import events, store
+from tools import world
+from tools.chaos import checks, history
+from tools.chaos.checks import Check
+from tools.chaos.writer import Writer
+from tools.database import AGENT
+from tools.servers import Agent, Sink
+from tools.world import Feeder, World, wait_for
 
-PART = "feeders"
+check = functools.partial(checks.check, "feeders")
 
 
 def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
     changes, beads = (80, 10) if short else (1000, 100)
     here.empty()
-    writes = writer.Writer(here, chance, 20, bd_every=0)
+    writer = Writer(here, chance, 20)
     names = [f"f-{number:03}" for number in range(beads)]
     here.add(names, assignee=None)
     sinks, agent, stop = [Sink(), Sink()], Agent(), threading.Event()
@@ -30,63 +34,84 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
         start = here.commit("start")
         for thread in dispatching:
             thread.start()
-        waiting = iter(names)
-        while writes.changes < changes:
-            writes.step()
-            if writes.changes % (changes // beads) == 0 and (bead := next(waiting, None)):
-                here.workspace.run("assign", bead, world.SENTINEL)
-            if writes.changes == changes // 2:  # one of them is restarted meanwhile, as in a rollout
-                feeders[1].process.stop()
-                feeders[1] = here.feeder(sinks[1].url)
-        for bead in waiting:
-            here.workspace.run("assign", bead, world.SENTINEL)
-        broken = []
-        try:
-            world.wait_for(lambda: set(agent.times()) >= set(names), "every bead POSTed", 60)
-            changed = world.changed_since(here, start)
-            world.wait_for(
-                lambda: world.count(world.told(sinks[0].facts())[0]) >= world.count(changed), "every change told", 60
-            )
-            world.wait_for(lambda: sinks[1].facts()[-1].id == sinks[0].facts()[-1].id, "the other has caught up", 60)
-        except world.Late as exc:
-            broken.append(str(exc))
+        _change(here, writer, changes, names, feeders, sinks[1])
+        broken = _wait(here, start, names, agent, sinks)
         stop.set()
         for thread in dispatching:
             thread.join()
-        # The one that was restarted goes on from where the other had come to.
-        ids = [{event.id for event in sink.facts()} for sink in sinks]
-        broken += [f"an id that the other one does not give: {event}" for event in sorted(ids[1] - ids[0])]
-        found, _, differ = world.told([*sinks[0].facts(), *sinks[1].facts()])
-        broken += world.compare(world.changed_since(here, start), found) + differ
-        broken += [f"{bead}: {number} POSTs" for bead, number in agent.times().items() if number > 1]
+        broken += _differences(here, start, sinks)
+        broken += [f"{bead}: {posts} POSTs" for bead in names if (posts := agent.posts.count(bead)) > 1]
         broken += ["a feeder died"] if not all(feeder.process.running for feeder in feeders) else []
         broken += ["a traceback in a feeder's log"] if any("Traceback" in feeder.log for feeder in feeders) else []
-        broken += verify.judge(verify.versions(here.dolt, here.began), verify.written_by_others(here.dolt)).broken
+        broken += history.verdict(here).broken
+        ids, others = (_ids(sink) for sink in sinks)
+        requests = sum(len(sink.of_type(events.DISPATCH_REQUESTED)) for sink in sinks)
         figures = (
-            f"{len(ids[0] & ids[1])} changes told by both with the same ids, {len(ids[0] - ids[1])} by one while the"
-            f" other was away;"
-            f" {sum(map(len, map(Sink.requests, sinks)))} requests, {len(names)} beads, {len(agent.posts)} POSTs"
+            f"{len(ids & others)} changes published by both with the same ids, {len(ids - others)} by one while the"
+            f" other was down; {requests} requests, {len(names)} beads, {len(agent.posts)} POSTs"
         )
-        yield report.check(PART, "two feeders, two dispatchers, one restart", figures, broken)
+        yield check("two feeders, two dispatchers, one restart", figures, broken)
     finally:
         stop.set()
-        writes.close()
+        writer.close()
         for feeder in feeders:
             feeder.process.stop()
-        for sink in sinks:
-            sink.close()
-        agent.close()
+        for server in (*sinks, agent):
+            server.close()
+
+
+def _change(
+    here: World, writer: Writer, changes: int, names: Sequence[str], feeders: list[Feeder], second: Sink
+) -> None:
+    """Write so many changes, assign the beads between them, and restart the second feeder half-way."""
+    waiting = iter(names)
+    while writer.changes < changes:
+        writer.step()
+        if writer.changes % (changes // len(names)) == 0 and (bead := next(waiting, None)):
+            here.workspace.run("assign", bead, AGENT)
+        if writer.changes == changes // 2:
+            feeders[1].process.stop()
+            feeders[1] = here.feeder(second.url)
+    for bead in waiting:
+        here.workspace.run("assign", bead, AGENT)
+
+
+def _wait(here: World, start: str, names: Sequence[str], agent: Agent, sinks: Sequence[Sink]) -> list[str]:
+    """Wait until everything is done; what was not done in time."""
+    first, second = sinks
+    try:
+        wait_for(lambda: {*agent.posts} >= {*names}, "every bead POSTed", 60)
+        number = history.count(history.changes_since(here, start))
+        wait_for(lambda: history.published(first.received).number >= number, "every change published", 60)
+        wait_for(lambda: _last(second) == _last(first), "the other has caught up", 60)
+    except world.TimedOut as exc:
+        return [str(exc)]
+    return []
+
+
+def _differences(here: World, start: str, sinks: Sequence[Sink]) -> list[str]:
+    # The one that was restarted continues from the position that the other stored.
+    broken = [f"an id that only the restarted one gives: {event}" for event in sorted(_ids(sinks[1]) - _ids(sinks[0]))]
+    found = history.published([*sinks[0].received, *sinks[1].received])
+    return broken + history.differences(history.changes_since(here, start), found.changes) + found.differing
+
+
+def _ids(sink: Sink) -> set[str]:
+    return {event.id for event in sink.of_type(events.ISSUE_CHANGED)}
+
+
+def _last(sink: Sink) -> str:
+    return sink.of_type(events.ISSUE_CHANGED)[-1].id
 
 
 def _dispatch(here: World, sink: Sink, agent: Agent, stop: threading.Event) -> None:
-    """A dispatcher that is woken by one feeder's requests."""
-    one, done = here.dispatcher(agent.url), 0
-    while not stop.is_set():
-        if len(sink.requests()) > done:
-            done = len(sink.requests())
-            try:
-                one.run_once()
-            except store.StoreError:
-                continue
-        time.sleep(0.02)
-    one.store.close()
+    """A dispatcher that runs a pass for the requests of one feeder."""
+    done = 0
+    with world.dispatcher(here.dolt, agent.url) as dispatcher:
+        while not stop.is_set():
+            requests = len(sink.of_type(events.DISPATCH_REQUESTED))
+            if requests > done:
+                done = requests
+                with contextlib.suppress(store.StoreError):
+                    dispatcher.run_once()
+            time.sleep(0.02)

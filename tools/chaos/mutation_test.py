@@ -1,7 +1,7 @@
-"""Can each promise's check fail? python -m tools.chaos.mutation_test [name ...] [--seed N]
+"""Does each check fail when its promise is broken? python -m tools.chaos.mutation_test [name ...] [--seed N]
 
-Breaks the product in one place at a time (tools.chaos.mutants), and runs the checks that must notice, most in their short form.
-Ends non-zero when one of them held all the same.
+Breaks the product in one place at a time (tools.chaos.mutants) and runs the checks that must notice, most in their
+short form. Exits non-zero when one of them did not.
 """
 
 import argparse
@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from local import processes
-from tools.chaos import claims, concurrent_edits, crash, feed, feeders, fuzz, gap, mutants, outage, report, world
-from tools.chaos.report import Check
-from tools.chaos.world import World
+from tools import world
+from tools.chaos import checks, claims, concurrent_edits, crash, feed, feeders, fuzz, gap, mutants, outage
+from tools.chaos.__main__ import begin
+from tools.chaos.checks import Check
+from tools.servers import answers
+from tools.world import World
 
 Checks = Callable[[World, random.Random], Iterable[Check]]
 
-# functions-framework's own door for CloudEvents, which the product does without: see docs/architecture.md.
-_PLAIN_DOOR = """\
+# functions-framework's own handler for CloudEvents, which the product does not use: see docs/architecture.md.
+_PLAIN_FUNCTION = """\
 import functions_framework
 
 
@@ -28,65 +31,67 @@ def dispatch(event):
 """
 
 
-def _behind_the_plain_door(here: World, chance: random.Random) -> Iterator[Check]:
+def _on_a_plain_function(here: World, chance: random.Random) -> Iterator[Check]:
     source = here.folder / "plain" / "main.py"
     source.parent.mkdir(exist_ok=True)
-    source.write_text(_PLAIN_DOOR)
+    source.write_text(_PLAIN_FUNCTION)
     port = processes.free_port()
     command = processes.python("-m", "functions_framework", "--source", source, "--target", "dispatch")
     environment = {"HOST": "127.0.0.1", "PORT": str(port), "XDG_RUNTIME_DIR": str(here.folder)}
-    process = processes.Process("plain door", command, here.log("plain-door"), environment)
+    process = processes.Process("plain function", command, here.log("plain-function"), environment)
     try:
         process.wait_until(lambda: processes.listening(port), "listen")
-        yield fuzz.generated("a plain door", port, 50, chance.randrange(2**32))
+        yield fuzz.generated("a plain function", port, 50, chance.randrange(2**32))
     finally:
         process.stop()
 
 
 _KILLS = replace(feed.SHORT, kills=12, changes=240, bd_every=0, patience_seconds=10)
 
-PLAIN_DOOR = "a door that fails on bad events and repeats their headers"
+PLAIN_FUNCTION = "a function fails on bad events and repeats their headers"
 
-# For each way in which the product is broken, the checks of which one has to notice.
+# For each mutant, the checks of which one has to notice.
 CHECKS: Mapping[str, Checks] = {
-    "one change in eight is not told":
+    "one change in eight is not published":
         lambda here, chance: [feed.killed(here, chance, replace(_KILLS, kills=1, changes=60))],
-    "the position moves before the sink has answered":
+    "the position is stored before the sink accepts":
         lambda here, chance: [feed.killed(here, chance, _KILLS)],
-    "a change has another id each time":
+    "a change has another event id each time":
         lambda here, chance: [feed.killed(here, chance, _KILLS), *feeders.run(here, chance, short=True)],
-    "what the binlog does not hold is not looked for":
+    "no gap is recovered":
         lambda here, chance: [gap.off_and_on(here, chance, gap.SHORT, watched=False)],
-    "a claim excludes nobody":
+    "a claim is not exclusive":
         lambda here, chance: claims.competing(here, chance, claims.SHORT),
     "a claim is not read back":
         lambda here, chance: [claims.merged(here, 10)],
-    "no mark before the POST":
+    "the POST is not recorded before it is sent":
         lambda here, chance: [crash.killed_while_posting(here)],
-    "a claim that was sent is taken back":
+    "a claim that was sent is released":
         lambda here, chance: [crash.killed_while_posting(here)],
-    "a lost answer counts as a no":
+    "a lost answer counts as a refusal":
         lambda here, chance: [crash.killed(here, chance, crash.CUT, short=False)],
-    "an outage holds nothing up":
-        lambda here, chance: [outage.away(here, chance, 20, "posts", "the service there, every POST a 503")],
-    "a poison bead is tried first for ever":
-        lambda here, chance: [outage.poison(here, "500", "500", 1, 10)],
-    "recording a job opens a bead that was closed":
+    "an outage starts no hold":
+        lambda here, chance: [outage.away(here, chance, 20, reachable=True)],
+    "a failing bead is always tried first":
+        lambda here, chance: [outage.poison(here, "500", answers(500), 1, 10)],
+    "recording a job reopens a closed bead":
         lambda here, chance: concurrent_edits.run(here, chance, short=True, closing=0.9),
-    "our note replaces theirs":
+    "our note replaces other notes":
         lambda here, chance: concurrent_edits.run(here, chance, short=True),
-    PLAIN_DOOR: _behind_the_plain_door,
+    PLAIN_FUNCTION: _on_a_plain_function,
 }  # fmt: skip
 
 
 def noticed(here: World, name: str, chance: random.Random) -> list[Check]:
-    """Run the checks against the broken product, its processes among them; returns the rows that say so."""
-    here.flaw = name if name in mutants.FLAWS else ""
+    """Run the checks against the mutant, its processes among them; returns those that fail."""
+    mutant = name if name in mutants.MUTANTS else ""
+    product = here.feeder_command
+    here.feeder_command = ("-m", "tools.chaos.mutants", mutant) if mutant else product
     try:
-        with mutants.flawed(here.flaw):
-            return [row for row in CHECKS[name](here, chance) if row.broken]
+        with mutants.mutated(mutant):
+            return [found for found in CHECKS[name](here, chance) if found.broken]
     finally:
-        here.flaw = ""
+        here.feeder_command = product
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,15 +105,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in CHECKS]
     if unknown:
-        parser.error(f"no sabotage is called {unknown[0]!r}; there are: {'; '.join(CHECKS)}")
-    seed = world.begin(options.seed)
+        parser.error(f"there is no mutant {unknown[0]!r}; the mutants are: {'; '.join(CHECKS)}")
+    seed = begin(options.seed)
     unnoticed = []
     with world.world() as here:
         for name in options.names or CHECKS:
-            report.say(f"sabotage: {name}")
+            checks.progress(f"mutant: {name}")
             if not noticed(here, name, random.Random(f"{seed}-{name}")):
                 unnoticed.append(name)
-    print(f"\n{len(options.names or CHECKS)} sabotages, {len(unnoticed)} not noticed; seed {seed}")
+    print(f"\n{len(options.names or CHECKS)} mutants, {len(unnoticed)} not noticed; seed {seed}")
     for name in unnoticed:
         print(f"NOT NOTICED  {name}")
     return 1 if unnoticed else 0

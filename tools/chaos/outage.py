@@ -1,31 +1,34 @@
-"""The agent service is away for an hour of simulated time, or chokes on one bead: no noise, and nobody waits for it."""
+"""The agent is down for an hour of simulated time, or fails on some beads: few notes, and no other bead is delayed."""
 
+import contextlib
+import functools
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from beads_dispatch import dispatcher
-from beads_dispatch.cli import verify
-from tools.chaos import report
-from tools.chaos.report import Check
-from tools.chaos.servers import Agent
-from tools.chaos.world import Clock, World
+from tools import world
+from tools.chaos import checks, history
+from tools.chaos.checks import Check
+from tools.servers import Agent, Behaviour, answers, hangs_up, job
+from tools.world import SimulatedClock, World
 
-PART = "outage"
-TICK_SECONDS = 30  # more often than the PingSource: changes ask for passes too
+check = functools.partial(checks.check, "outage")
+
+TICK_SECONDS = 30  # more often than the PingSource: changes request passes too
 
 
 def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
     beads = 20 if short else 100
-    yield away(here, chance, beads, "all", "the service away")
-    yield away(here, chance, beads, "posts", "the service there, every POST a 503")
-    for name, answer, poisons in (
-        ("500", "500", 1),
-        ("500", "500", 3),
-        ("400", "400", 2),
-        ("a hang-up", "cut", 2),
+    yield away(here, chance, beads, reachable=False)
+    yield away(here, chance, beads, reachable=True)
+    for name, answer, number in (
+        ("500", answers(500), 1),
+        ("500", answers(500), 3),
+        ("400", answers(400), 2),
+        ("a closed connection", hangs_up, 2),
     ):
-        yield poison(here, name, answer, poisons, 10 if short else 40)
+        yield poison(here, name, answer, number, 10 if short else 40)
 
 
 def most_notes(seconds: float) -> int:
@@ -36,85 +39,76 @@ def most_notes(seconds: float) -> int:
     return 2 * holds
 
 
-def away(here: World, chance: random.Random, beads: int, down: str, name: str) -> Check:
-    """An hour's ticks while it is down, then it is back."""
+def away(here: World, chance: random.Random, beads: int, *, reachable: bool) -> Check:
+    """An hour's ticks while the agent is down, then it is up again. `reachable`: it reports its load, and answers every
+    POST with a 503."""
     here.empty()
-    names = [f"o-{number:03}" for number in range(beads)]
-    for bead in names:
+    for number in range(beads):
         moment = datetime(2026, 1, 1) + timedelta(minutes=chance.randrange(10_000))
-        here.add([bead], priority=chance.randrange(3), updated_at=moment)
-    agent, clock = Agent(), Clock(datetime.now(UTC))
-    one = here.dispatcher(agent.url, clock)
-    asked = 0
-
-    def asking(*_: object) -> None:
-        nonlocal asked
-        asked += 1
-
-    agent.on_get = asking
-    agent.down = down
+        here.add([f"o-{number:03}"], priority=chance.randrange(3), updated_at=moment)
+    clock = SimulatedClock(datetime.now(UTC))
     end, passes = clock() + timedelta(hours=1), 0
-    try:
+    with (
+        contextlib.closing(Agent(answers(503))) as agent,
+        world.dispatcher(here.dolt, agent.url, clock) as dispatch,
+    ):
+        report_load = agent.report_load
+        agent.report_load = report_load if reachable else hangs_up
         while clock() < end:
-            one.run_once()
+            dispatch.run_once()
             passes += 1
             clock.sleep(TICK_SECONDS)
-        failed = {row["id"]: row["notes"].count("\n") + 1 for row in here.sql("SELECT * FROM issues WHERE notes <> ''")}
-        order = [row["id"] for row in here.sql("SELECT id FROM issues ORDER BY priority, updated_at, id")]
-        bound, asked_down = (0 if down == "all" else most_notes(3600)), asked + len(agent.posts)
-        agent.down = ""
-        agent.posts.clear()
-        while len(agent.accepted) < beads and clock() < end + timedelta(minutes=15):
+        requests = len(agent.asked) + len(agent.posts)
+        rows = here.rows()
+        agent.received.clear()
+        agent.report_load, agent.behaviour = report_load, job
+        while agent.jobs.total() < beads and clock() < end + timedelta(minutes=15):
             clock.sleep(TICK_SECONDS)
-            one.run_once()
-    finally:
-        one.store.close()
-        agent.close()
-    went = [bead for _, bead in agent.accepted]
-    first = next((bead for bead in order if bead not in failed), order[0])
-    lines = sum(failed.values())
+            dispatch.run_once()
+    queue = sorted(rows, key=lambda bead: (rows[bead]["priority"], rows[bead]["updated_at"], bead))
+    notes = {bead: row["notes"].count("\n") + 1 for bead, row in rows.items() if row["notes"]}
+    first = next((bead for bead in queue if bead not in notes), queue[0])
+    lines, bound = sum(notes.values()), most_notes(3600) if reachable else 0
     broken = [] if lines <= bound else [f"{lines} lines of notes, the bound is {bound}"]
-    broken += [] if went == [first, *(bead for bead in order if bead != first)] else ["not in order"]
-    broken += [] if asked_down <= 2 * passes else [f"asked {asked_down} times in {passes} passes"]
-    broken += verify.judge(verify.versions(here.dolt, here.began), verify.written_by_others(here.dolt)).broken
+    broken += [] if agent.posts == [first, *(bead for bead in queue if bead != first)] else ["not in order"]
+    broken += [] if requests <= 2 * passes else [f"{requests} requests to the agent in {passes} passes"]
+    broken += history.verdict(here).broken
     figures = (
-        f"{beads} beads wait 1 h: {lines} lines of notes on {len(failed)} beads (bound {bound}), the service asked"
-        f" {asked_down} times in {passes} passes; then all {len(went)} in order"
+        f"{beads} beads wait 1 h: {lines} lines of notes on {len(notes)} beads (bound {bound}), {requests} requests to"
+        f" the agent in {passes} passes; then all {len(agent.posts)} in order"
     )
-    return report.check(PART, name, figures, broken)
+    return check("the agent up, every POST a 503" if reachable else "the agent down", figures, broken)
 
 
-def poison(here: World, name: str, answer: str, poisons: int, beads: int) -> Check:
-    """Urgent beads that the service cannot take, before many that it can."""
+def poison(here: World, name: str, answer: Behaviour, number: int, others: int) -> Check:
+    """Urgent beads on which the agent fails, before many on which it does not."""
     here.empty()
-    bad, good = [f"p-{number}" for number in range(poisons)], [f"q-{number:03}" for number in range(beads)]
+    bad, good = [f"p-{index}" for index in range(number)], [f"q-{index:03}" for index in range(others)]
     here.add(bad, priority=0)
     here.add(good, priority=2)
-    clock = Clock(datetime.now(UTC))
-    agent = Agent(lambda bead: answer if bead in bad else "ok")
-    one = here.dispatcher(agent.url, clock)
-    began = clock()
-    waited = 0.0
-    try:
-        # As long as five refusals take, with their retry times; and some holds.
+    clock = SimulatedClock(datetime.now(UTC))
+    began, waited = clock(), 0.0
+    with (
+        contextlib.closing(Agent()) as agent,
+        world.dispatcher(here.dolt, agent.url, clock) as dispatch,
+    ):
+        agent.behaviours = dict.fromkeys(bad, answer)
+        # As long as five refusals take, with their retry delays; and some holds.
         for _ in range(int((sum(dispatcher.RETRY_MINUTES) * 60 + 1800) / TICK_SECONDS)):
-            one.run_once()
-            if not waited and {bead for _, bead in agent.accepted} >= set(good):
+            dispatch.run_once()
+            if not waited and all(agent.jobs[bead] for bead in good):
                 waited = (clock() - began).total_seconds() or 1.0
             clock.sleep(TICK_SECONDS)
-    finally:
-        one.store.close()
-        agent.close()
-    rows = {row["id"]: row for row in here.sql("SELECT * FROM issues")}
+    rows = here.rows()
     lines = max(rows[bead]["notes"].count("\n") + 1 for bead in bad)
     ends = sorted({rows[bead]["status"] for bead in bad})
     # Each of them costs the others one hold, and the next tick.
-    holds = [min(dispatcher.HOLD_SECONDS * 2**number, dispatcher.HOLD_LIMIT_SECONDS) for number in range(poisons)]
+    holds = [min(dispatcher.HOLD_SECONDS * 2**index, dispatcher.HOLD_LIMIT_SECONDS) for index in range(number)]
     most = sum(holds) + TICK_SECONDS
     broken = [] if 0 < waited <= most else [f"the others waited {waited:.0f} s, the bound is {most} s"]
-    broken += [] if ends == (["in_progress"] if answer == "cut" else ["blocked"]) else [f"the bad ones are {ends}"]
+    broken += [] if ends == (["in_progress"] if answer is hangs_up else ["blocked"]) else [f"the bad ones are {ends}"]
     broken += [] if lines <= 2 * (dispatcher.BLOCK_AT + 1) + 1 else [f"{lines} lines of notes on a bad one"]
     figures = (
-        f"{beads} others waited {waited:.0f} s; the bad ones end {', '.join(ends)} with at most {lines} lines of notes"
+        f"{others} others waited {waited:.0f} s; the bad ones end {', '.join(ends)} with at most {lines} lines of notes"
     )
-    return report.check(PART, f"{poisons} urgent bead(s) answered with {name}", figures, broken)
+    return check(f"{number} urgent bead(s) answered with {name}", figures, broken)

@@ -1,4 +1,4 @@
-"""Somebody who changes beads, by SQL and by bd. Each change is a Dolt commit, so that history holds every one."""
+"""A writer that changes beads, by SQL and by bd. Each change is a Dolt commit, so that the history holds every one."""
 
 import contextlib
 import json
@@ -12,23 +12,23 @@ from pymysql.cursors import DictCursor
 
 from beads_dispatch import store
 from local.workspace import BdError
-from tools.chaos.world import World
+from tools.chaos.history import Changes, Side
+from tools.world import World
 
-PEOPLE = (None, "alice", "bob", "carol", "dave")
+ASSIGNEES = ("", "alice", "bob", "carol", "dave")
 STATUSES = ("open", "in_progress", "blocked", "closed", "deferred")
 ACTOR = "sql-writer"
 
 
 class Writer:
-    """One change at a time. Counts what it did; a change that met an outage is tried again."""
+    """Makes one change at a time and counts them. A change that met an outage is tried again."""
 
-    def __init__(self, world: World, chance: random.Random, beads: int, *, bd_every: int) -> None:
+    def __init__(self, world: World, chance: random.Random, beads: int, *, bd_every: int = 0) -> None:
         self.names = [f"w-{number:03}" for number in range(beads)]
-        self.by_sql = self.by_bd = self.refused = 0
+        self.by_sql = self.by_bd = 0
         self._world = world
         self._chance = chance
         self._bd_every = bd_every
-        self._state: dict[str, tuple[str | None, str]] = dict.fromkeys(self.names, (None, "open"))
         self._connection: Any = None
         world.add(self.names, assignee=None)
 
@@ -37,7 +37,7 @@ class Writer:
         return self.by_sql + self.by_bd
 
     def step(self) -> None:
-        """One command or transaction; it changes one bead, or a few."""
+        """One command or transaction; it changes one bead, or three."""
         if self._bd_every and (self.changes + 1) % self._bd_every == 0:
             self._bd(self._chance.choice(self.names))
             return
@@ -60,52 +60,48 @@ class Writer:
             self._connection = store.connect(self._world.dolt, cursorclass=DictCursor)
         self._connection.begin()
         with self._connection.cursor() as cursor:
-            changed = sum([self._change(cursor, bead) for bead in beads])
+            for bead in beads:
+                self._change(cursor, bead)
             cursor.execute("CALL DOLT_COMMIT('-Am', 'writer', '--allow-empty')")
         self._connection.commit()
-        self.by_sql += changed
+        self.by_sql += len(beads)
 
-    def _change(self, cursor: Any, bead: str) -> int:
-        cursor.execute("SELECT assignee, status FROM issues WHERE id = %s", (bead,))
-        found = cursor.fetchone()
-        before = (found["assignee"] or None, found["status"])
-        after = before
+    def _change(self, cursor: Any, bead: str) -> None:
+        cursor.execute("SELECT COALESCE(assignee, '') AS assignee, status FROM issues WHERE id = %s", (bead,))
+        before = after = tuple(cursor.fetchone().values())
         while after == before:
-            after = (self._chance.choice(PEOPLE), before[1])
+            after = (self._chance.choice(ASSIGNEES), before[1])
             if self._chance.random() < 0.5:
                 after = (before[0], self._chance.choice(STATUSES))
-        cursor.execute("UPDATE issues SET assignee = %s, status = %s WHERE id = %s", (*after, bead))
+        cursor.execute("UPDATE issues SET assignee = NULLIF(%s, ''), status = %s WHERE id = %s", (*after, bead))
         cursor.execute(
             "INSERT INTO events (id, issue_id, event_type, actor, old_value, new_value)"
-            " VALUES (%s, %s, %s, %s, %s, %s)",
-            (str(uuid.uuid4()), bead, "updated", ACTOR, _json(before), _json(after)),
+            " VALUES (%s, %s, 'updated', %s, %s, %s)",
+            (str(uuid.uuid4()), bead, ACTOR, json.dumps(before), json.dumps(after)),
         )
-        return 1
 
     def _bd(self, bead: str) -> None:
-        what = self._chance.choice(["assign", "status", "close", "reopen"])
-        commands = {
-            "assign": ("assign", bead, self._chance.choice(["alice", "bob", "carol"])),
-            "status": ("update", bead, "--status", self._chance.choice(["open", "in_progress", "blocked"])),
-            "close": ("close", bead, "--force"),
-            "reopen": ("reopen", bead),
-        }
-        try:
-            self._world.workspace.run(*commands[what], actor="bd-writer")
-        except BdError:
-            self.refused += 1  # closed already, or Dolt away: bd says so and changes nothing
+        commands = (
+            ("assign", bead, self._chance.choice(["alice", "bob", "carol"])),
+            ("update", bead, "--status", self._chance.choice(["open", "in_progress", "blocked"])),
+            ("close", bead, "--force"),
+            ("reopen", bead),
+        )
+        with contextlib.suppress(BdError):  # already closed, or Dolt is down: bd changes nothing then
+            self._world.workspace.run(*self._chance.choice(commands), actor="bd-writer")
         self.by_bd += 1
 
 
-def _json(side: tuple[str | None, str]) -> str:
-    return json.dumps({"assignee": side[0], "status": side[1]})
-
-
-def in_events_table(world: World) -> list[tuple[str, tuple[str, str], tuple[str, str]]]:
-    """What the audit rows say of the writer's changes: bead, before and after."""
+def unpublished_audit_rows(world: World, published: Changes) -> list[str]:
+    """The writer's changes, by its own audit rows, that are not among the published ones."""
     found = []
     for row in world.sql("SELECT issue_id, old_value, new_value FROM events WHERE actor = %s", ACTOR):
-        sides = [json.loads(row[name]) for name in ("old_value", "new_value")]
-        before, after = ((side["assignee"] or "", side["status"]) for side in sides)
-        found.append((row["issue_id"], before, after))
+        before, after = (_side(row[name]) for name in ("old_value", "new_value"))
+        if (before, after) not in published.get(row["issue_id"], []):
+            found.append(f"{row['issue_id']}: in the events table and not published: {before} to {after}")
     return found
+
+
+def _side(value: str) -> Side:
+    assignee, status = json.loads(value)
+    return assignee, status

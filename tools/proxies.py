@@ -1,0 +1,150 @@
+"""TCP proxies before Dolt: one that fails as it is told, one that counts what passes."""
+
+import contextlib
+import socket
+import threading
+import time
+
+
+class Proxy:
+    """A port of 127.0.0.1 that passes every connection on to another, from its making until `close`."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._lock = threading.Lock()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def accepts(self) -> bool:
+        """Asked for each new connection."""
+        return True
+
+    def forward(self, data: bytes, source: socket.socket, target: socket.socket) -> None:
+        """Pass on what came."""
+        target.sendall(data)
+
+    def cut(self) -> None:
+        """End every connection, as a router that restarts does."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                if not self.accepts():
+                    raise ConnectionRefusedError
+                server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
+            except OSError:
+                client.close()
+                continue
+            server.settimeout(None)
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                self._pairs.append((client, server))
+            for source, target in ((client, server), (server, client)):
+                threading.Thread(target=self._copy, args=(source, target), daemon=True).start()
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self.forward(data, source, target)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+class FaultyProxy(Proxy):
+    """`mode`: pass, stall (nothing moves), trickle (some bytes a second), refuse."""
+
+    def __init__(self, port: int) -> None:
+        self.mode = "pass"
+        self._lost: set[socket.socket] = set()
+        super().__init__(port)
+
+    def accepts(self) -> bool:
+        return self.mode != "refuse"
+
+    def lose(self) -> None:
+        """Move nothing on the present connections any more and notify neither side, as a router that lost its table."""
+        with self._lock:
+            self._lost.update(end for pair in self._pairs for end in pair)
+
+    def cut(self) -> None:
+        super().cut()
+        self._lost.clear()
+
+    def forward(self, data: bytes, source: socket.socket, target: socket.socket) -> None:
+        while self.mode == "stall" or source in self._lost:
+            time.sleep(0.02)
+        if self.mode != "trickle":
+            target.sendall(data)
+            return
+        for start in range(0, len(data), 16):
+            target.sendall(data[start : start + 16])
+            if self.mode == "trickle":
+                time.sleep(0.005)
+
+
+class Commands:
+    """Counts the commands in what a MySQL client sends, fed as it comes."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._left = 0  # bytes of the current packet that are still to come
+        self._head = b""
+
+    def feed(self, data: bytes) -> None:
+        """A packet is three bytes of length, one of sequence; a command's sequence is 0."""
+        while data:
+            if self._left:
+                data, self._left = data[self._left :], max(0, self._left - len(data))
+                continue
+            missing = 4 - len(self._head)
+            self._head, data = self._head + data[:missing], data[missing:]
+            if len(self._head) == 4:
+                self._left = int.from_bytes(self._head[:3], "little")
+                self.number += self._head[3] == 0
+                self._head = b""
+
+
+class CountingProxy(Proxy):
+    """Counts connections, commands and bytes."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._commands: dict[socket.socket, Commands] = {}  # by the client's end of each connection
+        self._sent = self._received = 0
+        super().__init__(port)
+
+    def forward(self, data: bytes, source: socket.socket, target: socket.socket) -> None:
+        with self._lock:
+            if target.getpeername()[1] == self._port:
+                self._commands.setdefault(source, Commands()).feed(data)
+                self._sent += len(data)
+            else:
+                self._received += len(data)
+        target.sendall(data)
+
+    def counts(self) -> dict[str, int]:
+        with self._lock:
+            return {
+                "queries": sum(commands.number for commands in self._commands.values()),
+                "KiB to Dolt": self._sent // 1024, "KiB from Dolt": self._received // 1024,
+                "connections": len(self._commands),
+            }  # fmt: skip

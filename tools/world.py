@@ -1,0 +1,150 @@
+"""A Dolt server of its own with a bd workspace and our processes around it. For the tools."""
+
+import contextlib
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from beads_dispatch import settings, store
+from beads_dispatch.agents import beadboard
+from beads_dispatch.dispatcher import Dispatcher
+from local import processes
+from local.dolt import DoltServer
+from local.processes import Process
+from local.workspace import Workspace
+from tools import toolchain
+from tools.database import BeadsDatabase
+
+MANY = 10**6  # a concurrency limit that is never reached
+
+
+class TimedOut(AssertionError):
+    """Something did not happen in time."""
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
+    """Wait until `condition` returns something true; returns it. Raises TimedOut."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise TimedOut(f"not after {seconds:g} s: {what}")
+        time.sleep(0.02)
+    return found
+
+
+def seconds_until(condition: Callable[[], Any], what: str, seconds: float) -> float:
+    """As `wait_for`; returns how long it took."""
+    started = time.monotonic()
+    wait_for(condition, what, seconds)
+    return time.monotonic() - started
+
+
+@dataclass
+class SimulatedClock:
+    """A clock that moves only when it sleeps."""
+
+    now: datetime
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Feeder:
+    """A feeder process and the port of its endpoint."""
+
+    process: Process
+    port: int
+
+    def wait_until_reading(self, seconds: float = 60) -> None:
+        """Wait until it is ready and reads the binlog."""
+        self.process.wait_until(lambda: processes.answers(f"http://127.0.0.1:{self.port}/readyz"), "get ready", seconds)
+
+    @property
+    def log(self) -> str:
+        return self.process.log.read_text(errors="replace")
+
+
+class World(BeadsDatabase):
+    """The server, the workspace on it, and a folder for everything else."""
+
+    def __init__(self, folder: pathlib.Path, server: DoltServer, workspace: Workspace) -> None:
+        super().__init__(workspace)
+        self.folder = folder
+        self.server = server
+        self.feeder_command: tuple[str, ...] = ("-m", "feeder")
+        self.since: str | None = None  # the Dolt commit from which `empty` began last
+        self._logs = 0
+
+    def empty(self) -> str:
+        self.since = super().empty()
+        return self.since
+
+    def add(self, beads: list[str], **columns: Any) -> None:
+        """Insert beads and make a Dolt commit of them."""
+        self.insert(beads, **columns)
+        self.commit("beads")
+
+    def log(self, name: str) -> pathlib.Path:
+        """A new log file's path."""
+        self._logs += 1
+        return self.folder / "logs" / f"{name}-{self._logs}.log"
+
+    def environment(self, dolt_port: int | None = None) -> dict[str, str]:
+        """For a process of ours; `dolt_port`: of a proxy before Dolt."""
+        return {
+            "DOLT_HOST": "127.0.0.1", "DOLT_PORT": str(dolt_port or self.dolt.port), "DOLT_USER": self.dolt.user,
+            "DOLT_PASSWORD": "", "DOLT_DATABASE": self.dolt.database, "HOST": "127.0.0.1",
+        }  # fmt: skip
+
+    def feeder(
+        self, sink_url: str, *, command: tuple[str, ...] = (), log: pathlib.Path | None = None, port: int | None = None
+    ) -> Feeder:
+        """Start a feeder process; it is not waited for. `port`: as `dolt_port`."""
+        listens = processes.free_port()
+        environment = {
+            **self.environment(port), "K_SINK": sink_url, "PORT": str(listens), "SINK_TIMEOUT_SECONDS": "3",
+        }  # fmt: skip
+        python = processes.python(*(command or self.feeder_command))
+        return Feeder(Process("feeder", python, log or self.log("feeder"), environment), listens)
+
+
+@contextlib.contextmanager
+def world(*, log_bin: bool = True) -> Iterator[World]:
+    """A world of its own, for as long as the block runs. `log_bin`: whether Dolt writes its binlog."""
+    # What still writes into the folder at the end does not matter.
+    with tempfile.TemporaryDirectory(prefix="beads-world-", ignore_cleanup_errors=True) as name:
+        folder = pathlib.Path(name)
+        print("starting Dolt and making a workspace", flush=True)
+        server = DoltServer(toolchain.dolt(), folder / "dolt", processes.free_port(), log_bin=log_bin)
+        server.start()
+        try:
+            workspace = Workspace(toolchain.bd(), folder / "workspace")
+            workspace.init(server.port, "world")
+            yield World(folder, server, workspace)
+        finally:
+            server.stop()
+
+
+@contextlib.contextmanager
+def dispatcher(
+    dolt: settings.DoltSettings,
+    agent_url: str,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    *,
+    timeout_seconds: float = 5.0,
+    max_in_flight: int = MANY,
+) -> Iterator[Dispatcher]:
+    """A dispatcher whose passes run in this process; it sleeps on `clock` where that can sleep."""
+    agent = beadboard.BeadBoard(settings.AgentSettings(agent_url, f"{agent_url}/health", timeout_seconds))
+    limits = settings.DispatchLimits(max_in_flight=max_in_flight)
+    sleep = clock.sleep if isinstance(clock, SimulatedClock) else time.sleep
+    with contextlib.closing(store.Store(dolt)) as beads:
+        yield Dispatcher(beads, agent, limits, clock, sleep)
