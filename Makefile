@@ -1,29 +1,80 @@
-# One command for each thing one does here; `make help` lists them.
+# One command for each task; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up demo test test-cluster check format lock clean chaos mutation-test bench bench-latency bench-chain bench-idle \
-  bench-scale bench-throughput bench-write-overhead bench-cold bench-race bench-cluster
+.PHONY: help up demo test test-cluster chaos mutation-test bench bench-latency bench-chain bench-idle bench-scale \
+  bench-throughput bench-write-overhead bench-cold bench-race bench-cluster check format lock clean
 
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+# Finds or builds dolt and bd first; a workspace of your own (BEADS_DIR) brings both.
+LOCAL = $(if $(BEADS_DIR),,DOLT="$$($(PY) -m tools.toolchain dolt)" && BD="$$($(PY) -m tools.toolchain bd)" && \
+  export DOLT BD &&) exec $(PY) -m local
 
-up: $(VENV)/.ready ## run the whole system here, without Kubernetes, until Ctrl-C
-	@$(PY) -m local up
+help: ## this list
+	@awk -F ':.*## ' '/^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+##@ Run
+
+up: $(VENV)/.ready ## the whole system here, without Kubernetes, until Ctrl-C (docs/local.md)
+	@$(LOCAL) up
 
 demo: $(VENV)/.ready ## the same by itself: assign three beads, show what happened, stop
-	@$(PY) -m local demo
+	@$(LOCAL) demo
+
+##@ Test
 
 test: $(VENV)/.ready ## all tests but the cluster's
 	@$(PY) -m tools.toolchain dolt bd bd@1.0.2
 	@$(PY) -m tools.toolchain kustomize schemas || echo "==> the tests that need what is missing are skipped"
 	$(PY) -m pytest -n 3 $(PYTEST)
 
-test-cluster: $(VENV)/.ready ## on the Kubernetes of KUBECONFIG, with IMAGE there already (about 45 minutes)
+test-cluster: $(VENV)/.ready ## on the Kubernetes of KUBECONFIG, which has IMAGE (about 45 minutes)
 	@$(PY) -m tools.toolchain dolt bd
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pytest -m cluster tests/cluster $(PYTEST)
+
+chaos: $(VENV)/.ready ## the promises under faults: kills, outages, gaps, races, bad input (40 minutes; CHAOS='feed --seed 1')
+	@$(PY) -m tools.toolchain dolt bd
+	$(PY) -m tools.chaos $(CHAOS)
+
+mutation-test: $(VENV)/.ready ## break the product in one place after another: does make chaos notice? (about 6 minutes)
+	@$(PY) -m tools.toolchain dolt bd
+	$(PY) -m tools.chaos.mutation_test
+
+##@ Measure
+
+bench: $(VENV)/.ready ## every measurement below, most of them smaller (10 minutes)
+	$(PY) -m tools.bench
+
+bench-latency: $(VENV)/.ready ## from bd assign to the POST, 500 times, beside the floor (about 12 minutes)
+	$(PY) -m tools.bench.latency
+
+bench-chain: $(VENV)/.ready ## the next bead after a close, 50 in a row (about 1 minute)
+	$(PY) -m tools.bench.chain
+
+bench-idle: $(VENV)/.ready ## the cost of waiting: an hour's ticks and 10 quiet minutes
+	$(PY) -m tools.bench.idle
+
+bench-scale: $(VENV)/.ready ## eligibility check, claim and reap on 1,000, 10,000 and 100,000 beads (about 3 minutes)
+	$(PY) -m tools.bench.scale
+
+bench-throughput: $(VENV)/.ready ## changes a second, and catching up after 10,000 (about 4 minutes)
+	$(PY) -m tools.bench.throughput
+
+bench-write-overhead: $(VENV)/.ready ## the cost of binlog and feeder to each bd update (about 2 minutes)
+	$(PY) -m tools.bench.write_overhead
+
+bench-cold: $(VENV)/.ready ## a function's start to its first answer, by parts (about 2 minutes)
+	$(PY) -m tools.bench.cold
+
+bench-race: $(VENV)/.ready ## 8 dispatchers on 200 beads: exactly one POST each (about 2 minutes)
+	$(PY) -m tools.bench.race
+
+bench-cluster: $(VENV)/.ready ## the same on the Kubernetes of KUBECONFIG, warm and from zero (about 30 minutes)
+	$(PY) -m tools.bench.cluster $(if $(IMAGE),--image $(IMAGE))
+
+##@ Work on the code
 
 check: $(VENV)/.ready ## format, lint, types and the direction of imports
 	$(VENV)/bin/ruff format --check .
@@ -35,7 +86,7 @@ format: $(VENV)/.ready ## write the code in the one format
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-lock: ## resolve requirements/*.txt anew, with hashes (needs uv)
+lock: ## resolve requirements/*.txt again, with hashes (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 	  --all-extras pyproject.toml -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
@@ -52,41 +103,3 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
-
-chaos: $(VENV)/.ready ## the promises under faults: kills, outages, gaps, races, bad input (40 minutes; CHAOS='feed --seed 1')
-	@$(PY) -m tools.toolchain dolt bd
-	$(PY) -m tools.chaos $(CHAOS)
-
-mutation-test: $(VENV)/.ready ## break the product in one place after the other: does make chaos notice? (about 6 minutes)
-	@$(PY) -m tools.toolchain dolt bd
-	$(PY) -m tools.chaos.mutation_test
-
-bench: $(VENV)/.ready ## every measurement below, most of them smaller (10 minutes)
-	$(PY) -m tools.bench
-
-bench-latency: $(VENV)/.ready ## from bd assign to the POST, 500 times, beside the floor (about 12 minutes)
-	$(PY) -m tools.bench.latency
-
-bench-chain: $(VENV)/.ready ## the next bead after a close, 50 in a row (about 1 minute)
-	$(PY) -m tools.bench.chain
-
-bench-idle: $(VENV)/.ready ## what waiting costs: an hour's ticks and 10 quiet minutes
-	$(PY) -m tools.bench.idle
-
-bench-scale: $(VENV)/.ready ## gate, claim and reap on 1,000, 10,000 and 100,000 beads (about 3 minutes)
-	$(PY) -m tools.bench.scale
-
-bench-throughput: $(VENV)/.ready ## changes a second, and catching up after 10,000 (about 4 minutes)
-	$(PY) -m tools.bench.throughput
-
-bench-write-overhead: $(VENV)/.ready ## what binlog and feeder cost each bd update (about 2 minutes)
-	$(PY) -m tools.bench.write_overhead
-
-bench-cold: $(VENV)/.ready ## a function's start to its first answer, by parts (about 2 minutes)
-	$(PY) -m tools.bench.cold
-
-bench-race: $(VENV)/.ready ## 8 dispatchers on 200 beads: exactly one POST each (about 2 minutes)
-	$(PY) -m tools.bench.race
-
-bench-cluster: $(VENV)/.ready ## the same on the Kubernetes of KUBECONFIG, warm and from zero (about 30 minutes)
-	$(PY) -m tools.bench.cluster $(if $(IMAGE),--image $(IMAGE))

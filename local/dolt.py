@@ -1,5 +1,6 @@
 """A Dolt SQL server of our own: loopback only, binlog on, its data and its server UUID in one folder."""
 
+import contextlib
 import pathlib
 
 import pymysql
@@ -58,6 +59,7 @@ class DoltServer:
 
     def stop(self) -> None:
         if self._process is not None:
+            self._release_binlog_readers()
             self._process.stop()
             self._process = None
 
@@ -66,6 +68,20 @@ class DoltServer:
         if self._process is not None:
             self._process.kill()
             self._process = None
+
+    def _release_binlog_readers(self) -> None:
+        """Write a row and delete it: Dolt notices that a binlog reader has left only at its next write, or at a
+        heartbeat every 30 s, and it does not stop before."""
+        row = "(feed, name, suspended) VALUES ('', 'stop', FALSE)"
+        with (
+            contextlib.suppress(pymysql.Error, OSError),  # no feeder ever ran here, or Dolt is down or hangs
+            contextlib.closing(
+                store.connect(self.connection(store.STATE_DATABASE), connect_timeout=1, read_timeout=1)
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(f"REPLACE INTO switches {row}")
+            cursor.execute("DELETE FROM switches WHERE feed = ''")
 
     def _answers(self) -> bool:
         try:

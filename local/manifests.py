@@ -1,4 +1,4 @@
-"""Reads Knative manifests, so that what runs locally is what is deployed."""
+"""Reads Knative manifests, so that the local system is the deployed one."""
 
 import pathlib
 import re
@@ -15,13 +15,13 @@ _DURATION = re.compile(
 
 
 class ManifestError(Exception):
-    """A manifest cannot be used here: the text names file and resource, what was expected and what was found."""
+    """A manifest cannot be used here: the text names the file, the resource, what was expected and what was found."""
 
 
 def read(folder: pathlib.Path, group: str, kind: str) -> Iterator[tuple[str, str, Manifest]]:
     """Every resource of that API group and kind in the folder's *.yaml files: its name, a label for errors, itself.
 
-    Raises ManifestError for a file that is no YAML, and for a resource without a name.
+    Raises ManifestError for a file that is not YAML, and for a resource without a name.
     """
     for path in sorted(folder.glob("*.yaml")):
         try:
@@ -40,7 +40,7 @@ def read(folder: pathlib.Path, group: str, kind: str) -> Iterator[tuple[str, str
 
 
 def table(value: Any, name: str, known: Collection[str] | None = None) -> Manifest:
-    """`value` as a mapping, empty if it is absent. Raises ManifestError if it is none, or has fields not `known`."""
+    """`value` as a mapping, empty if it is absent. Raises ManifestError if it is not one, or has fields not `known`."""
     if value is None:
         return {}
     if not isinstance(value, dict):

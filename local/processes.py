@@ -4,19 +4,26 @@ import contextlib
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 READY_SECONDS = 60  # a cold start on a busy machine takes a few
-STOP_SECONDS = 20
+STOP_SECONDS = 20  # a dispatch pass that is in progress ends with its POST
 _LOWEST_PORT = 10000
 _EPHEMERAL_PORTS = 32768  # Linux: the default start of net.ipv4.ip_local_port_range
+
+_setpriv = shutil.which("setpriv")
+# Before a command: Linux kills the child when the thread that started it ends, so that it does not outlive a SIGKILL.
+GUARD = (_setpriv, "--pdeathsig", "KILL", "--") if _setpriv else ()
 
 
 class StartError(Exception):
@@ -26,21 +33,25 @@ class StartError(Exception):
 class Process:
     """One child. `stop` is safe to call twice, and after the child died."""
 
+    _started: ClassVar[set["Process"]] = set()  # and not stopped yet
+
     def __init__(
         self, name: str, command: Sequence[str | pathlib.Path], log: pathlib.Path, env: Mapping[str, str]
     ) -> None:
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
+        guard = GUARD if threading.current_thread() is threading.main_thread() else ()
         with log.open("ab") as output:
             self._child = subprocess.Popen(
-                [str(word) for word in command],
+                [*guard, *map(str, command)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **env},
-                start_new_session=True,  # Ctrl-C in the terminal is ours to hand on, in order
+                start_new_session=True,  # Ctrl-C in the terminal reaches this process alone, which stops all in order
             )
+        self._started.add(self)
 
     @property
     def pid(self) -> int:
@@ -50,19 +61,29 @@ class Process:
     def running(self) -> bool:
         return self._child.poll() is None
 
-    def stop(self) -> int:
-        """SIGTERM, then SIGKILL for what is left; returns the exit status."""
+    def terminate(self) -> None:
+        """Send SIGTERM, and do not wait."""
         if self.running:
             self._signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(STOP_SECONDS)
+
+    def stop(self) -> int:
+        """SIGTERM, then SIGKILL for what is left of the group; returns the exit status."""
+        self.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(STOP_SECONDS)
+        return self.kill()
+
+    def kill(self) -> int:
+        """SIGKILL the group at once, as a crash does; returns the exit status."""
         self._signal(signal.SIGKILL)
+        self._started.discard(self)
         return self._child.wait()
 
-    def kill(self) -> None:
-        """SIGKILL at once, as a crash does."""
-        self._signal(signal.SIGKILL)
-        self._child.wait()
+    @classmethod
+    def kill_all(cls) -> None:
+        """Kill every child that was started and not stopped, where a stop did not come to its end."""
+        for process in list(cls._started):
+            process.kill()
 
     def wait_until(self, ready: Callable[[], bool], what: str, seconds: float = READY_SECONDS) -> None:
         """Wait for `ready`. Raises StartError when the child dies first or takes too long."""
@@ -87,6 +108,20 @@ class Process:
 def end_cleanly_on_sigterm() -> None:
     """SIGTERM ends this process as Ctrl-C does, with everything that it started. For the main thread."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
+def program(name: str) -> pathlib.Path:
+    """The path of dolt or bd: DOLT or BD in the environment, else on PATH. Raises StartError."""
+    variable = name.upper()
+    given = os.environ.get(variable)
+    found = shutil.which(os.path.expanduser(given or name))
+    if found is None:
+        raise StartError(
+            f"{f'{variable} is {given}, which is not a program' if given else f'{name} is not on PATH'}."
+            f" Install {name}, or set {variable} to its path: `python -m tools.toolchain {name}` installs it and"
+            " prints that path."
+        )
+    return pathlib.Path(found).absolute()
 
 
 def python(*arguments: str | pathlib.Path) -> list[str]:
@@ -133,7 +168,7 @@ def free_port(neighbours: int = 0) -> int:
     """A port that nothing listens on now, nor on so many after it.
 
     Below 32768, where Linux begins to take ports for outgoing connections: one of those may take a port between
-    this look and the bind that it is for.
+    this check and the bind that it is for.
     """
     while True:
         first = random.randrange(_LOWEST_PORT, _EPHEMERAL_PORTS - neighbours)

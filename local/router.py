@@ -1,8 +1,8 @@
 """The local stand-in for the Broker: delivers events by the Triggers in knative/base.
 
-It does what the MTChannelBasedBroker does on the in-memory channel: a POST is answered when every subscriber that
-wanted the event has answered, retries included; a reply is a new event; what cannot be delivered goes to the
-Trigger's dead-letter sink.
+It does what the MTChannelBasedBroker does on the in-memory channel: a POST is answered when every matching subscriber
+has answered, retries included; a reply is a new event; an event that cannot be delivered goes to the Trigger's
+dead-letter sink.
 """
 
 import base64
@@ -25,10 +25,10 @@ logger = log.get("router")
 # How often an event may be the reply to a reply. Knative allows 255; two are needed here (tick, request).
 MAX_HOPS = 10
 
-ACCEPTED = 202  # delivered, dead-lettered, or wanted by nobody
-NOT_DELIVERED = 500  # somebody wanted it and did not get it, and there is no dead-letter sink that took it
+ACCEPTED = 202  # delivered, dead-lettered, or matched by no Trigger
+NOT_DELIVERED = 500  # a subscriber did not get it, and no dead-letter sink accepted it
 
-NO_CONNECTION = 500  # Knative's code for a subscriber that gave no answer
+NO_CONNECTION = 500  # Knative's code for a subscriber that did not answer
 NO_EVENT = 502  # its code for an answer that is neither empty nor a CloudEvent
 
 _RETRIED = frozenset({404, 408, 409, 425, 429})  # and every 5xx
@@ -40,7 +40,7 @@ Observer = Callable[[events.Event, str | None, int | None], None]
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one POST, in the Broker's terms."""
+    """The result of one POST, in the Broker's terms."""
 
     status: int
     body: bytes = b""
@@ -74,29 +74,29 @@ class Router:
         )
 
     def close(self) -> None:
-        """Wait for no more retries, send nothing more, and close the connections."""
+        """End the waits for retries, send nothing more, and close the connections."""
         self._stopped.set()
         self._client.close()
 
     def route(self, event: events.Event, hops: int = MAX_HOPS) -> int:
-        """Deliver to every Trigger that wants the event, all at once; ACCEPTED or NOT_DELIVERED, when all is done."""
+        """Deliver to every matching Trigger, all at once; returns ACCEPTED or NOT_DELIVERED when all have ended."""
         self._observe(event, None, None)
         if hops <= 0:
-            # Taken all the same: a refusal would be retried at every hop on the way back.
+            # Accepted all the same: a refusal would be retried at every hop on the way back.
             logger.error(
                 f"dropped after {MAX_HOPS} replies to replies: a subscriber answers its own event",
                 extra=log.context(action=Action.LOOP, event=event.id, type=event.type),
             )
             return ACCEPTED
-        wanted = [trigger for trigger in self._triggers if triggers.matches(trigger.filter, event)]
-        if not wanted:
+        matching = [trigger for trigger in self._triggers if triggers.matches(trigger.filter, event)]
+        if not matching:
             return ACCEPTED
-        with ThreadPoolExecutor(len(wanted)) as pool:
-            done = list(pool.map(lambda trigger: self._deliver(trigger, event, hops), wanted))
-        return ACCEPTED if all(done) else NOT_DELIVERED
+        with ThreadPoolExecutor(len(matching)) as pool:
+            delivered = list(pool.map(lambda trigger: self._deliver(trigger, event, hops), matching))
+        return ACCEPTED if all(delivered) else NOT_DELIVERED
 
     def _deliver(self, trigger: triggers.Trigger, event: events.Event, hops: int) -> bool:
-        """To the subscriber, its reply back into the Broker, and if either fails to the dead-letter sink."""
+        """POST to the subscriber, route its reply, and if either fails POST to the dead-letter sink."""
         delivery, subscriber = trigger.delivery, trigger.subscriber
         answer = self._persist(delivery, lambda: self._post(subscriber, event, trigger.name))
         failed_at = subscriber.url
@@ -107,17 +107,23 @@ class Router:
         if answer.ok:
             return True
         if delivery.dead_letter is None:
-            _say("not delivered, and there is no dead-letter sink", "lost", trigger, event, answer)
+            self._log("not delivered, and there is no dead-letter sink", trigger, event, answer)
             return False
-        _say(f"not delivered; it goes to {delivery.dead_letter.name}", "dead-letter", trigger, event, answer)
+        self._log(f"not delivered; it goes to {delivery.dead_letter.name}", trigger, event, answer)
         dead, sink = _dead_letter(event, failed_at, answer), delivery.dead_letter
         answer = self._persist(delivery, lambda: self._post(sink, dead, f"{trigger.name}/dead-letter"))
         if not answer.ok:
-            _say("the dead-letter sink did not take it either", "lost", trigger, event, answer)
+            self._log("the dead-letter sink did not accept it either", trigger, event, answer)
         return answer.ok
 
+    def _log(self, sentence: str, trigger: triggers.Trigger, event: events.Event, answer: Answer) -> None:
+        if self._stopped.is_set():
+            return  # what is cut off by the stop is not a failure
+        fields = {"trigger": trigger.name, "to": trigger.subscriber.name, "event": event.id, "status": answer.status}
+        logger.warning(sentence, extra=log.context(action=Action.ROUTE, **fields))
+
     def _persist(self, delivery: triggers.Delivery, attempt: Callable[[], Answer]) -> Answer:
-        """Try until there is a final answer, or as often as the Trigger says."""
+        """Try until there is a final answer, at most as often as the Trigger allows."""
         failures = 0
         while True:
             answer = attempt()
@@ -127,14 +133,14 @@ class Router:
 
     def _post(self, target: triggers.Target, event: events.Event, label: str) -> Answer:
         if self._stopped.is_set():
-            return Answer(NO_CONNECTION, b"dispatch error: the router is being stopped")
+            return Answer(NO_CONNECTION, b"dispatch error: the router stops")
         headers, body = events.to_http(event)
         try:
             response = self._client.post(target.url, headers={**headers, "prefer": "reply"}, content=body)
         except httpx.HTTPError as exc:
             answer = Answer(NO_CONNECTION, f"dispatch error: {type(exc).__name__}: {exc}".encode())
         else:
-            answer = _understood(response)
+            answer = _interpret(response)
         self._observe(event, label, answer.status)
         return answer
 
@@ -142,8 +148,8 @@ class Router:
 def read(headers: Mapping[str, str], body: bytes) -> events.Event:
     """The event in a request or in a reply, with all its attributes. Raises InvalidEvent.
 
-    `time`, for which this system has no use but which a Broker hands on, is kept among the extensions: that is where it
-    is filtered, and sent, like every other attribute.
+    `time`, which this system does not use but a Broker forwards, is kept among the extensions: there it is filtered,
+    and sent, like every other attribute.
     """
     event = events.from_request(headers, body)
     if isinstance(event.data, bytes):
@@ -156,7 +162,7 @@ def read(headers: Mapping[str, str], body: bytes) -> events.Event:
 
 
 def application(router: Router) -> WSGIApplication:
-    """The Broker's ingress. Any path will do: there is one Broker."""
+    """The Broker's ingress, at any path: there is one Broker."""
 
     def handle(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         if environ["REQUEST_METHOD"] != "POST":
@@ -171,15 +177,15 @@ def application(router: Router) -> WSGIApplication:
 
 
 def serve(router: Router, host: str = "127.0.0.1", port: int = 0, threads: int = 8) -> wsgi_server.Server:
-    """Start the ingress; `.url` is where to POST, `.stop()` ends it. Raises CannotListen.
+    """Start the ingress: POST to its `url`, end it by `stop`. Raises CannotListen.
 
-    A thread is held as long as an event is being delivered.
+    A thread is in use for as long as an event is being delivered.
     """
     return wsgi_server.Server(application(router), host, port, threads)
 
 
-def _understood(response: httpx.Response) -> Answer:
-    """A 2xx is a success only when it is empty or a CloudEvent: the Broker takes all else for a failed delivery."""
+def _interpret(response: httpx.Response) -> Answer:
+    """A 2xx is a success only when it is empty or a CloudEvent: to the Broker all else is a failed delivery."""
     status, body = response.status_code, response.content
     if not response.is_success:
         return Answer(status, body)
@@ -189,21 +195,14 @@ def _understood(response: httpx.Response) -> Answer:
     try:
         return Answer(status, body, read(response.headers, body))
     except events.InvalidEvent as exc:
-        return Answer(NO_EVENT, f"the reply is no CloudEvent: {exc}".encode())
+        return Answer(NO_EVENT, f"the reply is not a CloudEvent: {exc}".encode())
 
 
 def _dead_letter(event: events.Event, failed_at: str, answer: Answer) -> events.Event:
-    """The event as it was, with Knative's three extensions that say what became of it."""
-    why = {
+    """The event as it was, with Knative's three extensions that describe the failure."""
+    failure = {
         "knativeerrordest": failed_at,
         "knativeerrorcode": str(answer.status),
         "knativeerrordata": base64.b64encode(answer.body).decode()[:_ERROR_DATA_LIMIT],
     }
-    return replace(event, extensions={**event.extensions, **why})
-
-
-def _say(sentence: str, action: str, trigger: triggers.Trigger, event: events.Event, answer: Answer) -> None:
-    fields = log.context(
-        action=action, trigger=trigger.name, to=trigger.subscriber.name, event=event.id, status=answer.status
-    )
-    logger.warning(sentence, extra=fields)
+    return replace(event, extensions={**event.extensions, **failure})

@@ -1,7 +1,7 @@
-"""A stand-in for BeadBoard and claude-agent-service: takes beads and works them with the real bd.
+"""A stand-in for BeadBoard and claude-agent-service: accepts beads and works them with the real bd.
 
-What it does to a bead is what the agent does: a note that claims it, a note of progress, `bd close`. Like the real
-one it checks neither status nor duplicates: two POSTs for one bead make two jobs.
+It does to a bead what the agent does: a note that claims it, a note of progress, `bd close`. Like BeadBoard it checks
+neither status nor duplicates: two POSTs for one bead make two jobs.
 
     python -m local.stand_in_agent --workspace ~/project --port 3000
 """
@@ -23,12 +23,12 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from beads_dispatch import log
 from beads_dispatch.log import Action
-from local import wsgi_server
+from local import terminal, wsgi_server
 from local.workspace import BdError, Workspace
 
-logger = log.get("agent-service")
+logger = log.get("stand-in-agent")
 
-ACTOR = "agent"  # bd lets nobody but the assignee close a bead
+ACTOR = "agent"  # bd lets only the assignee close a bead
 
 
 @dataclass
@@ -39,52 +39,52 @@ class Job:
 
 
 class Jobs:
-    """The queue and the agents that work it, `capacity` at a time."""
+    """The queue of jobs, worked `capacity` at a time."""
 
     def __init__(self, workspace: Workspace, work_seconds: float, capacity: int) -> None:
         self.capacity = capacity
         self._workspace = workspace
         self._work_seconds = work_seconds
-        self._known: dict[str, Job] = {}
-        self._waiting: queue.Queue[Job | None] = queue.Queue()
+        self._jobs: dict[str, Job] = {}
+        self._queue: queue.Queue[Job | None] = queue.Queue()
         self._stop = threading.Event()
-        self._agents = [
+        self._workers = [
             threading.Thread(target=self._work, name=f"agent-{number}", daemon=True) for number in range(capacity)
         ]
-        for agent in self._agents:
-            agent.start()
+        for worker in self._workers:
+            worker.start()
 
     def add(self, bead_id: str) -> Job:
         job = Job(uuid.uuid4().hex[:12], bead_id)
-        self._known[job.id] = job
-        self._waiting.put(job)
+        self._jobs[job.id] = job
+        self._queue.put(job)
         return job
 
     def get(self, job_id: str) -> Job | None:
-        return self._known.get(job_id)
+        return self._jobs.get(job_id)
 
-    def number(self, status: str) -> int:
-        return sum(job.status == status for job in list(self._known.values()))
+    def count(self, status: str) -> int:
+        return sum(job.status == status for job in list(self._jobs.values()))
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
-        """Begin nothing more. A bd command that runs is let end; the rest of its job is not done."""
+        """Start nothing more. A bd command that runs may end; the rest of its job is not done."""
         self._stop.set()
-        for _ in self._agents:
-            self._waiting.put(None)
-        for agent in self._agents:
-            agent.join(timeout_seconds)
+        for _ in self._workers:
+            self._queue.put(None)
+        for worker in self._workers:
+            worker.join(timeout_seconds)
 
     def _work(self) -> None:
-        while (job := self._waiting.get()) is not None and not self._stop.is_set():
+        while (job := self._queue.get()) is not None and not self._stop.is_set():
             job.status = "running"
             try:
-                job.status = "completed" if self._done(job) else "failed"
+                job.status = "completed" if self._complete(job) else "failed"
             except (BdError, OSError) as exc:
                 job.status = "failed"
                 logger.error(str(exc), extra=log.context(action=Action.JOB_FAILED, bead=job.bead_id, job=job.id))
 
-    def _done(self, job: Job) -> bool:
-        """Work one bead to its end; False when told to stop on the way. Raises BdError."""
+    def _complete(self, job: Job) -> bool:
+        """Work one bead to its end; False when stopped before that. Raises BdError."""
         self._bd("note", "--", job.bead_id, f"claimed by agent job={job.id}")
         if self._stop.wait(self._work_seconds):
             return False
@@ -98,7 +98,7 @@ class Jobs:
 
 
 class StandInAgent:
-    """Both services on one port, from its making until `stop`; `url` says where. Raises CannotListen."""
+    """Both HTTP interfaces on one port, `url`, from construction until `stop`. Raises CannotListen."""
 
     def __init__(
         self,
@@ -109,14 +109,14 @@ class StandInAgent:
         port: int = 0,
         # Between the note that claims a bead and its close; the real agent takes minutes.
         work_seconds: float = 2.0,
-        # 1: one after the other, as the real one is set up.
+        # 1: one after the other, as the real agent is set up.
         capacity: int = 1,
-        # BeadBoard keeps its answer to /api/agent-status for 2 s, so it may say "not busy" just after a POST.
+        # BeadBoard keeps its answer to /api/agent-status for 2 s: it may answer "not busy" just after a POST.
         status_cache_seconds: float = 2.0,
-        # Told of each POST that names a bead, as it comes.
+        # Called with the bead of each POST that names one, as it comes.
         on_post: Callable[[str], None] = lambda bead_id: None,
     ) -> None:
-        # When (seconds since 1970) and for which bead each POST came that named one, taken or refused.
+        # When (seconds since 1970) and for which bead each POST came that named one, accepted or refused.
         self.received: list[tuple[float, str]] = []
         self._workspace = Workspace(bd, workspace)
         self._status_cache_seconds = status_cache_seconds
@@ -166,8 +166,8 @@ class StandInAgent:
         self._on_post(bead_id)
         try:
             bead = self._workspace.show(bead_id)
-        except (BdError, ValueError) as exc:  # ValueError: no JSON came back, or no command can hold such an id
-            # As BeadBoard: a bead that is not there and a Dolt that is not there look the same.
+        except (BdError, ValueError) as exc:  # ValueError: bd printed no JSON, or no command can hold such an id
+            # As BeadBoard: a missing bead and a Dolt that cannot be reached look the same.
             return 400, {"error": f"bead {bead_id} not found ({exc})"}
         if not str(bead.get("acceptance_criteria") or "").strip():
             return 400, {"error": f"bead {bead_id} has no acceptance criteria"}
@@ -182,14 +182,14 @@ class StandInAgent:
         return self._status[1]
 
     def _busy(self) -> bool:
-        return self._jobs.number("running") + self._jobs.number("queued") >= self._jobs.capacity
+        return self._jobs.count("running") + self._jobs.count("queued") >= self._jobs.capacity
 
     def _health(self) -> dict[str, Any]:
         return {
             "status": "ok",
             "busy": self._busy(),
-            "active": self._jobs.number("running"),
-            "queued": self._jobs.number("queued"),
+            "active": self._jobs.count("running"),
+            "queued": self._jobs.count("queued"),
             "capacity": self._jobs.capacity,
         }
 
@@ -204,15 +204,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     bd, workspace = shutil.which(options.bd), options.workspace.resolve()
     if bd is None:
-        return _refuse(f"{options.bd} is no program that can be run. Name bd's binary with --bd.")
+        return _refuse(f"{options.bd} is not a program that can be run. Name bd's binary with --bd.")
     if not (workspace / ".beads").is_dir():
         return _refuse(f"{workspace} holds no .beads folder. Name a bd workspace with --workspace.")
-    log.configure("agent-service")
+    terminal.configure_log("stand-in-agent", "INFO")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        service = StandInAgent(
+        agent = StandInAgent(
             workspace,
             pathlib.Path(bd).resolve(),
             port=options.port,
@@ -222,40 +222,33 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except wsgi_server.CannotListen as exc:
         return _refuse(str(exc))
-    with service:
-        logger.info(f"listening on {service.url}", extra=log.context(action=Action.START))
+    with agent:
+        logger.info(f"listening on {agent.url}", extra=log.context(action=Action.START))
         stop.wait()
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m local.stand_in_agent", description="A stand-in agent service that works beads with the real bd."
+        prog="python -m local.stand_in_agent", description="A stand-in agent that works beads with the real bd."
     )
     parser.add_argument("--port", type=int, default=3000, help="port on 127.0.0.1; 0 takes a free one (default 3000)")
     parser.add_argument("--bd", default="bd", help="bd's binary (default: bd on the PATH)")
     parser.add_argument(
         "--workspace", type=pathlib.Path, default=pathlib.Path(), help="folder that holds .beads (default .)"
     )
-    parser.add_argument("--work-seconds", type=_from_zero, default=2.0, help="time that a bead takes (default 2)")
-    parser.add_argument("--capacity", type=_from_one, default=1, help="beads worked at once (default 1)")
+    parser.add_argument("--work-seconds", type=_seconds, default=2.0, help="time that a bead takes (default 2)")
+    parser.add_argument("--capacity", type=int, choices=range(1, 101), metavar="N", default=1, help="beads at once (1)")
     parser.add_argument(
-        "--status-cache-seconds", type=_from_zero, default=2.0, help="how old /api/agent-status may be (default 2)"
+        "--status-cache-seconds", type=_seconds, default=2.0, help="how old /api/agent-status may be (default 2)"
     )
     return parser
 
 
-def _from_zero(text: str) -> float:
+def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds from 0")
-    return value
-
-
-def _from_one(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 100")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0")
     return value
 
 

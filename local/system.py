@@ -1,13 +1,12 @@
 """All parts of the system on one machine: started in order, watched, and stopped in the opposite order.
 
-Ports are neighbours, counted from LOCAL_PORT: router, dispatch, reap, feeder, agent service, Dolt.
+Ports are neighbours, counted from LOCAL_PORT: router, dispatch, reap, feeder, stand-in agent, Dolt.
 """
 
 import contextlib
-import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -15,16 +14,11 @@ import feeder
 import functions.dispatch
 import functions.reap
 from beads_dispatch import events, settings
-from local import processes, router, ticks, triggers, wsgi_server
-from local.dolt import DoltServer
+from local import processes, router, ticks, triggers
 from local.processes import Process, StartError
-from local.stand_in_agent import StandInAgent
-from local.workspace import Workspace
 
 MANIFESTS = pathlib.Path(__file__).parent.parent / "knative" / "base"
 DEFAULT_PORT = 18080
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ class Ports:
 
 
 class System:
-    """The router, the two functions, the feeder and the ticks around a Dolt server and an agent service.
+    """The router, the two functions, the feeder and the ticks, around a Dolt server and an agent's backend.
 
     `observe` is called with every event that the router receives; `feeder_module` is run as the feeder. Use as a
     context manager.
@@ -106,10 +100,14 @@ class System:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        # The feeder first: what it would ask for has nobody left to answer.
-        for name in ("feeder", "dispatch", "reap"):
-            if name in self.processes:
-                self.processes[name].stop()
+        # The feeder first: nobody would answer what it requests later.
+        feeder_process = self.processes.get("feeder")
+        if feeder_process:
+            feeder_process.stop()
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.stop()
         self._closing.close()
 
     def require_running(self) -> None:
@@ -125,10 +123,10 @@ class System:
         port = getattr(self.ports, name)
         processes.require_free(port, f"the function {name}", "LOCAL_PORT")
         command = processes.python("-m", "functions_framework", "--source", source, "--target", name)
-        # gunicorn opens a control socket, which else both functions want at the same place in the home folder.
+        # gunicorn opens a control socket, by default at the same place in the home folder for both functions.
         run = self._logs / "run" / name
         run.mkdir(parents=True, exist_ok=True)
-        self._run(name, command, port, {"XDG_RUNTIME_DIR": str(run)})
+        self._run(name, command, port, XDG_RUNTIME_DIR=str(run))
 
     def start_feeder(self) -> None:
         processes.require_free(self.ports.feeder, "the feeder", "LOCAL_PORT")
@@ -142,48 +140,20 @@ class System:
             "feeder": lambda: processes.answers(f"http://127.0.0.1:{self.ports.feeder}/readyz"),
         }
 
-    def _run(self, name: str, command: list[str], port: int, more: Mapping[str, str] | None = None) -> None:
-        self.processes[name] = Process(
-            name, command, self._logs / f"{name}.log", {**self._environment, "PORT": str(port), **(more or {})}
-        )
+    def _run(self, name: str, command: list[str], port: int, **more: str) -> None:
+        environment = {**self._environment, "PORT": str(port), **more}
+        self.processes[name] = Process(name, command, self._logs / f"{name}.log", environment)
 
     def _start_router(self) -> None:
+        processes.require_free(self.ports.router, "the router", "LOCAL_PORT")
         addresses = {name: f"http://127.0.0.1:{getattr(self.ports, name)}/" for name in ("feeder", "dispatch", "reap")}
         broker = router.Router(
             triggers.load_triggers(MANIFESTS, addresses),
             lambda event, trigger, status: self._observe(event) if trigger is None else None,
         )
-        self._closing.callback(broker.close)
-        try:
-            server = router.serve(broker, port=self.ports.router)
-        except wsgi_server.CannotListen as exc:
-            raise StartError(f"the router: {exc} LOCAL_PORT chooses other ports.") from None
-        self._closing.callback(server.stop)
+        self._closing.callback(router.serve(broker, port=self.ports.router).stop)
+        self._closing.callback(broker.close)  # first: an event that is being delivered must not hold up the stop
 
     def _start_ticks(self) -> None:
         sources = ticks.Ticks(ticks.load_sources(MANIFESTS), self._environment["K_SINK"], self._tick_seconds)
         threading.Thread(target=sources.run, args=(self._stop,), name="ticks", daemon=True).start()
-
-
-@contextlib.contextmanager
-def own_server(binary: pathlib.Path, folder: pathlib.Path, port: int, say: Say) -> Iterator[DoltServer]:
-    """A Dolt server of our own, for as long as the block runs."""
-    server = DoltServer(binary, folder, port)
-    say(f"starting Dolt on 127.0.0.1:{port}, data in {os.path.relpath(folder)}")
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@contextlib.contextmanager
-def stand_in_agent(workspace: Workspace, port: int, say: Say, on_post: Callable[[str], None]) -> Iterator[StandInAgent]:
-    """The stand-in agent service, for as long as the block runs."""
-    say(f"starting a stand-in agent service on 127.0.0.1:{port}")
-    try:
-        service = StandInAgent(workspace.folder, workspace.bd, port=port, on_post=on_post)
-    except wsgi_server.CannotListen as exc:
-        raise StartError(f"the agent service: {exc} LOCAL_PORT chooses other ports.") from None
-    with service:
-        yield service

@@ -1,4 +1,4 @@
-"""Hands on TCP connections: makes a port of 127.0.0.1 reachable at another address of this machine."""
+"""A TCP proxy: makes a port of 127.0.0.1 reachable at another address of this machine."""
 
 import contextlib
 import socket
@@ -9,10 +9,10 @@ from types import TracebackType
 _PIECE = 64 * 1024
 
 
-class Relay:
-    """Listens at `host`, any free port, and hands every connection on to `port` of 127.0.0.1, both ways.
+class TcpProxy:
+    """Listens at `host`, on any free port, and forwards every connection to `port` of 127.0.0.1, both ways.
 
-    Use as a context manager. Raises OSError when `host` is no address of this machine.
+    Use as a context manager. Raises OSError when `host` is not an address of this machine.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -28,8 +28,8 @@ class Relay:
         self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
 
-    def __enter__(self) -> "Relay":
-        threading.Thread(target=self._server.serve_forever, args=(0.1,), name="relay", daemon=True).start()
+    def __enter__(self) -> "TcpProxy":
+        threading.Thread(target=self._server.serve_forever, args=(0.1,), name="tcp-proxy", daemon=True).start()
         return self
 
     def __exit__(
@@ -40,7 +40,7 @@ class Relay:
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
-    """Until one side ends; then the other is told."""
+    """Copy until `source` ends; then end `target` too."""
     with contextlib.suppress(OSError):
         while piece := source.recv(_PIECE):
             target.sendall(piece)

@@ -27,7 +27,7 @@ _EVERY = re.compile(r"\*/([1-9][0-9]?) \* \* \* \*")
 
 @dataclass(frozen=True)
 class TickSource:
-    """What a PingSource's manifest says of its ticks."""
+    """A PingSource, as its manifest describes its ticks."""
 
     name: str
     every_minutes: int
@@ -45,13 +45,13 @@ class TickSource:
         )
 
     def seconds_until_next(self, now: datetime) -> float:
-        """Cron's `*/N`: at every full minute that N divides, beginning anew with each hour."""
+        """Cron's `*/N`: at every full minute that N divides, starting again with each hour."""
         minute = now.replace(second=0, microsecond=0)
-        to_go = min(self.every_minutes - now.minute % self.every_minutes, 60 - now.minute)
-        return (minute + timedelta(minutes=to_go) - now).total_seconds()
+        minutes = min(self.every_minutes - now.minute % self.every_minutes, 60 - now.minute)
+        return (minute + timedelta(minutes=minutes) - now).total_seconds()
 
 
-def load_sources(folder: pathlib.Path) -> tuple[PingSource, ...]:
+def load_sources(folder: pathlib.Path) -> tuple[TickSource, ...]:
     """The PingSources in the folder's manifests. Raises ManifestError, which names the file and the PingSource."""
     loaded = []
     for name, label, manifest in manifests.read(folder, SOURCES, "PingSource"):
@@ -69,7 +69,7 @@ class Ticks:
 
     def __init__(
         self,
-        sources: tuple[PingSource, ...],
+        sources: tuple[TickSource, ...],
         sink: str,
         # Seconds between ticks, by the source's name, in place of its schedule.
         period_seconds: Mapping[str, float] | None = None,
@@ -82,7 +82,7 @@ class Ticks:
         self._timeout_seconds = timeout_seconds
         unknown = self._periods.keys() - {source.name for source in sources}
         if unknown:
-            raise ValueError(f"a period is given for {', '.join(sorted(unknown))}, which no PingSource is called")
+            raise ValueError(f"a period is given for {', '.join(sorted(unknown))}, but no PingSource has that name")
 
     def run(self, stop: threading.Event) -> None:
         """Tick until `stop` is set; returns when the last answer has come."""
@@ -96,17 +96,19 @@ class Ticks:
             thread.join()
 
     def _run_one(self, source: TickSource, stop: threading.Event) -> None:
-        reached = True
+        accepted = True
         with httpx.Client(timeout=self._timeout_seconds, trust_env=False) as client:
             while not stop.wait(self._wait_seconds(source)):
-                reached = _outage(source, self._send(client, source), reached)
+                problem = self._send(client, source)
+                if not stop.is_set():
+                    accepted = _log_outage(source, problem, accepted)
 
     def _wait_seconds(self, source: TickSource) -> float:
         period = self._periods.get(source.name)
         return period if period is not None else source.seconds_until_next(datetime.now(UTC))
 
     def _send(self, client: httpx.Client, source: TickSource) -> str | None:
-        """POST one tick; what went wrong, or None. A lost tick is not sent again: the next one does its work."""
+        """POST one tick; returns what failed, or None. A lost tick is not sent again: the next one does its work."""
         headers, body = events.to_http(source.tick())
         try:
             response = client.post(self._sink, headers=headers, content=body)
@@ -115,14 +117,14 @@ class Ticks:
         return None if response.is_success else f"HTTP {response.status_code}"
 
 
-def _outage(source: TickSource, problem: str | None, reached: bool) -> bool:
-    """Say the first failure of an outage, and its end; whether the sink was reached now."""
-    if problem and reached:
+def _log_outage(source: TickSource, problem: str | None, accepted_before: bool) -> bool:
+    """Log the first failure of an outage, and its end; returns whether this tick was accepted."""
+    if problem and accepted_before:
         logger.warning(
-            f"a tick was not taken: {problem}", extra=log.context(action=Action.SINK_DOWN, source=source.name)
+            f"a tick was not accepted: {problem}", extra=log.context(action=Action.SINK_DOWN, source=source.name)
         )
-    elif not problem and not reached:
-        logger.warning("ticks are taken again", extra=log.context(action=Action.SINK_UP, source=source.name))
+    elif not problem and not accepted_before:
+        logger.warning("ticks are accepted again", extra=log.context(action=Action.SINK_UP, source=source.name))
     return problem is None
 
 

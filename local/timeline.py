@@ -1,31 +1,42 @@
-"""What happened to each bead and when, from Dolt's history and the feed; milliseconds between the steps."""
+"""What happened to each bead and when, from Dolt's history and the router; and what holds dispatch up."""
 
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from beads_dispatch import events, settings, store
+from beads_dispatch import events, notes, settings, store
 from beads_dispatch.cli import timeline
 from beads_dispatch.cli.timeline import Step, steps_in
+from local.terminal import clock
 
 STEPS = ("assigned", "event", "claimed", "dispatched", "closed")
 
 
 class SystemTimeline:
-    """Follows the events that pass the router and prints each step of each bead once.
+    """Follows the events that pass the router and shows each step of each bead once.
 
     Commit dates are Dolt's, the event's is the router's; both clocks are this machine's. `dispatched` is the moment
-    of the POST when the agent service tells it (`posts_are_told`), otherwise that of the note that records its answer.
+    of the POST when the agent reports it (`agent_reports_posts`), otherwise that of the note that records its answer.
     """
 
     def __init__(
-        self, dolt: settings.DoltSettings, assignee: str, show: Callable[[str], None], *, posts_are_told: bool = False
+        self,
+        dolt: settings.DoltSettings,
+        assignee: str,
+        show: Callable[[str], None],
+        *,
+        agent_reports_posts: bool = False,
     ) -> None:
         self._store = store.Store(dolt)
         self._assignee = assignee
-        self._posts_are_told = posts_are_told
+        self._agent_reports_posts = agent_reports_posts
         self._lock = threading.Lock()
         self._steps = timeline.Timeline(lambda entry: show(entry.line()))
+
+    def name(self, bead_id: str, title: str) -> None:
+        """Take note of a bead's title."""
+        with self._lock:
+            self._steps.name(bead_id, title)
 
     def observe(self, event: events.Event) -> None:
         """Take note of an event that the router received."""
@@ -34,14 +45,14 @@ class SystemTimeline:
         now = datetime.now(UTC)
         with self._lock:
             self._steps.name(event.subject, (event.data or {}).get("title", ""))
-            waits = event.extensions.get("assignee") == self._assignee
-            if waits or self._steps.knows(event.subject):
+            assigned = event.extensions.get("assignee") == self._assignee
+            if assigned or self._steps.knows(event.subject):
                 self._read(event.subject)
-            if waits and event.extensions.get("status") == "open":
+            if assigned and event.extensions.get("status") == "open":
                 self._steps.add(event.subject, Step("event", now))
 
     def posted(self, bead_id: str) -> None:
-        """Take note that the agent service received a bead."""
+        """Take note that the agent received a bead."""
         step = Step("dispatched", datetime.now(UTC))
         with self._lock:
             self._read(bead_id)
@@ -55,28 +66,54 @@ class SystemTimeline:
 
     def _read(self, bead_id: str) -> None:
         for step in steps_in(self._store.history.transitions(bead_id), self._assignee):
-            if not (self._posts_are_told and step.what == "dispatched"):
+            if not (self._agent_reports_posts and step.what == "dispatched"):
                 self._steps.add(bead_id, step)
 
 
-def table(rows: Mapping[str, list[Step]]) -> str:
-    """Beads by steps: the first column is a moment, the others are milliseconds since the step before."""
+class HoldWatch:
+    """Shows when dispatch becomes held and why, as when the agent cannot be reached, and when the hold ends."""
+
+    def __init__(self, dolt: settings.DoltSettings, show: Callable[[str], None]) -> None:
+        self._store = store.Store(dolt)
+        self._show = show
+        self._shown = ""
+
+    def check(self) -> None:
+        """Read the hold, and show what changed since the last check."""
+        now = datetime.now(UTC)
+        state = self._state(now)
+        if state != self._shown:
+            self._show(f"{clock(now)}  {state or 'dispatch is not held now'}")
+            self._shown = state
+
+    def _state(self, now: datetime) -> str:
+        try:
+            hold = self._store.control.hold()
+        except store.StoreError as exc:
+            return str(exc)
+        if hold.until is None or not hold.active_at(now):
+            return ""
+        return f"dispatch is held until {clock(hold.until)}: {notes.one_line(hold.reason)}"
+
+
+def table(beads: Mapping[str, list[Step]]) -> str:
+    """Beads by steps, in the order of their first step: a moment, then milliseconds since the step before."""
     lines = ["bead            " + "".join(f"{step:>14}" for step in STEPS)]
-    for bead, steps in rows.items():
-        first: dict[str, datetime] = {}
-        for step in steps:
-            first.setdefault(step.what, step.at)
-        cells, before = "", None
-        for name in STEPS:
-            at = first.get(name)
-            cell = (
-                "-"
-                if at is None
-                else f"{at:%H:%M:%S.%f}"[:-3]
-                if before is None
-                else f"+{(at - before).total_seconds() * 1000:.0f} ms"
-            )
-            cells += f"{cell:>14}"
-            before = at or before
-        lines.append(f"{bead:<16}{cells}")
+    never = datetime.max.replace(tzinfo=UTC)
+    for bead, steps in sorted(beads.items(), key=lambda row: (row[1][0].at if row[1] else never, row[0])):
+        lines.append(f"{bead:<16}" + "".join(f"{cell:>14}" for cell in _cells(steps)))
     return "\n".join(lines)
+
+
+def _cells(steps: list[Step]) -> list[str]:
+    first: dict[str, datetime] = {}
+    for step in steps:
+        first.setdefault(step.what, step.at)
+    cells, before = [], None
+    for at in map(first.get, STEPS):
+        if at is None:
+            cells.append("-")
+        else:
+            cells.append(f"+{(at - before).total_seconds() * 1000:.0f} ms" if before else clock(at))
+            before = at
+    return cells

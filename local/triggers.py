@@ -1,4 +1,4 @@
-"""The Broker's Triggers, read from their manifests: what each one takes and where it delivers. Pure."""
+"""The Broker's Triggers, read from their manifests: which events each one matches and where it delivers. Pure."""
 
 import pathlib
 import re
@@ -52,7 +52,7 @@ _DIALECTS = (*_COMPARE, "all", "any", "not")
 
 @dataclass(frozen=True)
 class Target:
-    """A Service by its name, and where it is locally."""
+    """A Service by its name, and its local URL."""
 
     name: str
     url: str
@@ -60,7 +60,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Delivery:
-    """How often and how patiently a Trigger tries, and where it gives what it could not deliver."""
+    """How often a Trigger retries, how long it waits, and the sink of what it could not deliver."""
 
     retry: int
     backoff_policy: str  # exponential or linear
@@ -85,7 +85,7 @@ class Trigger:
 
 
 def load_triggers(folder: pathlib.Path, addresses: Mapping[str, str]) -> tuple[Trigger, ...]:
-    """The Triggers in the folder's manifests; `addresses` says where each Service is.
+    """The Triggers in the folder's manifests; `addresses` has the local URL of each Service.
 
     Raises ManifestError, which names the file and the Trigger.
     """
@@ -102,7 +102,7 @@ def load_triggers(folder: pathlib.Path, addresses: Mapping[str, str]) -> tuple[T
 
 
 def matches(what: Filter, event: events.Event) -> bool:
-    """Whether the event passes the filter. An attribute that the event lacks equals, begins and ends with nothing."""
+    """Whether the event passes the filter. An attribute that the event lacks matches nothing."""
     match what:
         case Text(how, attribute, value):
             found = _attribute(event, attribute)
@@ -148,11 +148,11 @@ def _filters(spec: manifests.Manifest) -> Filter:
     if spec.get("filters"):
         return All(_parts(spec["filters"], "spec.filters"))
     older = manifests.table(spec.get("filter"), "spec.filter", ("attributes",))
-    wanted = manifests.table(older.get("attributes"), "spec.filter.attributes")
+    attributes = manifests.table(older.get("attributes"), "spec.filter.attributes")
     return All(
         tuple(
             _text("exact" if value else "prefix", name, value, "spec.filter.attributes")
-            for name, value in wanted.items()
+            for name, value in attributes.items()
         )
     )
 
@@ -211,7 +211,7 @@ def _delivery(value: Any, addresses: Mapping[str, str]) -> Delivery:
     sink = spec.get("deadLetterSink")
     return Delivery(
         retry=retry,
-        # Knative waits only when it is given both the policy and the delay.
+        # Knative waits only when both the policy and the delay are set.
         backoff_policy=policy or "exponential",
         backoff_seconds=manifests.seconds(delay, "spec.delivery.backoffDelay") if policy and delay else 0.0,
         dead_letter=_target(sink, "spec.delivery.deadLetterSink", addresses) if sink is not None else None,

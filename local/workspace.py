@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 from typing import Any
 
-from local.processes import StartError
+from local.processes import GUARD, StartError
 
 EXAMPLES = (
     ("Write a haiku about queues", "The haiku has three lines of 5, 7 and 5 syllables."),
@@ -16,7 +16,7 @@ EXAMPLES = (
 
 
 class BdError(Exception):
-    """bd ended with an error; the text is what it said."""
+    """bd ended with an error; the text is what it printed."""
 
 
 class Workspace:
@@ -31,7 +31,7 @@ class Workspace:
         return self.folder / ".beads"
 
     def init(self, port: int, prefix: str) -> None:
-        """Make the workspace and its database, unless it is there. Raises StartError."""
+        """Make the workspace and its database where they are missing. Raises StartError."""
         if (self.beads_dir / "metadata.json").exists():
             # The port may be another one than last time; this file is what bd reads first.
             (self.beads_dir / "dolt-server.port").write_text(str(port))
@@ -50,19 +50,20 @@ class Workspace:
     def run(self, *arguments: str, actor: str = "") -> str:
         """Run bd; returns its standard output. Raises BdError."""
         done = subprocess.run(
-            [str(self.bd), *arguments],
+            [*GUARD, str(self.bd), *arguments],
             cwd=self.folder,
             env={**os.environ, **self.environment(actor)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            start_new_session=True,  # Ctrl-C in the terminal must not end it half-way
         )
         if done.returncode:
             raise BdError((done.stderr or done.stdout).strip())
         return done.stdout
 
     def environment(self, actor: str = "") -> dict[str, str]:
-        """For bd: this workspace, no questions, no usage metrics; and who acts."""
+        """For bd: this workspace, no questions, no usage metrics; and the actor."""
         names = {"BEADS_DIR": str(self.beads_dir), "BD_NON_INTERACTIVE": "1", "BD_DISABLE_METRICS": "1"}
         return {**names, **({"BEADS_ACTOR": actor} if actor else {})}
 
@@ -73,12 +74,13 @@ class Workspace:
         return str(bead["id"])
 
     def show(self, bead_id: str) -> dict[str, Any]:
-        """What `bd show --json` says of a bead."""
+        """A bead as `bd show --json` prints it."""
         found = json.loads(self.run("show", "--json", "--", bead_id))
         bead: dict[str, Any] = found[0] if isinstance(found, list) else found
         return bead
 
     def titles(self, status: str = "") -> list[tuple[str, str]]:
-        """Ids and titles of the beads, all or those with a status."""
+        """Ids and titles of the beads, all or those with a status, in the order they were created."""
         which = ("--status", status) if status else ("--all",)
-        return [(bead["id"], bead["title"]) for bead in json.loads(self.run("list", *which, "--json") or "[]")]
+        beads = json.loads(self.run("list", *which, "--json") or "[]")
+        return [(bead["id"], bead["title"]) for bead in sorted(beads, key=lambda b: (b["created_at"], b["id"]))]

@@ -18,11 +18,11 @@ LOOP_SECONDS = 0.02  # how soon a stop is noticed
 
 
 class CannotListen(Exception):
-    """The address cannot be had; the text says which and why."""
+    """The address cannot be used; the text names it and the reason."""
 
 
 class Server:
-    """Serves from its making until `stop`. Port 0 takes a free one; `url` says which."""
+    """Serves from construction until `stop`, at `url`. Port 0 is any free one."""
 
     def __init__(self, application: WSGIApplication, host: str = "127.0.0.1", port: int = 0, threads: int = 8) -> None:
         # Bound here and not by waitress, so that the socket is closed when the port is taken.
@@ -45,26 +45,26 @@ class Server:
         )
         self.port = int(self._server.effective_port)
         self.url = f"http://{host}:{self.port}"
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"serve-{self.port}", daemon=True)
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
-        """Let the requests at work end, within the timeout, then close every socket. Safe to call twice."""
-        if self._ending.is_set():
+        """Let the requests in progress end, within the timeout, then close every socket. Safe to call twice."""
+        if self._stopping.is_set():
             return
         self._server.task_dispatcher.shutdown(timeout=timeout_seconds)
-        self._ending.set()
+        self._stopping.set()
         self._thread.join(1.0)  # it outlives a request that does not end
 
     def _run(self) -> None:
-        """waitress's loop, with an end: its own has none but an exception in the thread that runs it.
+        """waitress's loop, with an end: its own ends only by an exception in the thread that runs it.
 
-        Each thread of waitress's writes into the trigger, a pipe, when its request is done. So the pipe stays open
-        while one is at work, or that thread would write into whatever has got the pipe's number by then.
+        Each thread of waitress's writes to the trigger, a pipe, when its request is done. So the pipe stays open
+        while a request is in progress, or that thread would write to whatever file has the pipe's number by then.
         """
         server = self._server
-        while not self._ending.is_set():
+        while not self._stopping.is_set():
             server.asyncore.loop(timeout=LOOP_SECONDS, use_poll=True, map=server._map, count=1)
         for each in list(server._map.values()):
             if each is not server.trigger:
@@ -95,7 +95,7 @@ def body(environ: WSGIEnvironment) -> bytes:
 def answer(
     start_response: StartResponse, status: int, content: bytes = b"", extra: Iterable[tuple[str, str]] = ()
 ) -> list[bytes]:
-    """Answer with that status; without content, without a body and a content type."""
+    """Answer with that status; without content there is no body and no content type."""
     sized = [("Content-Length", str(len(content)))] if status != HTTPStatus.NO_CONTENT else []
     start_response(f"{status} {HTTPStatus(status).phrase}", [*extra, *sized])
     return [content] if content else []
@@ -111,6 +111,6 @@ def document(start_response: StartResponse, status: int, value: Any) -> list[byt
 
 
 def run_until_closed(server: Any) -> None:
-    """Run a waitress server that another thread closes: its loop may find a socket gone in the middle of a look."""
+    """Run a waitress server that another thread closes: its loop may find a socket closed under it."""
     with contextlib.suppress(OSError):
         server.run()

@@ -1,4 +1,4 @@
-"""The whole system as people run it: real processes, the real bd, the stand-in agent service."""
+"""The whole system as people run it: real processes, the real bd, the stand-in agent."""
 
 import pathlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.conftest import Beads
 
 @dataclass
 class Running:
-    """A running system on an empty workspace, with what passed its router."""
+    """A running system on an empty workspace, with the events that passed its router."""
 
     system: System
     beads: Beads
@@ -31,7 +31,7 @@ def running(beads: Beads, tmp_path: pathlib.Path) -> Iterator[Running]:
     workspace = beads.workspace
     with (
         StandInAgent(workspace.folder, workspace.bd, work_seconds=0.3, status_cache_seconds=0.2) as agent,
-        # Ticks only where a test wants them.
+        # Ticks only where a test sends them.
         System(
             beads.dolt, agent.url, Ports.free(), tmp_path, observe=routed.append,
             tick_seconds={"dispatch": 3600, "reap": 3600},

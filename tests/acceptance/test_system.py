@@ -6,13 +6,15 @@ import urllib.request
 
 import pytest
 
-from beads_dispatch import events, store
+from beads_dispatch import events, store, suspension
+from beads_dispatch.bead import DispatchRecord
+from beads_dispatch.store.bead_change import BeadChange
 from tests.acceptance.conftest import Running
 from tests.support import wait_for
 
 
 def tick(running: Running, name: str, **extensions: str) -> int:
-    """What a PingSource sends, to the router."""
+    """Send the router what a PingSource sends."""
     source = f"/apis/v1/namespaces/local/pingsources/{name}"
     headers, body = events.to_http(
         events.Event(f"tick-{time.monotonic_ns()}", source, events.TICK, None, extensions, {})
@@ -33,10 +35,10 @@ def test_an_assigned_bead_is_worked_and_closed(running: Running) -> None:
     assert "dispatched:" in firsts
     assert {"claimed", "working"} <= set(firsts)
     wait_for(
-        lambda: [e for e in running.routed if e.subject == bead and e.extensions["status"] == "closed"], "its fact"
+        lambda: [e for e in running.routed if e.subject == bead and e.extensions["status"] == "closed"], "its change event"
     )
-    told = [(e.extensions.get("actor"), e.extensions["status"]) for e in running.routed if e.subject == bead]
-    assert told == [("alice", "open"), ("beads-dispatcher", "in_progress"), ("agent", "closed")]
+    published = [(e.extensions.get("actor"), e.extensions["status"]) for e in running.routed if e.subject == bead]
+    assert published == [("alice", "open"), ("beads-dispatcher", "in_progress"), ("agent", "closed")]
 
 
 def test_the_next_bead_follows_without_a_tick(running: Running) -> None:
@@ -52,22 +54,22 @@ def test_the_next_bead_follows_without_a_tick(running: Running) -> None:
 
 
 def test_a_bead_without_acceptance_criteria_is_left_alone_until_it_has_some(running: Running) -> None:
-    """Blank: no claim, no note. With criteria: dispatched at once, as it is an edit of a waiting bead."""
+    """Blank: no claim, no note. With criteria: dispatched at once, as the edit makes it eligible."""
     bead = running.beads.workspace.create("vague")
     running.beads.workspace.run("assign", bead, "agent")
-    wait_for(lambda: [e for e in running.routed if e.subject == bead], "the fact")
+    wait_for(lambda: [e for e in running.routed if e.subject == bead], "the change event")
     running.beads.workspace.run("update", bead, "--acceptance", "now it has")
     wait_for(lambda: running.posts(bead), "the POST")
     assert not [e for e in running.routed if e.type == events.DISPATCH_REQUESTED and e.data["waiting"] != 1]
 
 
-def test_the_switch_stops_and_starts_dispatching(running: Running) -> None:
-    """`bd config set … true`: nothing starts, ticks or no ticks. `false`: at once, by cause=resume."""
+def test_suspending_and_resuming(running: Running) -> None:
+    """`bd config set … true`: nothing starts, with or without ticks. `false`: at once, by cause=resume."""
     workspace = running.beads.workspace
     workspace.run("config", "set", suspension.CONFIG_KEY, "true")
     bead = workspace.create("later", "ok")
     workspace.run("assign", bead, "agent")
-    wait_for(lambda: [e for e in running.routed if e.subject == bead], "the fact")
+    wait_for(lambda: [e for e in running.routed if e.subject == bead], "the change event")
     assert tick(running, "dispatch") == 202
     assert running.posts(bead) == 0
     assert running.beads.notes(bead) == []
@@ -77,51 +79,47 @@ def test_the_switch_stops_and_starts_dispatching(running: Running) -> None:
     assert next(e.extensions["cause"] for e in running.routed if e.type == events.DISPATCH_REQUESTED) == "resume"
 
 
-def test_a_manual_post_is_not_affected_by_the_switch(running: Running) -> None:
+def test_a_manual_post_is_not_suspended(running: Running) -> None:
     """People may dispatch from BeadBoard as before."""
     workspace = running.beads.workspace
     workspace.run("config", "set", suspension.CONFIG_KEY, "true")
-    bead = workspace.create("by hand", "ok", "--assignee", "agent")
+    bead = workspace.create("manual", "ok", "--assignee", "agent")
     request = urllib.request.Request(f"{running.agent.url}/api/agent-dispatch", json.dumps({"taskId": bead}).encode())
     with urllib.request.urlopen(request, timeout=10) as response:
         assert "job_id" in json.load(response)
     wait_for(lambda: running.beads.row(bead)["status"] == "closed", "closed by the agent", 20)
 
 
-def test_a_tick_with_nothing_to_do_wakes_nobody(running: Running) -> None:
+def test_a_tick_with_nothing_to_do_starts_no_pass(running: Running) -> None:
     """The feeder answers it with an empty 204; no request event is made."""
     assert tick(running, "dispatch") == 202
     assert tick(running, "reap") == 202
     assert [e.type for e in running.routed] == [events.TICK, events.TICK]
 
 
-def test_a_tick_finds_what_no_change_announced(running: Running) -> None:
-    """A retry time that came: nothing happened to the bead, and the tick's gate sees it."""
+def test_a_tick_finds_a_bead_without_a_change(running: Running) -> None:
+    """A retry delay that has elapsed: nothing changed the bead, and the tick's eligibility check finds it."""
     running.beads.add("x-1", metadata='{"dispatch": {"retry_at": "2100-01-01T00:00:00Z"}}')
-    wait_for(lambda: [e for e in running.routed if e.subject == "x-1"], "the fact")
+    wait_for(lambda: [e for e in running.routed if e.subject == "x-1"], "the change event")
     assert tick(running, "dispatch") == 202
     assert running.posts("x-1") == 0
-    # Written as our own, so that the feed does not ask for it.
-    beads = running.beads.store
-    found = beads.claims.read_back("x-1")
+    claims = running.beads.store.claims
+    found = claims.read_back("x-1")
     assert found is not None
-    beads._write(
-        store.DISPATCHER,
-        "test",
-        lambda transaction: (
-            transaction.change(
-                "x-1", found.updated_at, note="n", record=found.record.__class__(), where="TRUE", params={}
-            ),
-            transaction.event("x-1", "n", found.updated_at),
-        ),
-    )
+
+    def clear_the_delay(change: BeadChange) -> None:
+        change.update("x-1", found.updated_at, note="n", record=DispatchRecord(), where="TRUE", params={})
+        change.audit("x-1", "n", found.updated_at)
+
+    # Written by our own actor, so that the feed does not request a pass for it.
+    claims._commit(store.DISPATCHER, "test", clear_the_delay)
     assert tick(running, "dispatch") == 202
     assert running.posts("x-1") == 1
     assert "tick" in {e.extensions["cause"] for e in running.routed if e.type == events.DISPATCH_REQUESTED}
 
 
 def test_with_the_feeder_gone_the_tick_reaches_dispatch_as_a_dead_letter(running: Running) -> None:
-    """The backstop: no feeder, and the bead is dispatched at the next tick; back again, it tells what it missed."""
+    """The backstop: no feeder, and the bead is dispatched at the next tick; later the feeder publishes the gap."""
     running.system.processes["feeder"].kill()
     bead = running.beads.workspace.create("no feeder", "ok")
     running.beads.workspace.run("assign", bead, "agent")
@@ -129,11 +127,11 @@ def test_with_the_feeder_gone_the_tick_reaches_dispatch_as_a_dead_letter(running
     wait_for(lambda: running.posts(bead), "the POST", 10)
     assert not [e for e in running.routed if e.subject == bead]
     running.system.start_feeder()
-    wait_for(lambda: [e for e in running.routed if e.subject == bead], "the facts of what it missed", 30)
+    wait_for(lambda: [e for e in running.routed if e.subject == bead], "the change events of the gap", 30)
     assert running.posts(bead) == 1
 
 
-def test_a_dead_letter_that_says_suspend_starts_nothing(running: Running) -> None:
+def test_a_dead_letter_with_suspend_starts_nothing(running: Running) -> None:
     """`kn source ping update dispatch --ce-override suspend=true` puts suspend=true on each tick."""
     running.system.processes["feeder"].kill()
     bead = running.beads.workspace.create("suspended", "ok")
@@ -143,8 +141,8 @@ def test_a_dead_letter_that_says_suspend_starts_nothing(running: Running) -> Non
 
 
 @pytest.mark.parametrize("part", ["dispatch", "feeder"])
-def test_a_part_that_crashed_loses_nothing(running: Running, part: str) -> None:
-    """kill -9, started again: what was assigned meanwhile is dispatched once."""
+def test_a_process_that_crashed_loses_nothing(running: Running, part: str) -> None:
+    """kill -9, started again: a bead that was assigned meanwhile is dispatched once."""
     running.system.processes[part].kill()
     bead = running.beads.workspace.create("meanwhile", "ok")
     running.beads.workspace.run("assign", bead, "agent")
@@ -157,9 +155,9 @@ def test_a_part_that_crashed_loses_nothing(running: Running, part: str) -> None:
 
 
 def test_reap_blocks_through_the_whole_path(running: Running) -> None:
-    """Tick, gate, request, reap: a bead silent since January is blocked with its note."""
+    """Tick, eligibility check, request, reap: a bead inactive since January is blocked with its note."""
     running.beads.add("x-1", status="in_progress")
     assert tick(running, "reap") == 202
     wait_for(lambda: running.beads.row("x-1")["status"] == "blocked", "blocked")
     assert running.beads.notes("x-1")[-1].endswith("(threshold 30m) — blocking")
-    wait_for(lambda: [e for e in running.routed if e.extensions.get("actor") == "beads-reaper"], "its fact")
+    wait_for(lambda: [e for e in running.routed if e.extensions.get("actor") == "beads-reaper"], "its change event")

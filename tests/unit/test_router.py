@@ -36,7 +36,7 @@ class Reply:
 
 @dataclass
 class Subscriber:
-    """A server that answers with `replies`, the last one for ever, and keeps what it was sent."""
+    """A server that answers with `replies`, the last one indefinitely, and keeps what it was sent."""
 
     replies: list[Reply] = field(default_factory=lambda: [Reply()])
     received: list[events.Event] = field(default_factory=list)
@@ -71,7 +71,7 @@ def dead_letters(running: contextlib.ExitStack) -> Subscriber:
 
 @pytest.fixture
 def nobody() -> Iterator[str]:
-    """An address that refuses connections, and that nobody else can take."""
+    """An address that refuses connections, and that no other program can bind."""
     with contextlib.closing(socket.socket()) as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -170,13 +170,13 @@ def test_a_reply_is_a_new_event(running: contextlib.ExitStack, subscriber: Subsc
     assert len(asked.received) == 1
 
 
-def test_an_event_that_nobody_wants_is_accepted(running: contextlib.ExitStack, subscriber: Subscriber) -> None:
-    """No Trigger is no failure: the facts have no subscriber here."""
+def test_an_event_that_no_trigger_matches_is_accepted(running: contextlib.ExitStack, subscriber: Subscriber) -> None:
+    """No matching Trigger is not a failure: change events have no subscriber here."""
     assert a_router(running, trigger(subscriber.url)).route(an_event("other")) == router.ACCEPTED
     assert subscriber.received == []
 
 
-def test_a_body_that_is_no_event_is_a_failed_delivery(
+def test_a_body_that_is_not_an_event_is_a_failed_delivery(
     running: contextlib.ExitStack, subscriber: Subscriber, dead_letters: Subscriber
 ) -> None:
     """functions-framework's own 200 with the body OK is retried and dead-lettered, although the handler ran."""
@@ -192,7 +192,7 @@ def test_a_body_that_is_no_event_is_a_failed_delivery(
 def test_a_reply_that_is_a_broken_event_is_a_failed_delivery(
     running: contextlib.ExitStack, subscriber: Subscriber, dead_letters: Subscriber
 ) -> None:
-    """A reply that says it is a CloudEvent and is none counts as no delivery."""
+    """A reply with a CloudEvent's headers that is not one is a failed delivery."""
     subscriber.replies = [Reply(200, b"{}", (("ce-specversion", "1.0"), ("ce-id", "2")))]
 
     a_router(running, trigger(subscriber.url, dead_letter=dead_letters.url)).route(an_event())
@@ -256,8 +256,8 @@ def test_a_subscriber_that_is_down_is_a_failed_delivery(
     assert (dead.extensions["knativeerrorcode"], dead.extensions["knativeerrordest"]) == ("500", nobody)
 
 
-def test_the_producer_hears_of_an_event_that_is_lost(running: contextlib.ExitStack, nobody: str) -> None:
-    """Without a dead-letter sink that takes it, an undelivered event is a 500 to its producer."""
+def test_the_producer_is_answered_500_for_an_event_that_is_lost(running: contextlib.ExitStack, nobody: str) -> None:
+    """Without a dead-letter sink that accepts it, an undelivered event is a 500 to its producer."""
     without = a_router(running, trigger(nobody))
     useless = a_router(running, trigger(nobody, dead_letter=nobody))
     ingress = running.enter_context(router.serve(without))
@@ -270,19 +270,19 @@ def test_the_producer_hears_of_an_event_that_is_lost(running: contextlib.ExitSta
 def test_a_reply_that_cannot_be_delivered_dead_letters_the_question(
     running: contextlib.ExitStack, subscriber: Subscriber, dead_letters: Subscriber, nobody: str
 ) -> None:
-    """The reply's way back is retried as the Trigger says; then the event that was replied to is the dead letter."""
+    """The reply's delivery is retried as the Trigger says; then the event that was replied to is the dead letter."""
     subscriber.replies = [binary(an_event("reply"))]
-    seen: list[tuple[str, str | None, int | None]] = []
+    observed: list[tuple[str, str | None, int | None]] = []
     route = a_router(
         running,
         trigger(subscriber.url, dead_letter=dead_letters.url),
         trigger(nobody, "reply", Delivery(0, "exponential", 0)),
-        observe=lambda event, name, status: seen.append((event.type, name, status)),
+        observe=lambda event, name, status: observed.append((event.type, name, status)),
     ).route
 
     assert route(an_event()) == router.ACCEPTED
     assert len(subscriber.received) == 1
-    assert seen.count(("reply", None, None)) == 3
+    assert observed.count(("reply", None, None)) == 3
     assert [event.type for event in dead_letters.received] == ["t"]
 
 
@@ -300,7 +300,7 @@ def test_retries_wait_as_the_trigger_says(running: contextlib.ExitStack, subscri
 def test_a_closed_router_waits_for_no_retry(
     running: contextlib.ExitStack, subscriber: Subscriber, dead_letters: Subscriber
 ) -> None:
-    """A stop is not held up by a Trigger's patience, and its producer hears that the event was not delivered."""
+    """A stop does not wait for a Trigger's retries, and the producer's answer is that the event was not delivered."""
     subscriber.replies = [Reply(503)]
     patient = trigger(subscriber.url, delivery=Delivery(9, "exponential", 3600), dead_letter=dead_letters.url)
     closing = router.Router([patient])
@@ -318,7 +318,7 @@ def test_a_closed_router_waits_for_no_retry(
 def test_a_subscriber_that_answers_itself_is_stopped(
     running: contextlib.ExitStack, subscriber: Subscriber, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Replies to replies end at the hop limit, with a line in the log, and not in a storm of retries."""
+    """Replies to replies end at the hop limit, with a line in the log and without retries."""
     subscriber.replies = [binary(an_event())]
 
     assert a_router(running, trigger(subscriber.url)).route(an_event()) == router.ACCEPTED
@@ -345,16 +345,16 @@ def test_the_observer_sees_the_event_and_each_delivery(
 ) -> None:
     """A timeline can be built: the arrival, then every POST with its Trigger and status."""
     subscriber.replies = [Reply(503)]
-    seen: list[tuple[str, str | None, int | None]] = []
+    observed: list[tuple[str, str | None, int | None]] = []
     route = a_router(
         running,
         trigger(subscriber.url, delivery=Delivery(1, "exponential", 0), dead_letter=dead_letters.url),
-        observe=lambda event, name, status: seen.append((event.id, name, status)),
+        observe=lambda event, name, status: observed.append((event.id, name, status)),
     ).route
 
     route(an_event())
 
-    assert seen == [
+    assert observed == [
         ("1", None, None),
         ("1", "t-trigger", 503),
         ("1", "t-trigger", 503),
@@ -377,7 +377,7 @@ def test_the_observer_sees_the_event_and_each_delivery(
 def test_a_malformed_event_is_refused(
     running: contextlib.ExitStack, subscriber: Subscriber, headers: dict[str, str], body: bytes
 ) -> None:
-    """What is no CloudEvent is answered 400 with the reason, and goes to nobody."""
+    """A request that is not a CloudEvent is answered 400 with the reason, and is not delivered."""
     ingress = running.enter_context(router.serve(a_router(running, trigger(subscriber.url))))
 
     refused = httpx.post(ingress.url, headers=headers, content=body)
@@ -407,8 +407,8 @@ def test_a_body_that_is_too_large_is_refused(running: contextlib.ExitStack, subs
         assert connection.getresponse().status == 413
 
 
-def test_a_port_in_use_is_said_in_one_sentence(running: contextlib.ExitStack, subscriber: Subscriber) -> None:
-    """Two routers on one port: the second says which port, and what to do."""
+def test_a_port_in_use_is_named_in_one_sentence(running: contextlib.ExitStack, subscriber: Subscriber) -> None:
+    """Two routers on one port: the second's error names the port and what to do."""
     taken = running.enter_context(router.serve(a_router(running, trigger(subscriber.url))))
 
     with pytest.raises(wsgi_server.CannotListen, match=rf"cannot listen on 127\.0\.0\.1:{taken.port} .* another port"):

@@ -17,7 +17,7 @@ BASE = pathlib.Path(__file__).parents[2] / "knative" / "base"
 
 MANIFEST = """
 apiVersion: sources.knative.dev/v1
-kind: TickSource
+kind: PingSource
 metadata: {name: odd}
 spec:
   schedule: "*/5 * * * *"
@@ -84,14 +84,14 @@ def test_overrides_are_on_every_tick(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_a_tick_comes_at_the_minutes_that_cron_says(every: int, now: tuple[int, int, int], expected: float) -> None:
-    """`*/N` is every full minute that N divides, and begins anew with the hour."""
+    """`*/N` is every full minute that N divides, and starts again with the hour."""
     source = ticks.TickSource("any", every)
 
     assert source.seconds_until_next(datetime(2026, 1, 1, *now, tzinfo=UTC)) == expected
 
 
 def test_ticks_are_sent_until_stopped(sink: support.Sink) -> None:
-    """Each source ticks on its own; a period given in seconds takes the place of its schedule."""
+    """Each source ticks on its own; a period in seconds replaces its schedule."""
     sources = ticks.load_sources(BASE)
 
     with ticking(ticks.Ticks(sources, sink.url, {"dispatch": 0.02})):
@@ -112,8 +112,8 @@ def test_a_slow_answer_delays_no_other_source(sink: support.Sink) -> None:
     assert {event.tick for event in sink.received[:2]} == {"dispatch", "reap"}
 
 
-def test_an_outage_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
-    """A sink that does not take ticks is logged once; the next tick is sent all the same, and so is its success."""
+def test_an_outage_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    """A sink that refuses ticks is logged once; the next tick is sent all the same, and its success is logged."""
     answers = [503, 503, 503, 202, 202]
 
     def changes_its_mind(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
@@ -126,17 +126,17 @@ def test_an_outage_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixtu
     ):
         support.wait_for(lambda: len(answers) == 1, "ticks in and after the outage")
 
-    said = [record.getMessage() for record in caplog.records if record.name == "beads.ticks"]
-    assert said == ["a tick was not taken: HTTP 503", "ticks are taken again"]
+    logged = [record.getMessage() for record in caplog.records if record.name == "beads.ticks"]
+    assert logged == ["a tick was not accepted: HTTP 503", "ticks are accepted again"]
 
 
 def test_a_sink_that_is_down_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """No connection is an outage like any other."""
+    """A refused connection is an outage like any other."""
     with support.closing(support.Sink()) as gone:
         url = gone.url
 
     with ticking(ticks.Ticks(ticks.load_sources(BASE), url, {"reap": 0.01})):
-        support.wait_for(lambda: caplog.records, "the outage is said")
+        support.wait_for(lambda: caplog.records, "the outage is logged")
 
     assert "no answer (ConnectError" in caplog.records[0].getMessage()
 
@@ -153,7 +153,7 @@ def test_a_sink_that_is_down_ends_nothing(caplog: pytest.LogCaptureFixture) -> N
         (MANIFEST + "  ceOverrides: {extensions: {suspend: true}}\n", ["extensions.suspend", "put it in quotes"]),
     ],
 )
-def test_a_source_that_cannot_be_followed_is_refused(tmp_path: pathlib.Path, manifest: str, words: list[str]) -> None:
+def test_a_source_that_cannot_be_used_is_refused(tmp_path: pathlib.Path, manifest: str, words: list[str]) -> None:
     """The error names the file, the PingSource and the field."""
     with pytest.raises(ManifestError) as refused:
         load(tmp_path, manifest)
@@ -169,6 +169,6 @@ def test_a_folder_without_sources_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_period_for_an_unknown_source_is_refused() -> None:
-    """A misspelt name would leave the schedule in force, in silence."""
+    """A misspelt name would leave the schedule in force, without a word."""
     with pytest.raises(ValueError, match="dispach"):
         ticks.Ticks(ticks.load_sources(BASE), "http://sink.test", {"dispach": 1})

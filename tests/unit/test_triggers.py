@@ -1,4 +1,4 @@
-"""The Triggers: the deployed ones route as designed, and a wrong one is refused with words."""
+"""The Triggers: the deployed ones route as designed, and a wrong one is refused with the reason."""
 
 import pathlib
 
@@ -35,7 +35,7 @@ def a_tick(name: str, namespace: str = "any") -> events.Event:
     return an_event(events.TICK, f"/apis/v1/namespaces/{namespace}/pingsources/{name}")
 
 
-def wanted_by(event: events.Event) -> list[tuple[str, str]]:
+def matched_by(event: events.Event) -> list[tuple[str, str]]:
     loaded = triggers.load_triggers(BASE, ADDRESSES)
     return [(trigger.name, trigger.subscriber.name) for trigger in loaded if triggers.matches(trigger.filter, event)]
 
@@ -67,12 +67,12 @@ def refusal(folder: pathlib.Path, trigger: str, broker: str = BROKER) -> str:
     ids=lambda value: f"{value.type} {value.source}" if isinstance(value, events.Event) else "",
 )
 def test_every_event_goes_where_the_design_says(event: events.Event, expected: list[tuple[str, str]]) -> None:
-    """Requests go to their function, ticks of our two PingSources to the feeder, facts and all else to nobody here."""
-    assert wanted_by(event) == expected
+    """Requests go to their function, ticks of our two PingSources to the feeder, change events and all else nowhere."""
+    assert matched_by(event) == expected
 
 
 def test_a_tick_s_dead_letter_is_the_function_itself() -> None:
-    """With the feeder down, the backstop still works: the tick comes to the function that it is for."""
+    """With the feeder down, the backstop still works: the tick is delivered to its function."""
     loaded = triggers.load_triggers(BASE, ADDRESSES)
     dead_letters = {t.name: t.delivery.dead_letter.name for t in loaded if t.delivery.dead_letter}
 
@@ -80,7 +80,7 @@ def test_a_tick_s_dead_letter_is_the_function_itself() -> None:
 
 
 def test_every_deployed_trigger_gives_up_before_the_next_tick() -> None:
-    """Each Trigger says how often it tries: Knative's default of 10 retries would outlast a tick by far."""
+    """Each Trigger limits its retries: Knative's default of 10 would last far longer than until the next tick."""
     for trigger in triggers.load_triggers(BASE, ADDRESSES):
         waits = [trigger.delivery.wait_seconds(failures) for failures in range(trigger.delivery.retry)]
         assert 0 < sum(waits) < 60, trigger.name
@@ -131,8 +131,8 @@ def test_the_dialects_are_read_from_the_manifest(tmp_path: pathlib.Path) -> None
     assert not triggers.matches(what, an_event("a", "/no"))
 
 
-def test_the_older_filter_takes_an_empty_text_for_any_value(tmp_path: pathlib.Path) -> None:
-    """In `filter.attributes` an empty text asks only that the attribute is there."""
+def test_an_empty_text_in_the_older_filter_is_any_value(tmp_path: pathlib.Path) -> None:
+    """In `filter.attributes` an empty text requires only that the attribute is present."""
     what = load(tmp_path, TRIGGER + "  filter: {attributes: {type: t, cause: ''}}\n").filter
 
     assert triggers.matches(what, an_event("t", cause="tick"))
@@ -140,13 +140,13 @@ def test_the_older_filter_takes_an_empty_text_for_any_value(tmp_path: pathlib.Pa
     assert not triggers.matches(what, an_event("other", cause="tick"))
 
 
-def test_a_trigger_without_a_filter_takes_everything(tmp_path: pathlib.Path) -> None:
+def test_a_trigger_without_a_filter_matches_everything(tmp_path: pathlib.Path) -> None:
     """No filter means every event."""
     assert triggers.matches(load(tmp_path, TRIGGER).filter, an_event("whatever"))
 
 
 def test_a_trigger_without_delivery_has_knative_s_own(tmp_path: pathlib.Path) -> None:
-    """What a manifest leaves out is what the cluster would do: 10 retries, doubling from 0.2 s."""
+    """Where a manifest sets nothing, Knative's default applies: 10 retries, doubling from 0.2 s."""
     delivery = load(tmp_path, TRIGGER).delivery
 
     assert delivery.retry == 10
@@ -192,10 +192,10 @@ def test_a_wrong_trigger_is_refused_with_its_file_and_name(
     tmp_path: pathlib.Path, trigger: str, words: list[str]
 ) -> None:
     """What the router would do differently from the Broker, or what the Broker would refuse, is an error at load."""
-    said = refusal(tmp_path, trigger)
+    message = refusal(tmp_path, trigger)
 
     for word in (str(tmp_path / "odd.yaml"), "Trigger odd", *words):
-        assert word in said
+        assert word in message
 
 
 def test_a_trigger_without_its_broker_is_refused(tmp_path: pathlib.Path) -> None:
@@ -204,12 +204,12 @@ def test_a_trigger_without_its_broker_is_refused(tmp_path: pathlib.Path) -> None
 
 
 def test_a_folder_without_triggers_is_refused(tmp_path: pathlib.Path) -> None:
-    """A router without Triggers would swallow everything in silence."""
+    """A router without Triggers would drop every event without a word."""
     with pytest.raises(ManifestError, match="holds no Trigger"):
         triggers.load_triggers(tmp_path, ADDRESSES)
 
 
-def test_a_file_that_is_no_yaml_is_named(tmp_path: pathlib.Path) -> None:
+def test_a_file_that_is_not_yaml_is_named(tmp_path: pathlib.Path) -> None:
     """The error names the file that cannot be read."""
     (tmp_path / "broken.yaml").write_text("a: [")
 

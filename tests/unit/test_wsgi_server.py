@@ -1,4 +1,4 @@
-"""The local server: it ends when it is told to, and closes what it opened."""
+"""The local server: it stops, and closes what it opened."""
 
 import os
 import threading
@@ -29,8 +29,8 @@ def test_a_stopped_server_leaves_nothing_open() -> None:
     assert open_files() <= before
 
 
-def test_a_request_at_work_is_answered_before_the_end() -> None:
-    """A stop waits for the answer that is being made, and takes no more requests."""
+def test_a_request_in_progress_is_answered_before_the_end() -> None:
+    """A stop waits for the answer in progress, and accepts no more requests."""
     begun, let_go = threading.Event(), threading.Event()
 
     def waits(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
@@ -49,8 +49,8 @@ def test_a_request_at_work_is_answered_before_the_end() -> None:
         stopped.result(15)
 
 
-def test_a_request_that_does_not_end_holds_no_stop_up() -> None:
-    """After its timeout the stop goes on; the request that is still at work harms nobody when it ends."""
+def test_a_request_that_does_not_end_delays_no_stop() -> None:
+    """After its timeout the stop continues; the request that is still in progress does no harm when it ends."""
     begun, let_go = threading.Event(), threading.Event()
 
     def hangs(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:

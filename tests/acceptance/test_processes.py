@@ -1,4 +1,4 @@
-"""The doors of the processes: curl as in the README, what is malformed, what is missing, what is in use."""
+"""The processes from outside: HTTP as in the documentation, malformed input, missing settings, ports in use."""
 
 import os
 import pathlib
@@ -22,34 +22,35 @@ from tests.acceptance.conftest import Running
 from tests.support import wait_for
 
 ROOT = pathlib.Path(__file__).parents[2]
-README_PORTS = Ports.counted_from(18080)
+DOCUMENTED_PORTS = Ports.counted_from(18080)
 
 
-def readme_lines(beginning: str) -> list[str]:
-    """The code lines of the README that begin so."""
-    return [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(beginning)]
+def documented(beginning: str) -> list[str]:
+    """The command lines in the README and in docs/ that begin so."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [line for page in pages for line in page.read_text().splitlines() if line.startswith(beginning)]
 
 
-def test_the_readmes_curl_lines_work_as_written(running: Running) -> None:
+def test_the_documented_curl_lines_work_as_written(running: Running) -> None:
     """Dispatch and reap, binary and structured: 204, no body. Only the ports are the test's own."""
-    lines = readme_lines("curl -i ")
+    lines = documented("curl -i ")
     assert len(lines) == 4
     for line in lines:
         for name in ("dispatch", "reap"):
-            line = line.replace(f":{getattr(README_PORTS, name)}/", f":{getattr(running.system.ports, name)}/")
+            line = line.replace(f":{getattr(DOCUMENTED_PORTS, name)}/", f":{getattr(running.system.ports, name)}/")
         done = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=30)
         head, _, body = done.stdout.replace("\r", "").partition("\n\n")
         assert head.startswith("HTTP/1.1 204 "), done.stdout + done.stderr
         assert body == ""
 
 
-def test_curl_dispatches_what_waits(running: Running) -> None:
-    """With the feeder stopped, the README's line is enough to start a bead."""
+def test_curl_dispatches_the_queue(running: Running) -> None:
+    """With the feeder stopped, the documented line is enough to start a bead."""
     running.system.processes["feeder"].kill()
     bead = running.beads.workspace.create("by curl", "ok", "--assignee", "agent")
-    line = readme_lines(f"curl -i http://127.0.0.1:{README_PORTS.dispatch}/ -H 'Ce-")[0]
+    line = documented(f"curl -i http://127.0.0.1:{DOCUMENTED_PORTS.dispatch}/ -H 'Ce-")[0]
     subprocess.run(
-        shlex.split(line.replace(f":{README_PORTS.dispatch}/", f":{running.system.ports.dispatch}/")),
+        shlex.split(line.replace(f":{DOCUMENTED_PORTS.dispatch}/", f":{running.system.ports.dispatch}/")),
         check=True, capture_output=True, timeout=30,
     )  # fmt: skip
     assert running.posts(bead) == 1
@@ -105,7 +106,7 @@ def test_malformed_events_are_4xx_and_change_nothing(running: Running, part: str
 
 @pytest.mark.parametrize("part", ["dispatch", "reap", "feeder"])
 def test_other_methods_are_405(running: Running, part: str) -> None:
-    """GET / says what is expected."""
+    """The answer to GET / names the method that is expected."""
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"http://127.0.0.1:{getattr(running.system.ports, part)}/", timeout=10)
     with refused.value:
@@ -114,7 +115,7 @@ def test_other_methods_are_405(running: Running, part: str) -> None:
 
 
 def test_half_a_request_does_not_keep_others_waiting(running: Running) -> None:
-    """A client that announces a body and never sends it holds no pass up."""
+    """A client that announces a body and never sends it delays no pass."""
     for port in (running.system.ports.dispatch, running.system.ports.feeder):
         with socket.create_connection(("127.0.0.1", port)) as slow:
             slow.sendall(
@@ -143,7 +144,7 @@ def function(name: str) -> list[str]:
 DOLT = {"DOLT_HOST": "127.0.0.1", "DOLT_DATABASE": "x"}
 
 
-@pytest.mark.parametrize(("command", "env", "says"), [
+@pytest.mark.parametrize(("command", "env", "expected"), [
     (function("dispatch"), {}, "dispatch cannot start: DOLT_HOST is not set"),
     (function("dispatch"), DOLT, "dispatch cannot start: BEADBOARD_URL is not set"),
     (function("reap"), {**DOLT, "REAP_AFTER_MINUTES": "soon"}, "reap cannot start: REAP_AFTER_MINUTES is 'soon'"),
@@ -154,49 +155,49 @@ DOLT = {"DOLT_HOST": "127.0.0.1", "DOLT_DATABASE": "x"}
     ([sys.executable, "-m", "local", "up"], {"LOCAL_PORT": "80"}, "LOCAL_PORT is '80', expected a port"),
     ([sys.executable, "-m", "local", "up"], {"BEADS_DIR": "/nowhere"}, "no metadata.json"),
 ])  # fmt: skip
-def test_a_wrong_start_says_what_to_do(
-    command: list[str], env: dict[str, str], says: str, tmp_path: pathlib.Path
+def test_a_start_that_cannot_work_says_what_to_do(
+    command: list[str], env: dict[str, str], expected: str, tmp_path: pathlib.Path
 ) -> None:
     """Non-zero, the setting named, no traceback."""
     if "local" in command and command[-1] == "up":
         command = [*command, "--folder", str(tmp_path)]
-    status, said = run(*command, env=env)
+    status, output = run(*command, env=env)
     assert status != 0
-    assert says in said
-    assert "Traceback" not in said
+    assert expected in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("module", ["feeder", "local", "tools.toolchain", "local.stand_in_agent"])
 def test_help_is_there(module: str) -> None:
     """--help of every command ends with 0."""
-    status, said = run(sys.executable, "-m", module, "--help")
+    status, output = run(sys.executable, "-m", module, "--help")
     assert status == 0
-    assert "usage:" in said
+    assert "usage:" in output
 
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port that somebody else listens on; the five below it are free."""
+    """A port that another program listens on; the five below it are free."""
     port = processes.free_port(neighbours=5) + 5
     with socket.create_server(("127.0.0.1", port)):
         yield port
 
 
 def test_a_port_in_use_is_named(taken: int, tmp_path: pathlib.Path) -> None:
-    """The feeder, and the local system: which port, and how to choose another."""
+    """The errors of the feeder and of the local system name the port and the setting that chooses another."""
     env = {**DOLT, "K_SINK": "http://127.0.0.1:9/", "PORT": str(taken), "HOST": "127.0.0.1"}
-    status, said = run(sys.executable, "-m", "feeder", env=env)
-    assert status != 0 and f"cannot listen on 127.0.0.1:{taken}" in said and "set PORT" in said
-    assert "Traceback" not in said
-    status, said = run(
-        sys.executable, "-m", "local", "demo", "--folder", tmp_path, env={"LOCAL_PORT": str(taken - 5)}, seconds=120
+    status, output = run(sys.executable, "-m", "feeder", env=env)
+    assert status != 0 and f"cannot listen on 127.0.0.1:{taken}" in output and "set PORT" in output
+    assert "Traceback" not in output
+    status, output = run(
+        sys.executable, "-m", "local", "demo", "--folder", tmp_path, env={**programs(), "LOCAL_PORT": str(taken - 5)}, seconds=120
     )
-    assert status == 1 and str(taken) in said and "LOCAL_PORT" in said
-    assert "Traceback" not in said
+    assert status == 1 and str(taken) in output and "LOCAL_PORT" in output
+    assert "Traceback" not in output
 
 
-def test_dolt_down_at_the_start_is_waited_for_and_said_once(tmp_path: pathlib.Path) -> None:
-    """The feeder lives, is not ready, says it once, and stops at SIGTERM with 0."""
+def test_dolt_down_at_the_start_is_waited_for_and_logged_once(tmp_path: pathlib.Path) -> None:
+    """The feeder runs, is not ready, logs it once, and stops at SIGTERM with 0."""
     port = processes.free_port()
     env = {
         **DOLT,
@@ -217,9 +218,9 @@ def test_dolt_down_at_the_start_is_waited_for_and_said_once(tmp_path: pathlib.Pa
     os.kill(feeder.pid, signal.SIGTERM)
     wait_for(lambda: not feeder.running, "the end")
     assert feeder.stop() == 0
-    said = feeder.log.read_text()
-    assert said.count("waiting for it") == 1
-    assert "Traceback" not in said and "s3cret" not in said
+    logged = feeder.log.read_text()
+    assert logged.count("waiting for it") == 1
+    assert "Traceback" not in logged and "s3cret" not in logged
 
 
 def test_functions_answer_503_while_dolt_is_down(tmp_path: pathlib.Path) -> None:
@@ -235,14 +236,3 @@ def test_functions_answer_503_while_dolt_is_down(tmp_path: pathlib.Path) -> None
         finally:
             process.stop()
         assert "Traceback" not in process.log.read_text()
-
-
-def test_make_demo_runs_end_to_end(tmp_path: pathlib.Path) -> None:
-    """From nothing to three beads, twice in the same folder; nothing is left running."""
-    env = {"LOCAL_PORT": str(processes.free_port(neighbours=5))}
-    for _ in range(2):
-        status, said = run(sys.executable, "-m", "local", "demo", "--folder", tmp_path, env=env, seconds=180)
-        assert status == 0, said
-        assert re.search(r"first dispatch \d+\.\d s after", said)
-        assert "was left alone, as it should be" in said
-    assert not any(processes.listening(int(env["LOCAL_PORT"]) + offset) for offset in range(6))

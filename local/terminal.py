@@ -1,0 +1,51 @@
+"""What local prints in the terminal: its progress, and its own log as one readable line each."""
+
+import contextlib
+import logging
+import sys
+from datetime import UTC, datetime
+
+from beads_dispatch import log, notes
+
+_LINE_LIMIT = 400  # characters
+
+
+class ReadableLines(logging.Formatter):
+    """`09:30:00.123  ticks: a tick was not accepted: HTTP 503 (source dispatch)`, UTC, whatever a bead's text holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC)
+        given = ", ".join(f"{name} {value}" for name, value in log.fields(record).items() if name != "action")
+        name = record.name.removeprefix("beads.")
+        text = f"{name}: {record.getMessage()}" + (f" ({given})" if given else "")
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return f"{clock(at)}  {notes.one_line(text, _LINE_LIMIT)}{trace}"
+
+
+def clock(at: datetime) -> str:
+    """`09:30:00.123`, UTC."""
+    return f"{at.astimezone(UTC):%H:%M:%S.%f}"[:-3]
+
+
+def configure_log(process: str, level: str) -> None:
+    """Set up logging for a process that a person watches."""
+    log.configure(process, level)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(ReadableLines())
+
+
+def show(line: str) -> None:
+    """Print a line at once. A terminal that was closed must not keep the stop from its end."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
+
+
+def report(message: str) -> None:
+    """Print a line of progress."""
+    show(f"==> {message}")
+
+
+def report_failure(message: str) -> None:
+    """Print an error, on stderr."""
+    with contextlib.suppress(OSError):
+        print(f"\n{message}", file=sys.stderr, flush=True)
