@@ -1,47 +1,57 @@
-"""beads-dispatch reap --dry-run: what a reap pass would do now, and when it would come to the others."""
+"""beads-dispatch reap: what a reap pass would do now, and when it would come to the others."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from beads_dispatch.cli import status, terminal
-from beads_dispatch.settings import DispatchLimits
-from beads_dispatch.store import Store
+from beads_dispatch.cli.context import Context, add_limits, now
 
 
 @dataclass(frozen=True)
-class Reap:
+class ReapForecast:
     """What a pass would do at a moment."""
 
     at: datetime
     suspended: str | None
-    open_again: Sequence[str]  # claimed, and nothing came of it
-    block: Sequence[str]  # silent for too long
-    later: Sequence[status.AtWork]  # in progress and not due
+    to_reopen: Sequence[str]  # claimed, and never sent
+    to_block: Sequence[str]  # inactive for too long
+    later: Sequence[status.InProgress]
 
 
-def look(beads: Store, limits: DispatchLimits, moment: datetime) -> Reap:
-    """Raises StoreError."""
-    reopen, block = status.stuck(beads, limits, moment)
-    now = {bead.id for bead in (*reopen, *block)}
-    return Reap(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.description = "Shows what reap would do now. It changes nothing: reap itself runs at its tick."
+    parser.add_argument("--dry-run", action="store_true", help="the same: this command is always a dry run")
+    add_limits(parser, "--assignee", "--claim-timeout-seconds", "--reap-after-minutes")
+
+
+def run(context: Context) -> int:
+    """Print the forecast. Raises SettingsError, StoreError."""
+    beads, limits, moment = context.store, context.limits, now()
+    to_reopen, to_block = status.to_reap(beads, limits, moment)
+    found = ReapForecast(
         at=moment,
         suspended=beads.control.suspension().reap,
-        open_again=[bead.id for bead in reopen],
-        block=[bead.id for bead in block],
-        later=[one for one in status.at_work(beads, limits) if one.bead not in now],
+        to_reopen=to_reopen,
+        to_block=to_block,
+        later=[one for one in status.in_progress(beads, limits) if one.bead not in {*to_reopen, *to_block}],
     )
+    context.show(found, lines)
+    return 0
 
 
-def lines(found: Reap) -> list[str]:
-    """The answer as people read it."""
-    written = [f"reap is suspended: {terminal.text(found.suspended, 120)}"] if found.suspended else []
-    written += [f"would open again: {bead} (claimed, and nothing came of it)" for bead in found.open_again]
-    written += [f"would block: {bead} (silent for too long)" for bead in found.block]
-    written += [] if found.open_again or found.block else ["would take nothing now"]
-    written += [
-        f"in progress: {one.bead}, last sign of life {terminal.span(found.at - one.last_sign)} ago; taken at"
-        f" {terminal.moment(one.reap_at)} if it stays silent"
-        for one in found.later
+def lines(found: ReapForecast) -> list[terminal.Line]:
+    """The forecast as people read it."""
+    return [
+        *([f"reap is suspended: {terminal.cut(found.suspended, 120)}"] if found.suspended else []),
+        *(f"would reopen: {bead} (claimed, never sent)" for bead in found.to_reopen),
+        *(f"would block: {bead} (inactive)" for bead in found.to_block),
+        *([] if found.to_reopen or found.to_block else ["would do nothing now"]),
+        *(
+            f"in progress: {one.bead}, last activity {terminal.span(found.at - one.last_activity)} ago; reaped at"
+            f" {terminal.moment(one.reap_at)} if it stays inactive"
+            for one in found.later
+        ),
     ]
-    return written

@@ -1,44 +1,53 @@
-"""beads-dispatch suspend and resume: the switch in bd's config, set as `bd config set` does it."""
+"""beads-dispatch suspend: a person's pause, written into bd's config as `bd config set` does it."""
 
+import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from beads_dispatch.cli import terminal
-from beads_dispatch.store import Store
+from beads_dispatch.cli.context import Context
+from beads_dispatch.suspension import Suspension
 
-BOTH = ("dispatch", "reap")
+_BOTH = ("dispatch", "reap")
 
-
-@dataclass(frozen=True)
-class Switched:
-    """The switch after it was moved: who says stop, in words; None where nobody does."""
-
-    dispatch: str | None
-    reap: str | None
+_DESCRIPTION = """\
+Sets custom.auto-dispatch.suspend, as `bd config set` does; without a name for dispatch and reap. It counts within a
+second, before the next claim. `beads-dispatch dispatch` works all the same. (A PingSource can suspend as well: `status`
+shows it, and `kn source ping resume` ends it.)
+"""
 
 
-def move(beads: Store, names: Sequence[str], *, suspend: bool) -> Switched:
-    """Suspend or resume dispatch, reap or both, and leave the other as it is. Raises StoreError."""
-    found = beads.control.configured()
-    dispatch, reap = found.dispatch is not None, found.reap is not None
-    beads.control.set_configured(
-        dispatch=suspend if "dispatch" in names else dispatch, reap=suspend if "reap" in names else reap
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what suspend and resume take."""
+    parser.description = _DESCRIPTION
+    parser.add_argument("name", nargs="?", choices=_BOTH, help="only this one")
+
+
+def run(context: Context) -> int:
+    """Suspend. Raises SettingsError, StoreError."""
+    return change(context, suspend=True)
+
+
+def change(context: Context, *, suspend: bool) -> int:
+    """Suspend or resume what the command line names, leave the other as it is, and print what is suspended then."""
+    control = context.store.control
+    names = [context.arguments.name] if context.arguments.name else _BOTH
+    configured = control.configured()
+    control.set_configured(
+        dispatch=suspend if "dispatch" in names else configured.dispatch is not None,
+        reap=suspend if "reap" in names else configured.reap is not None,
     )
-    found = beads.control.suspension()
-    return Switched(found.dispatch, found.reap)
+    context.show(control.suspension(), lambda found: lines(found, names, suspend=suspend))
+    return 0
 
 
-def lines(found: Switched, names: Sequence[str], *, suspend: bool) -> list[str]:
-    """What became of each; and what else still says stop."""
+def lines(found: Suspension, names: Sequence[str], *, suspend: bool) -> list[str]:
+    """What became of each, and what else still suspends it."""
     written = []
     for name in names:
-        said = found.dispatch if name == "dispatch" else found.reap
+        reason = found.dispatch if name == "dispatch" else found.reap
         if suspend:
-            written.append(f"{name} is suspended; `beads-dispatch resume {name}` starts it again")
-        elif said is None:
+            written.append(f"{name} is suspended; `beads-dispatch resume {name}` resumes it")
+        elif reason is None:
             written.append(f"{name} is on")
         else:
-            written.append(
-                f"{name} is still suspended: {terminal.text(said, 120)}; `kn source ping resume {name}` takes that away"
-            )
+            written.append(f"{name} is still suspended: {reason}; `kn source ping resume {name}` ends that")
     return written

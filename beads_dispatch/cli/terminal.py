@@ -1,43 +1,82 @@
-"""How results are written: text for people, JSON for programs. Pure, but for the look at the terminal."""
+"""What leaves the command: lines for people, JSON for programs. Here, and only here, all of it is made safe."""
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from beads_dispatch import notes
+
+SCHEMA = 1  # of the JSON: a higher number means that a field has changed or gone
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
-class Paint:
-    """Colours, where they are wanted: on a terminal, and never with NO_COLOR."""
+class Styled(NamedTuple):
+    """A part of a line, with a style that a terminal shows."""
 
-    def __init__(self, wanted: bool) -> None:
-        self._wanted = wanted
-
-    def __call__(self, text: str, how: str) -> str:
-        return f"\x1b[{_CODES[how]}m{text}\x1b[0m" if self._wanted and text else text
+    text: str
+    style: str
 
 
-def paint(env: Mapping[str, str] = os.environ) -> Paint:
-    """Colours for standard output. See no-color.org: NO_COLOR counts when it is not empty."""
-    return Paint(sys.stdout.isatty() and not env.get("NO_COLOR") and env.get("TERM") != "dumb")
+Line = str | tuple[str | Styled, ...]
 
 
-def text(value: str, limit: int = 60) -> str:
-    """A bead's text, made safe for a terminal and cut to `limit` characters."""
-    safe = notes.one_line(value, 10_000)
-    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+def write(line: Line, env: Mapping[str, str]) -> None:
+    """Print a line on standard output at once, in colour where it is a terminal."""
+    print(render(line, coloured=wants_colours(env)), flush=True)
+
+
+def write_json(result: Any, indent: int | None = 2) -> None:
+    """Print a result as JSON on standard output at once."""
+    print(as_json(result, indent), flush=True)
+
+
+def warn(message: str) -> None:
+    """Print a line on standard error: beside the result, or in its place."""
+    print(clean(message), file=sys.stderr, flush=True)
+
+
+def wants_colours(env: Mapping[str, str]) -> bool:
+    """Whether standard output shows colours. See no-color.org: NO_COLOR counts when it is not empty."""
+    return sys.stdout.isatty() and not env.get("NO_COLOR") and env.get("TERM") != "dumb"
+
+
+def render(line: Line, *, coloured: bool) -> str:
+    """A line whose only control characters are the codes of our styles."""
+    parts = [line] if isinstance(line, str) else line
+    return "".join(
+        f"\x1b[{_CODES[part.style]}m{clean(part.text)}\x1b[0m"
+        if coloured and isinstance(part, Styled) and part.text
+        else clean(part.text if isinstance(part, Styled) else part)
+        for part in parts
+    )
+
+
+def clean(text: str) -> str:
+    """`text` with a space for each character that is not printable: it cannot write on the terminal, or forge a line.
+
+    The length stays, so columns that were aligned before are aligned after.
+    """
+    return notes.one_line(text, len(text))
+
+
+def cut(text: str, limit: int = 60) -> str:
+    """At most `limit` characters of a text."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def moment(at: datetime) -> str:
     """`2026-07-15 09:30:00Z`, with milliseconds where there are any."""
     at = at.astimezone(UTC)
     return at.strftime("%Y-%m-%d %H:%M:%S") + (f".{at.microsecond // 1000:03d}" if at.microsecond else "") + "Z"
+
+
+def until(at: datetime, now: datetime) -> str:
+    """`2026-07-15 09:30:00Z (5 min more)`."""
+    return f"{moment(at)} ({span(at - now)} more)"
 
 
 def span(length: timedelta) -> str:
@@ -66,19 +105,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = " 
 
 
 def as_json(result: Any, indent: int | None = 2) -> str:
-    """A dataclass as JSON; moments as `2026-07-15T09:30:00.000Z`, lengths of time in seconds."""
-    return json.dumps(_plain(result), ensure_ascii=False, indent=indent)
+    """A dataclass as JSON with its schema's number; moments as `2026-07-15T09:30:00.000Z`, lengths of time in seconds.
+
+    Characters that are not printable are escaped, so the text is exact and safe for a terminal.
+    """
+    text = json.dumps({"schema": SCHEMA, **_plain(result)}, ensure_ascii=False, indent=indent)
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    if isinstance(value, timedelta):
-        return value.total_seconds()
     return value

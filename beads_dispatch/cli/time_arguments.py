@@ -1,4 +1,4 @@
-"""What people write for a moment of the past: a time, or how long ago; what is neither may be a Dolt commit."""
+"""What people write for a moment of the past: a time, or how long ago; anything else may be a Dolt commit."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -8,20 +8,20 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def parse(written: str, now: datetime) -> datetime | None:
-    """A moment, UTC-aware; None when it is none and so may be a commit. Pure.
+    """A moment, UTC-aware; None when it is not one and so may be a commit. Pure.
 
-    `90m`, `2h ago`, `now`, or ISO 8601: `2026-07-15 09:30`, `2026-07-15T09:30:00.123Z`. UTC unless it says otherwise.
+    `90m`, `2h ago`, `now`, or ISO 8601: `2026-07-15 09:30`, `2026-07-15T09:30:00.123Z`. UTC where it names no zone.
     """
     written = written.strip()
     if written == "now":
         return now
     ago = _AGO.fullmatch(written)
-    if ago:
-        return now - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2]])
-    if not re.match(r"\d{4}-\d\d", written):
-        return None
     try:
+        if ago:
+            return now - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2]])
+        if not re.match(r"\d{4}-\d\d", written):
+            return None
         found = datetime.fromisoformat(written.upper())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)

@@ -1,12 +1,12 @@
-"""The live timeline: each step of each bead once, with the milliseconds since the step before."""
+"""The live timeline: each step of each bead once, with the milliseconds since the step before. Pure."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from beads_dispatch.cli import terminal
+from beads_dispatch.cli.history import record
 
 
 @dataclass(frozen=True)
@@ -30,44 +30,29 @@ class Entry:
     def line(self) -> str:
         """`09:30:00.123  bd-1           claimed        +164 ms  Write a haiku`, UTC."""
         since = f"+{self.after_ms} ms" if self.after_ms is not None else ""
-        return (
-            f"{self.at.astimezone(UTC):%H:%M:%S.%f}"[:-3]
-            + f"  {terminal.text(self.bead):<14} {self.what:<11} {since:>10}  {terminal.text(self.title, 40)}"
-        ).rstrip()
+        clock = f"{self.at.astimezone(UTC):%H:%M:%S.%f}"[:-3]
+        return f"{clock}  {self.bead:<14} {self.what:<11} {since:>10}  {terminal.cut(self.title, 40)}".rstrip()
 
 
-def steps_in(history: Iterable[Mapping[str, Any]], assignee: str) -> list[Step]:
-    """The steps in a bead's history, oldest first. Pure."""
-    found = []
-    for version in history:
-        what = _step(version, assignee)
-        if what:
-            found.append(Step(what, version["at"].replace(tzinfo=UTC)))
-    return found
+def steps_in(versions: Iterable[Mapping[str, Any]], assignee: str) -> list[Step]:
+    """The steps in a bead's versions, oldest first."""
+    return [Step(what, version["at"].replace(tzinfo=UTC)) for version in versions if (what := _step(version, assignee))]
 
 
 def _step(version: Mapping[str, Any], assignee: str) -> str | None:
-    before, after = _record(version["from_metadata"]), _record(version["to_metadata"])
+    before, after = record(version["from_metadata"]), record(version["to_metadata"])
     was, now = version["from_status"], version["to_status"]
-    if after.get("job") and after.get("job") != before.get("job"):
+    if after.job and after.job != before.job:
         return "dispatched"
-    if after.get("claim") and after.get("claim") != before.get("claim"):
+    if after.claim and after.claim != before.claim:
         return "claimed"
-    if now != was and now == "closed":
-        return "closed"
-    if now != was and now == "blocked":
-        return "blocked"
+    if now != was and now in ("closed", "blocked"):
+        return str(now)
     if now == "open" and was == "in_progress":
-        return "given back"
+        return "released"
     if now == "open" and version["to_assignee"] == assignee and version["from_assignee"] != assignee:
         return "assigned"
     return None
-
-
-def _record(metadata: Any) -> dict[str, Any]:
-    found = json.loads(metadata) if isinstance(metadata, str | bytes) else metadata
-    record = found.get("dispatch") if isinstance(found, dict) else None
-    return record if isinstance(record, dict) else {}
 
 
 class Timeline:
@@ -75,7 +60,7 @@ class Timeline:
 
     def __init__(self, show: Callable[[Entry], None]) -> None:
         self._show = show
-        self._seen: dict[str, list[Step]] = {}
+        self._steps: dict[str, list[Step]] = {}
         self._titles: dict[str, str] = {}
 
     def name(self, bead_id: str, title: str) -> None:
@@ -83,16 +68,16 @@ class Timeline:
         self._titles[bead_id] = title
 
     def knows(self, bead_id: str) -> bool:
-        """Whether a step of the bead was seen."""
-        return bead_id in self._seen
+        """Whether the bead has a step."""
+        return bead_id in self._steps
 
     def steps(self, bead_id: str) -> list[Step]:
         """A bead's steps so far, in order of time."""
-        return sorted(self._seen.get(bead_id, []), key=lambda step: step.at)
+        return sorted(self._steps.get(bead_id, []), key=lambda step: step.at)
 
     def add(self, bead_id: str, step: Step) -> None:
-        """Show a step, unless it was seen."""
-        steps = self._seen.setdefault(bead_id, [])
+        """Show a step, unless it was shown."""
+        steps = self._steps.setdefault(bead_id, [])
         if step in steps:
             return
         earlier = [other.at for other in steps if other.at <= step.at]

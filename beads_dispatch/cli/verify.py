@@ -1,32 +1,38 @@
-"""Did "one POST per claim" hold in this database? python -m beads_dispatch.cli.verify
-
-Reads Dolt's own history of `issues`, not our logs. The connection is DOLT_* or BEADS_DIR, as for the processes, and the
-sentinel is AGENT_ASSIGNEE, as it was for all of that history. It only reads. Ends with 0 when the promise held, 1 when
-it was broken, and says what history cannot show.
-"""
+"""beads-dispatch verify: whether "one POST per claim" held in this database, by Dolt's own history of `issues`."""
 
 import argparse
 import collections
-import json
-import os
-import sys
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pymysql
-from pymysql.cursors import DictCursor
-
-from beads_dispatch import settings, store
+from beads_dispatch import notes, settings
 from beads_dispatch.bead import POSTING, UNKNOWN, DispatchRecord, Status
+from beads_dispatch.cli import terminal
+from beads_dispatch.cli.context import CommandError, Context, add_limits
+from beads_dispatch.cli.history import record
+from beads_dispatch.cli.terminal import Styled
+from beads_dispatch.store import Store, StoreError
+from beads_dispatch.store.history import WORKING
 
-_WORKING = "WORKING"
+HELD, BROKEN, CANNOT_VERIFY = 0, 1, 2  # the exit status
+
+_DESCRIPTION = """\
+Reads Dolt's own history of `issues`, no log of ours, and writes nothing. The agent is --assignee (AGENT_ASSIGNEE), as
+it was for all of that history. It takes a few minutes where the history is long.
+
+Exit status: 0 each claim was dispatched at most once, 1 one was not, 2 it cannot be verified.
+"""
+
+_STATEMENT_SECONDS = 600.0  # the whole history is one statement
 _SECOND = timedelta(seconds=2)  # audit rows are dated to the second
+_IN_FLIGHT, _CRASHED, _EXPIRED = "in flight", "crashed while posting", "expired"
 
-CANNOT_KNOW = (
-    "whether a POST arrived: only the agent service knows. A bead whose claim ended as `unknown` or `crashed while"
-    " posting` may have a job or none.",
+UNKNOWABLE = (
+    "whether a POST arrived: only the agent knows. A bead whose claim ended as `unknown` or `crashed while posting` may"
+    " have a job or none.",
     "what happened between two Dolt commits: bd makes its commit a moment after its write, and plain SQL none. A bead"
     " that was reopened that way and claimed again looks like one claimed twice; the audit rows of bd tell them apart,"
     " plain SQL that writes none and commits nothing is reported as broken.",
@@ -54,6 +60,12 @@ class Version:
     before: State | None
     after: State | None
 
+    @property
+    def noted(self) -> str:
+        """The notes that this version added."""
+        before, after = (side.notes if side else "" for side in (self.before, self.after))
+        return after[len(before) :] if after.startswith(before) else after
+
 
 @dataclass
 class Claim:
@@ -63,17 +75,19 @@ class Claim:
     bead: str
     at: datetime
     commit: str
-    stood: bool  # the commit that made it left the bead in progress and the sentinel's
+    stood: bool  # the commit that made it left the bead in progress and the agent's
     jobs: set[str] = field(default_factory=set)
     unknown: bool = False
     posting: bool = False
     released: bool = False  # somebody else took the bead out of in_progress, and left our token on it
-    end: str = "in the air"
+    end: str = _IN_FLIGHT
     ended: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """Every claim, and each way in which the promise was broken."""
+
     claims: tuple[Claim, ...]
     broken: tuple[str, ...]
     commits: int
@@ -83,7 +97,54 @@ class Verdict:
         return collections.Counter(claim.end for claim in self.claims)
 
 
+@dataclass(frozen=True)
+class ClaimEnd:
+    """How many claims ended in one way."""
+
+    end: str
+    claims: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The verdict as it is shown."""
+
+    database: str
+    held: bool
+    commits: int
+    claims: int
+    ends: Sequence[ClaimEnd]
+    broken: Sequence[str]
+    unknown: Sequence[str]
+
+
 Moments = Mapping[str, Sequence[datetime]]  # by bead
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.description = _DESCRIPTION
+    add_limits(parser, "--assignee")
+
+
+def run(context: Context) -> int:
+    """Print the verdict; returns HELD or BROKEN. Raises CommandError with CANNOT_VERIFY."""
+    try:
+        dolt, assignee = context.dolt, context.limits.assignee
+        verdict = judge(versions(dolt), written_by_others(dolt), assignee)
+    except (settings.SettingsError, StoreError) as exc:
+        raise CommandError(f"cannot verify: {exc}", CANNOT_VERIFY) from None
+    found = Verification(
+        database=dolt.database,
+        held=not verdict.broken,
+        commits=verdict.commits,
+        claims=len(verdict.claims),
+        ends=[ClaimEnd(end, number) for end, number in sorted(verdict.ends().items(), key=lambda item: -item[1])],
+        broken=verdict.broken,
+        unknown=UNKNOWABLE,
+    )
+    context.show(found, lines)
+    return HELD if found.held else BROKEN
 
 
 def versions(dolt: settings.DoltSettings, since: str | None = None) -> Iterator[Version]:
@@ -91,44 +152,34 @@ def versions(dolt: settings.DoltSettings, since: str | None = None) -> Iterator[
 
     Raises StoreError.
     """
-    connection = store.connect(dolt, cursorclass=DictCursor, read_timeout=600)
-    with connection, connection.cursor() as cursor:
-        cursor.execute("SELECT commit_hash FROM dolt_log")  # newest first, a child before its parents
-        order = {row["commit_hash"]: -number for number, row in enumerate(cursor.fetchall())}
-        cursor.execute(
-            "SELECT to_commit, to_commit_date, COALESCE(to_id, from_id) AS id, from_id, from_assignee, from_status,"
-            " from_metadata, from_notes, to_id, to_assignee, to_status, to_metadata, to_notes FROM dolt_diff_issues"
-        )
-        rows = cursor.fetchall()
-    newest = max(order.values(), default=0) + 1
-    oldest = order[since] if since else min(order.values(), default=0) - 1
-    for row in sorted(rows, key=lambda row: order.get(row["to_commit"], newest)):
-        if order.get(row["to_commit"], newest) <= oldest:
-            continue
-        at = row["to_commit_date"].replace(tzinfo=UTC) if row["to_commit_date"] else datetime.now(UTC)
-        yield Version(row["to_commit"], at, row["id"], _state(row, "from"), _state(row, "to"))
+    with contextlib.closing(Store(dolt, _STATEMENT_SECONDS)) as beads:
+        for row in beads.history.all_versions(since):
+            yield Version(row["commit"], row["at"], row["id"], _state(row, "from"), _state(row, "to"))
+
+
+def _state(row: Mapping[str, Any], side: str) -> State | None:
+    if row[f"{side}_id"] is None:
+        return None
+    assignee, status, metadata, noted = (row[f"{side}_{name}"] for name in ("assignee", "status", "metadata", "notes"))
+    return State(assignee or "", status, record(metadata), noted or "")
 
 
 def written_by_others(dolt: settings.DoltSettings) -> Moments:
-    """When others than us changed which bead, from the audit rows: to the second, and not what plain SQL did."""
+    """When others than us changed which bead, from the audit rows: to the second, and not what plain SQL did.
+
+    Raises StoreError.
+    """
     found: dict[str, list[datetime]] = collections.defaultdict(list)
-    connection = store.connect(dolt, cursorclass=DictCursor, read_timeout=600)
-    with connection, connection.cursor() as cursor:
-        cursor.execute("SELECT issue_id, created_at FROM events WHERE actor NOT IN %s", (store.OURS,))
-        for row in cursor.fetchall():
+    with contextlib.closing(Store(dolt, _STATEMENT_SECONDS)) as beads:
+        for row in beads.history.writes_by_others():
             found[row["issue_id"]].append(row["created_at"].replace(tzinfo=UTC))
     return found
 
 
-def explained(others: Moments, version: Version, since: datetime) -> bool:
-    """Whether somebody else wrote to the bead between the version before, at `since`, and this one."""
-    return any(since - _SECOND <= moment <= version.at + _SECOND for moment in others.get(version.bead, ()))
-
-
-def judge(history: Iterable[Version], others: Moments | None = None, sentinel: str = "agent") -> Verdict:
+def judge(history: Iterable[Version], others: Moments | None = None, assignee: str = "agent") -> Verdict:
     """The verdict over a history, oldest version first. Pure.
 
-    `others`: when somebody else wrote to which bead; their write may be part of the commit of a claim. `sentinel`: the
+    `others`: when somebody else wrote to which bead; their write may be part of the commit of a claim. `assignee`: the
     AGENT_ASSIGNEE of that time; a claim on anybody else's bead was merged with their change, and must not be sent.
     """
     claims: dict[str, Claim] = {}
@@ -139,31 +190,29 @@ def judge(history: Iterable[Version], others: Moments | None = None, sentinel: s
     for version in history:
         commits.add(version.commit)
         since, previous[version.bead] = previous.get(version.bead), version.at
-        known = since is not None and explained(others or {}, version, since)
+        # Whether somebody else wrote to the bead between the version before and this one.
+        by_others = since is not None and any(
+            since - _SECOND <= moment <= version.at + _SECOND for moment in (others or {}).get(version.bead, ())
+        )
         token = version.after.record.claim if version.after else None
         carried = live.get(version.bead)
         if carried and token != carried:
-            broken += _end(claims[carried], version, token, explained=known)
+            broken += _end(claims[carried], version, token, by_others=by_others)
             del live[version.bead]
         if token and token != carried:
-            known_claim = claims.get(token)
-            if known_claim is not None and known_claim.bead != version.bead:
-                broken.append(f"claim {token} is on two beads, {known_claim.bead} and {version.bead}")
-            elif known_claim is not None:
-                broken.append(f"{version.bead}: claim {token} came back in {version.commit}, after it had ended")
-            broken += _begin(claims, version, token, sentinel, explained=known)
+            broken += _begin(claims, version, token, assignee, by_others=by_others)
             live[version.bead] = token
         if token and version.after:
-            broken += _go_on(claims[token], version, version.after)
-    return Verdict(tuple(claims.values()), tuple(broken), len(commits - {_WORKING}))
+            broken += _continue(claims[token], version.after)
+    return Verdict(tuple(claims.values()), tuple(broken), len(commits - {WORKING}))
 
 
 def posts_not_ours(
-    history: Iterable[Version], posts: Iterable[tuple[float, str]], sentinel: str, tolerance_seconds: float
+    history: Iterable[Version], posts: Iterable[tuple[float, str]], assignee: str, tolerance_seconds: float
 ) -> list[str]:
-    """The beads that were POSTed although somebody had taken them, so long before that it must have been seen.
+    """The beads that were POSTed although somebody had taken them, so long before that it must have been read. Pure.
 
-    `posts` are moments (seconds since 1970, this machine's clock) and beads, as the agent service saw them.
+    `posts` are moments (seconds since 1970, this machine's clock) and beads, as the agent received them.
     """
     by_bead: dict[str, list[Version]] = collections.defaultdict(list)
     for version in history:
@@ -174,130 +223,83 @@ def posts_not_ours(
         before = [version.after for version in by_bead[bead] if version.at <= posted - tolerance][-1:]
         around = [version.after for version in by_bead[bead] if abs(version.at - posted) <= tolerance]
         states = [state for state in (*before, *around) if state is not None]
-        if not any(
-            state.assignee == sentinel and state.status in (Status.OPEN, Status.IN_PROGRESS) for state in states
-        ):
+        if not any(one.assignee == assignee and one.status in (Status.OPEN, Status.IN_PROGRESS) for one in states):
             last = states[0] if states else State("", "deleted", DispatchRecord(), "")
             wrong.append(f"{bead}: POSTed although it was {last.status} and {last.assignee or 'nobody'}'s")
     return wrong
 
 
-def _begin(claims: dict[str, Claim], version: Version, token: str, sentinel: str, *, explained: bool) -> list[str]:
-    before, after = version.before, version.after
-    assert after is not None
-    stood = after.status == Status.IN_PROGRESS and after.assignee == sentinel
+def _begin(claims: dict[str, Claim], version: Version, token: str, assignee: str, *, by_others: bool) -> list[str]:
+    before, after, known = version.before, version.after, claims.get(token)
+    broken = []
+    if known is not None and known.bead != version.bead:
+        broken.append(f"claim {token} is on two beads, {known.bead} and {version.bead}")
+    elif known is not None:
+        broken.append(f"{version.bead}: claim {token} came back in {version.commit}, after it had ended")
+    if before is not None and before.status != Status.OPEN and not by_others:
+        state = f"although it was {before.status} in the commit before"
+        broken.append(f"{version.bead}: claimed in {version.commit} {state}")
+    stood = after is not None and after.status == Status.IN_PROGRESS and after.assignee == assignee
     claims[token] = Claim(token, version.bead, version.at, version.commit, stood)
-    if before is not None and before.status != Status.OPEN and not explained:
-        return [f"{version.bead}: claimed in {version.commit} although it was {before.status} in the commit before"]
-    return []
+    return broken
 
 
-def _go_on(claim: Claim, version: Version, after: State) -> list[str]:
-    found = []
+def _continue(claim: Claim, after: State) -> list[str]:
+    broken = []
     claim.released = claim.released or after.status != Status.IN_PROGRESS
     claim.posting = claim.posting or after.record.outcome == POSTING
     claim.unknown = claim.unknown or after.record.outcome == UNKNOWN
     if after.record.job and after.record.job not in claim.jobs:
         claim.jobs.add(after.record.job)
         if len(claim.jobs) > 1:
-            found.append(f"{claim.bead}: one claim, {claim.token}, and {len(claim.jobs)} jobs")
+            broken.append(f"{claim.bead}: one claim, {claim.token}, and {len(claim.jobs)} jobs")
         if not claim.stood:
-            found.append(f"{claim.bead}: POSTed although the claim {claim.token} was merged with somebody's change")
-    claim.end = (
-        "dispatched"
-        if claim.jobs
-        else "unknown"
-        if claim.unknown
-        else "crashed while posting"
-        if claim.posting
-        else "in the air"
-    )
-    return found
+            broken.append(f"{claim.bead}: POSTed although the claim {claim.token} was merged with somebody's change")
+    states = {"dispatched": claim.jobs, "unknown": claim.unknown, _CRASHED: claim.posting}
+    claim.end = next((end for end, reached in states.items() if reached), _IN_FLIGHT)
+    return broken
 
 
-def _end(claim: Claim, version: Version, token: str | None, *, explained: bool) -> list[str]:
+def _end(claim: Claim, version: Version, token: str | None, *, by_others: bool) -> list[str]:
     claim.ended = version.at
-    after = version.after
     if token is not None:
-        if claim.released or explained:  # a person gave the bead to the agent again
+        if claim.released or by_others:  # a person gave the bead to the agent again
             return []
         return [f"{claim.bead}: claim {claim.token} was replaced by {token} in {version.commit} while it was live"]
-    if claim.end not in ("in the air", "crashed while posting"):
-        return _given_back(claim, version) if after is not None else []
-    said = _said(version)
-    if after is None:
-        claim.end = "deleted"
-    elif "dispatch failed HTTP" in said:
-        claim.end = "refused"
-    elif "withdrew its claim" in said:
-        claim.end = "withdrawn"
-    elif "claim expired" in said:
-        claim.end = "expired"
-        return _given_back(claim, version)
-    elif "reaper: no progress" in said:
-        claim.end = "reaped"
-    else:
-        claim.end = "taken out by somebody"
-    return []
+    if claim.end in (_IN_FLIGHT, _CRASHED):
+        claim.end = _end_in_notes(version)
+        if claim.end != _EXPIRED:
+            return []
+    return _released_after_post(claim, version)
 
 
-def _given_back(claim: Claim, version: Version) -> list[str]:
+def _end_in_notes(version: Version) -> str:
+    if version.after is None:
+        return "deleted"
+    ends = {
+        notes.DISPATCH_FAILED: "refused",
+        notes.WITHDRAWN: "withdrawn",
+        notes.CLAIM_EXPIRED: _EXPIRED,
+        notes.NO_PROGRESS: "reaped",
+    }
+    return next((end for note, end in ends.items() if note in version.noted), "ended by somebody else")
+
+
+def _released_after_post(claim: Claim, version: Version) -> list[str]:
     """A claim of which something was sent must not make its bead eligible again by our own hand."""
-    after = version.after
-    assert after is not None
-    kept = after.record.outcome or after.record.job
-    if "claim expired" in _said(version) and (claim.jobs or claim.unknown or claim.posting or kept):
-        return [f"{claim.bead}: given back in {version.commit} although its POST had begun ({kept or 'posting'})"]
+    kept = version.after and (version.after.record.outcome or version.after.record.job)
+    if notes.CLAIM_EXPIRED in version.noted and (claim.jobs or claim.unknown or claim.posting or kept):
+        return [f"{claim.bead}: released in {version.commit} although its POST had begun ({kept or 'posting'})"]
     return []
 
 
-def _said(version: Version) -> str:
-    """The notes that this version added."""
-    before = version.before.notes if version.before else ""
-    after = version.after.notes if version.after else ""
-    return after[len(before) :] if after.startswith(before) else after
-
-
-def _state(row: Mapping[str, Any], side: str) -> State | None:
-    if row[f"{side}_id"] is None:
-        return None
-    metadata = row[f"{side}_metadata"]
-    try:
-        found = json.loads(metadata) if isinstance(metadata, str | bytes) else metadata
-    except ValueError:
-        found = None
-    return State(
-        row[f"{side}_assignee"] or "",
-        row[f"{side}_status"],
-        DispatchRecord.from_metadata(found),
-        row[f"{side}_notes"] or "",
-    )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m beads_dispatch.cli.verify",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args(arguments)
-    try:
-        dolt = settings.dolt(os.environ)
-        verdict = judge(versions(dolt), written_by_others(dolt), settings.limits(os.environ).assignee)
-    except (settings.SettingsError, store.StoreError, pymysql.Error, OSError) as exc:
-        print(f"cannot verify: {exc}", file=sys.stderr)
-        return 2
-    print(f"{dolt.database}: {verdict.commits} Dolt commits that touch issues, {len(verdict.claims)} claims")
-    for end, number in sorted(verdict.ends().items(), key=lambda item: -item[1]):
-        print(f"  {number:7} {end}")
-    for line in verdict.broken:
-        print(f"BROKEN  {line}")
-    print("This history cannot show:")
-    for line in CANNOT_KNOW:
-        print(f"  - {line}")
-    print("One POST per claim: " + ("BROKEN" if verdict.broken else "held"))
-    return 1 if verdict.broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def lines(found: Verification) -> list[terminal.Line]:
+    """The verdict as people read it."""
+    return [
+        f"{found.database}: {found.commits} Dolt commits that change issues, {found.claims} claims",
+        *(f"  {one.claims:7} {one.end}" for one in found.ends),
+        *((Styled("BROKEN", "red"), f"  {line}") for line in found.broken),
+        "This history cannot show:",
+        *(f"  - {line}" for line in found.unknown),
+        "One POST per claim: " + ("held" if found.held else "BROKEN"),
+    ]

@@ -1,0 +1,128 @@
+"""What every command works with: its arguments, the settings, the store, and the way out for its result."""
+
+import argparse
+import functools
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from beads_dispatch import settings
+from beads_dispatch.agents.beadboard import BeadBoard
+from beads_dispatch.cli import connection, terminal, time_arguments
+from beads_dispatch.store import Commit, Store
+
+WHEN = """
+WHEN is a commit (its hash, the beginning of one, HEAD~3), a moment ('2026-07-15 09:30', '2026-07-15T09:30:00.123Z';
+UTC where it names no zone), or how long ago (90s, 15m, 2h, 3d).
+"""
+
+# The options that replace a setting of the functions, and the variable of each.
+_LIMITS = {
+    "--assignee": "AGENT_ASSIGNEE",
+    "--max-in-flight": "MAX_IN_FLIGHT",
+    "--slot-silence-minutes": "SLOT_SILENCE_MINUTES",
+    "--claim-timeout-seconds": "CLAIM_TIMEOUT_SECONDS",
+    "--reap-after-minutes": "REAP_AFTER_MINUTES",
+}
+
+T = TypeVar("T")
+
+
+class CommandError(Exception):
+    """It cannot be done; the text is the line for the user, `status` the exit status."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def add_limits(parser: argparse.ArgumentParser, *options: str) -> None:
+    """Add options for the limits that the functions run with."""
+    group = parser.add_argument_group(
+        "limits", "the functions' settings; without these options, those of the environment (AGENT_ASSIGNEE, …)"
+    )
+    for option in options:
+        group.add_argument(option, dest=_LIMITS[option], metavar="NAME" if option == "--assignee" else "N")
+
+
+def now() -> datetime:
+    """The present, UTC-aware."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a command works with. The workspace is looked for, and Dolt connected to, when a command first needs it."""
+
+    arguments: argparse.Namespace
+    given: Mapping[str, str]  # the environment
+
+    @functools.cached_property
+    def env(self) -> Mapping[str, str]:
+        """The environment, with the workspace that was found. Raises SettingsError."""
+        return connection.environment(self.given, pathlib.Path.cwd())
+
+    @functools.cached_property
+    def dolt(self) -> settings.DoltSettings:
+        """Raises SettingsError."""
+        return settings.dolt(self.env)
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """Raises SettingsError."""
+        return Store(self.dolt)
+
+    @property
+    def limits(self) -> settings.DispatchLimits:
+        """Raises SettingsError."""
+        options = {
+            name: value for name in _LIMITS.values() if (value := getattr(self.arguments, name, None)) is not None
+        }
+        return settings.limits({**self.env, **options})
+
+    def agent(self) -> BeadBoard:
+        """The agent's backend. Raises SettingsError."""
+        return BeadBoard(settings.agent(self.env))
+
+    def at(self, written: str, *, or_first: bool = False) -> tuple[Commit, datetime]:
+        """The commit and the moment that a person means by WHEN. Raises CommandError, StoreError.
+
+        `or_first`: the first commit stands for a moment before it.
+        """
+        moment, history = time_arguments.parse(written, now()), self.store.history
+        commit = history.commit(written) if moment is None else history.commit_at(moment)
+        if commit is not None:
+            return commit, moment or commit.at
+        if moment is None:
+            raise CommandError(
+                f"{written!r} is not a single commit of this database, nor a moment such as '2026-07-15 09:30' (UTC)"
+                " or 90m (ago)"
+            )
+        first = history.first_commit()
+        message = (
+            f"{terminal.moment(moment)} is before Dolt's history: it begins with commit {first.hash}"
+            f" at {terminal.moment(first.at)}"
+        )
+        if not or_first:
+            raise CommandError(message)
+        self.note(f"{message}, and so does the answer")
+        return first, first.at
+
+    def show(self, result: T, lines: Callable[[T], Iterable[terminal.Line]], *, indent: int | None = 2) -> None:
+        """Print a result: as JSON where the command line asks for it, else its lines."""
+        if self.arguments.json:
+            terminal.write_json(result, indent)
+        else:
+            for line in lines(result):
+                terminal.write(line, self.given)
+
+    def note(self, message: str) -> None:
+        """Print a line beside the result."""
+        terminal.warn(message)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if "store" in vars(self):
+            self.store.close()
