@@ -1,5 +1,6 @@
-"""The checker of claims, on histories that real transactions made: it says yes and no, and why."""
+"""The checker of claims, on histories that real transactions made: yes and no, with the reason."""
 
+import json
 import os
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_each_claim_and_its_end_is_found(
     assert verdict.ends() == {"dispatched": 1, "refused": 1, "unknown": 1}
 
 
-def test_a_bead_that_a_person_gave_to_the_agent_again_is_no_breach(
+def test_a_bead_that_a_person_gave_to_the_agent_again_is_not_a_breach(
     beads: Beads, make_dispatcher: DispatcherFactory, since: str
 ) -> None:
     """Reopened by bd with our token still on it: the second claim is a new one."""
@@ -67,10 +68,10 @@ BREACHES = {
         "UPDATE issues SET metadata = JSON_SET(metadata, '$.dispatch.job', 'other') WHERE id = 'x-1'",
         "and 2 jobs",
     ),
-    "a claim that was sent, given back by reap": (
+    "a claim that was sent, released by reap": (
         "UPDATE issues SET status = 'open', metadata = JSON_REMOVE(metadata, '$.dispatch.claim'),"
         " notes = CONCAT(notes, '\\nauto-dispatcher claim expired: x') WHERE id = 'x-1'",
-        "given back in",
+        "released in",
     ),
     "one token on two beads": (
         "INSERT INTO issues (id, title, description, design, acceptance_criteria, notes, status, metadata)"
@@ -81,9 +82,9 @@ BREACHES = {
 }
 
 
-@pytest.mark.parametrize(("statement", "says"), BREACHES.values(), ids=BREACHES)
+@pytest.mark.parametrize(("statement", "message"), BREACHES.values(), ids=BREACHES)
 def test_a_breach_is_found(
-    beads: Beads, make_dispatcher: DispatcherFactory, since: str, statement: str, says: str
+    beads: Beads, make_dispatcher: DispatcherFactory, since: str, statement: str, message: str
 ) -> None:
     """Each way of breaking the promise, made by hand, is named."""
     beads.add("x-1")
@@ -92,7 +93,7 @@ def test_a_breach_is_found(
     assert judged(beads, since).broken == ()
     committed(beads, statement)
     broken = judged(beads, since).broken
-    assert broken and says in broken[0]
+    assert broken and message in broken[0]
 
 
 def test_a_claim_on_a_bead_that_was_not_open_is_found(beads: Beads, since: str) -> None:
@@ -105,7 +106,7 @@ def test_a_claim_on_a_bead_that_was_not_open_is_found(beads: Beads, since: str) 
 
 
 def test_a_job_for_a_claim_that_was_merged_with_an_assignment_is_found(beads: Beads, since: str) -> None:
-    """The claim's commit left the bead bob's: it had to be withdrawn. Where bob is the sentinel, all is well."""
+    """The claim's commit left the bead bob's: it had to be withdrawn. Where bob is the agent, all is well."""
     beads.add("x-1", assignee="bob")
     beads.sql("CALL DOLT_COMMIT('-Am', 'beads')")
     claimed = """'{"dispatch": {"claim": "t", "attempt": 1, "job": "j"}}'"""
@@ -113,11 +114,11 @@ def test_a_job_for_a_claim_that_was_merged_with_an_assignment_is_found(beads: Be
     (broken,) = judged(beads, since).broken
     assert "POSTed although the claim t was merged" in broken
     history = list(verify.versions(beads.dolt, since))
-    assert verify.judge(history, sentinel="bob").broken == ()
+    assert verify.judge(history, assignee="bob").broken == ()
 
 
 def test_a_post_for_a_bead_that_was_taken_long_before_is_found(beads: Beads, since: str) -> None:
-    """The agent service's own times against Dolt's commits, with a tolerance for what was under way."""
+    """The agent's own times against Dolt's commits, with a tolerance for what was under way."""
     beads.add("x-1")
     beads.sql("CALL DOLT_COMMIT('-Am', 'beads')")
     committed(beads, "UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'")
@@ -128,28 +129,42 @@ def test_a_post_for_a_bead_that_was_taken_long_before_is_found(beads: Beads, sin
         assert len(verify.posts_not_ours(history, posts, "agent", 2.0)) == wrong
 
 
-def test_the_command_says_whether_it_held_and_what_it_cannot_know(
+def verify_command(beads: Beads, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`beads-dispatch verify`, by the workspace."""
+    command = [sys.executable, "-m", "beads_dispatch.cli.main", "verify", *words]
+    env = {**os.environ, "BEADS_DIR": str(beads.workspace.beads_dir), **env}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_reports_whether_it_held_and_what_it_cannot_know(
     beads: Beads, make_dispatcher: DispatcherFactory
 ) -> None:
-    """`python -m tools.chaos.verify`, by the workspace: 0 and `held`; without a server 2 and no traceback."""
+    """0 and `held`, 1 and what is BROKEN; the same as JSON."""
     beads.add("x-1")
     make_dispatcher().run_once()
-    env = {**os.environ, "BEADS_DIR": str(beads.workspace.beads_dir)}
-    done = subprocess.run(
-        [sys.executable, "-m", "beads_dispatch.cli.verify"], env=env, capture_output=True, text=True, timeout=120
-    )
+    done = verify_command(beads)
     assert "This history cannot show:" in done.stdout, done.stderr
     assert done.returncode == (1 if "BROKEN  " in done.stdout else 0)
-    env = {**env, "DOLT_HOST": "127.0.0.1", "DOLT_PORT": "9"}
-    done = subprocess.run(
-        [sys.executable, "-m", "beads_dispatch.cli.verify"], env=env, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 2
-    assert "cannot verify" in done.stderr and "Traceback" not in done.stderr
+    broken = done.stdout.count("BROKEN  ")
+    beads.sql("CALL DOLT_COMMIT('-Am', 'a claim', '--allow-empty')")
+    committed(beads, "UPDATE issues SET metadata = JSON_SET(metadata, '$.dispatch.job', 'other') WHERE id = 'x-1'")
+    done = verify_command(beads, "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["held"], len(found["broken"])) == (1, False, broken + 1)
+    assert found["claims"] == sum(one["claims"] for one in found["ends"])
+    assert (found["database"], len(found["unknown"])) == (beads.dolt.database, 3)
+
+
+@pytest.mark.parametrize("env", [{"DOLT_HOST": "127.0.0.1", "DOLT_PORT": "9"}, {"BEADS_DIR": "/nowhere"}], ids=str)
+def test_what_cannot_be_verified_is_neither_held_nor_broken(beads: Beads, env: dict[str, str]) -> None:
+    """2 and one line: without a server, without a workspace."""
+    done = verify_command(beads, **env)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert done.stderr.startswith("beads-dispatch: cannot verify: ")
 
 
 def test_the_mark_before_the_post_outlives_a_crash(beads: Beads, since: str) -> None:
-    """A claim whose POST was begun is not taken back after 120 s: only reap's 30 minutes end it."""
+    """A claim whose POST was begun is not released after 120 s: only reap's 30 minutes end it."""
     beads.add("x-1")
     beads.sql("CALL DOLT_COMMIT('-Am', 'beads')")
     now = datetime.now(UTC)
