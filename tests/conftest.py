@@ -5,20 +5,19 @@ import pathlib
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis
 import pytest
-from pymysql.cursors import DictCursor
 
-from beads_dispatch import settings, store, suspension
+from beads_dispatch import store
 from local import processes
 from local.dolt import DoltServer
 from local.workspace import Workspace
 from tests import support
 from tools import toolchain
+from tools.database import BeadsDatabase
 
 # A busy machine is not a failure: a benchmark is never a timed test.
 hypothesis.settings.register_profile("here", deadline=None)
@@ -32,44 +31,17 @@ if threading.current_thread() is threading.main_thread():
 BD_VERSIONS = ("1.3.0", "1.0.2")
 
 
-@dataclass
-class Beads:
-    """One workspace, emptied for each test."""
+class Beads(BeadsDatabase):
+    """One workspace, emptied for each test, and a store on it."""
 
-    workspace: Workspace
-    dolt: settings.DoltSettings
-    store: store.Store
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__(workspace)
+        self.store = store.Store(self.dolt)
 
-    def sql(self, statement: str, *params: Any) -> list[dict[str, Any]]:
-        """Plain SQL, as anybody could run it."""
-        connection = store.connect(self.dolt, cursorclass=DictCursor)
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(statement, params)
-                return list(cursor.fetchall())
-        finally:
-            connection.close()
-
-    def add(self, bead: str, *, acceptance: str = "It works.", assignee: str | None = "agent", **columns: Any) -> str:
-        """A bead by SQL, ready to be dispatched by default."""
-        row = {
-            "id": bead,
-            "title": f"Bead {bead}",
-            "description": "",
-            "design": "",
-            "acceptance_criteria": acceptance,
-            "notes": "",
-            "assignee": assignee,
-            "updated_at": datetime(2026, 1, 1),
-            **columns,
-        }
-        names = ", ".join(row)
-        self.sql(f"INSERT INTO issues ({names}) VALUES ({', '.join(['%s'] * len(row))})", *row.values())
+    def add(self, bead: str, *, acceptance: str = "It works.", **columns: Any) -> str:
+        """Insert a bead, which is eligible unless `columns` say otherwise; returns its id."""
+        self.insert([bead], acceptance_criteria=acceptance, **{"title": f"Bead {bead}", **columns})
         return bead
-
-    def row(self, bead: str) -> dict[str, Any]:
-        """The bead's row in `issues`."""
-        return self.sql("SELECT * FROM issues WHERE id = %s", bead)[0]
 
     def notes(self, bead: str) -> list[str]:
         return str(self.row(bead)["notes"]).splitlines()
@@ -100,19 +72,8 @@ def workspace(
 @pytest.fixture
 def beads(workspace: Workspace) -> Iterator[Beads]:
     """The workspace without beads, without suspension, without a hold."""
-    dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
-    beads = Beads(workspace, dolt, store.Store(dolt))
-    beads.store.feed_state.prepare()
-    # bd exports to this file and imports from it: it would bring back what is deleted here.
-    (workspace.beads_dir / "issues.jsonl").unlink(missing_ok=True)
-    beads.sql("DELETE FROM dependencies")
-    beads.sql("DELETE FROM issues")
-    if beads.sql("SHOW TABLES LIKE 'leases'"):  # not bound to issues by a foreign key
-        beads.sql("DELETE FROM leases")
-    beads.sql("DELETE FROM config WHERE `key` = %s", suspension.CONFIG_KEY)
-    for table in ("positions", "switches", "holds"):
-        beads.sql(f"DELETE FROM {store.STATE_DATABASE}.{table}")
-    beads.sql("CALL DOLT_COMMIT('-Am', 'empty', '--allow-empty')")
+    beads = Beads(workspace)
+    beads.empty()
     yield beads
     beads.store.close()
 
