@@ -136,7 +136,7 @@ def everything(options: Options) -> Iterator[Running]:
 
 def up(running: Running, options: Options) -> NoReturn:
     """Show the timeline and what holds dispatch up, until Ctrl-C."""
-    show(_next_steps(running.workspace, options))
+    show(*_next_steps(running.workspace, options))
     if options.beadboard_url:
         _report_unreachable(options.beadboard_url)
     hold = HoldWatch(running.dolt, show)
@@ -195,7 +195,7 @@ def _report_unreachable(url: str) -> None:
         show(f"{clock(datetime.now(UTC))}  the agent cannot be reached, beads stay in the queue: {exc}")
 
 
-def _next_steps(workspace: Workspace, options: Options) -> str:
+def _next_steps(workspace: Workspace, options: Options) -> list[str]:
     """What to type in a second terminal, and where everything is."""
     beads = [] if options.beads_dir else workspace.titles(status="open")[:6]
     bead = beads[0][0] if beads else "<id>"
@@ -222,7 +222,7 @@ def _next_steps(workspace: Workspace, options: Options) -> str:
         "Ctrl-C stops everything; the beads stay.",
         "",
     ]
-    return "\n".join(lines)
+    return lines
 
 
 @contextlib.contextmanager

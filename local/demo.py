@@ -31,7 +31,7 @@ def demo(
             break
         require_running()
         time.sleep(0.2)
-    show(f"\n{table(steps)}\n")
+    show("", *table(steps), "")
     if first is not None:
         show(f"first dispatch {first:.1f} s after this command was started")
     left_alone = not _did("claimed", steps[blank])

@@ -5,9 +5,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from beads_dispatch import log, notes
-
-_LINE_LIMIT = 400  # characters
+from beads_dispatch import log
+from beads_dispatch.cli import terminal
 
 
 class ReadableLines(logging.Formatter):
@@ -19,7 +18,7 @@ class ReadableLines(logging.Formatter):
         name = record.name.removeprefix("beads.")
         text = f"{name}: {record.getMessage()}" + (f" ({given})" if given else "")
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return f"{clock(at)}  {notes.one_line(text, _LINE_LIMIT)}{trace}"
+        return f"{clock(at)}  {terminal.clean(text)}{trace}"
 
 
 def clock(at: datetime) -> str:
@@ -34,10 +33,10 @@ def configure_log(process: str, level: str) -> None:
         handler.setFormatter(ReadableLines())
 
 
-def show(line: str) -> None:
-    """Print a line at once. A terminal that was closed must not keep the stop from its end."""
+def show(*lines: str) -> None:
+    """Print lines at once, safe for a terminal. One that was closed must not keep a stop from its end."""
     with contextlib.suppress(OSError):
-        print(line, flush=True)
+        print(*map(terminal.clean, lines), sep="\n", flush=True)
 
 
 def report(message: str) -> None:

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from beads_dispatch import events, notes, settings, store
+from beads_dispatch import events, settings, store
 from beads_dispatch.cli import timeline
 from beads_dispatch.cli.timeline import Step, steps_in
 from local.terminal import clock
@@ -93,16 +93,16 @@ class HoldWatch:
             return str(exc)
         if hold.until is None or not hold.active_at(now):
             return ""
-        return f"dispatch is held until {clock(hold.until)}: {notes.one_line(hold.reason)}"
+        return f"dispatch is held until {clock(hold.until)}: {hold.reason}"
 
 
-def table(beads: Mapping[str, list[Step]]) -> str:
+def table(beads: Mapping[str, list[Step]]) -> list[str]:
     """Beads by steps, in the order of their first step: a moment, then milliseconds since the step before."""
     lines = ["bead            " + "".join(f"{step:>14}" for step in STEPS)]
     never = datetime.max.replace(tzinfo=UTC)
     for bead, steps in sorted(beads.items(), key=lambda row: (row[1][0].at if row[1] else never, row[0])):
         lines.append(f"{bead:<16}" + "".join(f"{cell:>14}" for cell in _cells(steps)))
-    return "\n".join(lines)
+    return lines
 
 
 def _cells(steps: list[Step]) -> list[str]:

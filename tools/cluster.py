@@ -1,6 +1,6 @@
-"""The system on a Kubernetes cluster with Knative, around a Dolt server and an agent service of this machine.
+"""The system on a Kubernetes cluster with Knative, around a Dolt server and an agent on this machine.
 
-For tests/cluster and bench/cluster.py. KUBECONFIG says which cluster; kubectl and kn do the work, as in the runbook.
+For tests/cluster and tools/bench/cluster.py. KUBECONFIG names the cluster; kubectl and kn are used as in the runbook.
 Everything is in a namespace of its own, which is removed afterwards.
 """
 
@@ -17,17 +17,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
 from beads_dispatch import settings
-from local.tcp_proxy import TcpProxy
 from tools import toolchain
+from tools.proxies import Proxy
 
 KNATIVE = pathlib.Path(__file__).parent.parent / "knative"
 DEFAULT_IMAGE = "dev.local/beads-dispatch:dev"
-READY_SECONDS = 240  # images are there; a Trigger whose subscriber came later is looked at again within a minute
+READY_SECONDS = 240  # images are there; a Trigger whose subscriber came later is checked again within a minute
 
 # What Pod Security `restricted` refuses is refused here too.
 _NAMESPACE_LABELS = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -36,11 +35,11 @@ USERS = ("feeder", "dispatch", "reap")
 
 
 class ClusterError(Exception):
-    """The cluster is not there or refuses: the text says what was tried and what came back."""
+    """The cluster cannot be reached or refuses: the text has the command and its output."""
 
 
 def missing() -> str | None:
-    """Why there is no cluster to work on, in a line that says what to do; None when there is one."""
+    """Why there is no cluster to use, in a line that says what to do; None when there is one."""
     for program in ("kubectl", "kn"):
         if shutil.which(program) is None:
             return f"{program} is not on PATH"
@@ -57,9 +56,9 @@ def own_address() -> str:
 
     Raises ClusterError.
     """
-    told = os.environ.get("CLUSTER_HOST_ADDRESS")
-    if told:
-        return told
+    given = os.environ.get("CLUSTER_HOST_ADDRESS")
+    if given:
+        return given
     server = _run("kubectl", "config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
     parts = urlsplit(server)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -67,7 +66,7 @@ def own_address() -> str:
         address = str(probe.getsockname()[0])
     if address.startswith("127."):
         raise ClusterError(
-            f"the API server is at {server}, so it cannot be seen how pods reach this machine."
+            f"the API server is at {server}, which does not show how pods reach this machine."
             " Set CLUSTER_HOST_ADDRESS to an address of this machine that they can reach."
         )
     return address
@@ -86,14 +85,14 @@ class Namespace:
         return _run("kn", *arguments, "-n", self.name)
 
     def get(self, *arguments: str) -> Any:
-        """What `kubectl get … -o json` says."""
+        """What `kubectl get … -o json` prints."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 
     def apply(self, *documents: Mapping[str, Any]) -> None:
         self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}))
 
     def function_pods(self, name: str | None = None) -> list[str]:
-        """The names of the functions' pods that are not being ended, or of one function's."""
+        """The names of the functions' pods, or of one function's, that are not ending."""
         selector = f"serving.knative.dev/service={name}" if name else "serving.knative.dev/service"
         pods = self.get("pods", "-l", selector)["items"]
         return [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]]
@@ -115,11 +114,11 @@ class Namespace:
 
 
 class PodWatch:
-    """Sees every pod of a namespace that comes or changes, as the API server tells it. Use as a context manager."""
+    """Records every pod of a namespace that is created or changed, from the API server. Use as a context manager."""
 
     def __init__(self, namespace: Namespace, observe: Callable[[str, Mapping[str, Any]], None] | None = None) -> None:
         self.created: list[tuple[float, str]] = []  # when (time.time()) and the pod's name
-        self._known = {pod["metadata"]["name"] for pod in namespace.get("pods")["items"]}
+        self._names = {pod["metadata"]["name"] for pod in namespace.get("pods")["items"]}
         self._observe = observe or (lambda kind, pod: None)
         self._child = subprocess.Popen(
             ["kubectl", "-n", namespace.name, "get", "pods", "--watch", "--output-watch-events", "-o", "json"],
@@ -132,9 +131,7 @@ class PodWatch:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._child.terminate()
         self._child.wait()
         self._thread.join(5)
@@ -146,9 +143,9 @@ class PodWatch:
         for line in self._child.stdout:  # a document each: kubectl indents a list, but not a watch
             event = json.loads(line)
             name = event["object"]["metadata"]["name"]
-            if event["type"] == "ADDED" and name not in self._known:
+            if event["type"] == "ADDED" and name not in self._names:
                 self.created.append((time.time(), name))
-            self._known.add(name)
+            self._names.add(name)
             self._observe(event["type"], event["object"])
 
 
@@ -158,9 +155,8 @@ def deployed(
     agent_port: int,
     *,
     image: str = DEFAULT_IMAGE,
-    rules: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
     schedules: Mapping[str, str] | None = None,
-    say: Callable[[str], None] = print,
 ) -> Iterator[Namespace]:
     """The example overlay, with the addresses, settings and schedules of a test; everything Ready.
 
@@ -170,10 +166,10 @@ def deployed(
     namespace = Namespace(f"beads-test-{secrets.token_hex(3)}")
     address = own_address()
     with contextlib.ExitStack() as stack:
-        relays = [stack.enter_context(TcpProxy(address, port)) for port in (dolt.port, agent_port)]
+        proxies = [stack.enter_context(contextlib.closing(Proxy(port, address))) for port in (dolt.port, agent_port)]
         passwords = {name: secrets.token_urlsafe(24) for name in USERS}
         make_users(dolt, passwords)
-        say(f"deploying into namespace {namespace.name}; pods reach this machine at {address}")
+        print(f"deploying into namespace {namespace.name}; pods reach this machine at {address}")
         _run("kubectl", "create", "namespace", namespace.name)
         stack.callback(_run, "kubectl", "delete", "namespace", namespace.name, "--wait=false")
         labels = [f"{name}={value}" for name, value in _NAMESPACE_LABELS.items()]
@@ -183,18 +179,18 @@ def deployed(
         )
         with tempfile.TemporaryDirectory(prefix="beads-overlay-") as folder:
             overlay = pathlib.Path(folder)
-            dolt_address, agent_address = ((address, relay.port) for relay in relays)
+            dolt_at, agent_at = ((address, proxy.port) for proxy in proxies)
             _write_overlay(
-                overlay, namespace.name, image, dolt.database, dolt_address, agent_address, rules or {}, schedules or {}
+                overlay, namespace.name, image, dolt.database, dolt_at, agent_at, environment or {}, schedules or {}
             )
             _run("kubectl", "apply", "-k", str(overlay))
         until_ready(namespace)
-        say("everything is Ready")
+        print("everything is Ready")
         yield namespace
 
 
 def until_ready(namespace: Namespace, seconds: float = READY_SECONDS) -> None:
-    """Wait until everything that has the condition says Ready. Raises ClusterError."""
+    """Wait until everything that has the condition is Ready. Raises ClusterError."""
     deadline = f"--timeout={seconds:g}s"
     namespace.kubectl("rollout", "status", "deployment/feeder", deadline)
     kinds = "broker,trigger,pingsource,sinkbinding,ksvc,eventtype"
@@ -202,7 +198,7 @@ def until_ready(namespace: Namespace, seconds: float = READY_SECONDS) -> None:
 
 
 def make_users(dolt: settings.DoltSettings, passwords: Mapping[str, str]) -> None:
-    """Run knative/users.sql as the runbook does, and give the users these passwords if they had others."""
+    """Run knative/users.sql as the runbook does, and set these passwords where the users had others."""
     text = (KNATIVE / "users.sql").read_text().replace("`beads`.", f"`{dolt.database}`.")
     for name, password in passwords.items():
         text = text.replace(f"{name.upper()}_PASSWORD", password)
@@ -218,7 +214,7 @@ def _write_overlay(
     database: str,
     dolt: tuple[str, int],
     agent: tuple[str, int],
-    rules: Mapping[str, str],
+    environment: Mapping[str, str],
     schedules: Mapping[str, str],
 ) -> None:
     example = KNATIVE / "overlays" / "example"
@@ -226,7 +222,7 @@ def _write_overlay(
     metadata |= {"dolt_server_host": dolt[0], "dolt_server_port": dolt[1], "dolt_database": database}
     (folder / "metadata.json").write_text(json.dumps(metadata))
     name, _, tag = image.rpartition(":")
-    values = {"BEADBOARD_URL": f"http://{agent[0]}:{agent[1]}", **rules}
+    values = {"BEADBOARD_URL": f"http://{agent[0]}:{agent[1]}", **environment}
     policies = {"beads-dispatch-dolt": dolt, "beads-dispatch-agent": agent}
     quick = [
         {"op": "add", "path": "/spec/template/metadata/annotations/autoscaling.knative.dev~1window", "value": "6s"}
@@ -269,6 +265,6 @@ def _egress(host: str, port: int) -> dict[str, Any]:
 def _run(*command: str, stdin: str | None = None) -> str:
     done = subprocess.run(command, input=stdin, capture_output=True, text=True)
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())
-        raise ClusterError(f"{' '.join(command[:6])} … ended with {done.returncode}: {said[-600:]}")
+        printed = " ".join((done.stderr or done.stdout).split())
+        raise ClusterError(f"{' '.join(command[:6])} … ended with {done.returncode}: {printed[-600:]}")
     return done.stdout

@@ -1,4 +1,4 @@
-"""TCP proxies before Dolt: one that fails as it is told, one that counts what passes."""
+"""TCP proxies before Dolt: a plain one, one that fails on demand, one that counts what passes."""
 
 import contextlib
 import socket
@@ -7,13 +7,13 @@ import time
 
 
 class Proxy:
-    """A port of 127.0.0.1 that passes every connection on to another, from its making until `close`."""
+    """A port of `host` that passes every connection on to one of 127.0.0.1, from its making until `close`."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._target = port
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listener = socket.create_server((host, 0), backlog=64)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
 

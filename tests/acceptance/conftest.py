@@ -10,6 +10,7 @@ from beads_dispatch import events
 from local.stand_in_agent import StandInAgent
 from local.system import Ports, System
 from tests.conftest import Beads
+from tools import toolchain
 
 
 @dataclass
@@ -23,6 +24,11 @@ class Running:
 
     def posts(self, bead: str) -> int:
         return sum(name == bead for _, name in self.agent.received)
+
+
+def programs() -> dict[str, str]:
+    """The environment that `make up` gives to `python -m local`."""
+    return {"DOLT": str(toolchain.dolt()), "BD": str(toolchain.bd())}
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 import shlex
 import signal
 import socket
@@ -18,7 +17,7 @@ from beads_dispatch import events
 from local import processes
 from local.processes import Process
 from local.system import Ports
-from tests.acceptance.conftest import Running
+from tests.acceptance.conftest import Running, programs
 from tests.support import wait_for
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -190,7 +189,14 @@ def test_a_port_in_use_is_named(taken: int, tmp_path: pathlib.Path) -> None:
     assert status != 0 and f"cannot listen on 127.0.0.1:{taken}" in output and "set PORT" in output
     assert "Traceback" not in output
     status, output = run(
-        sys.executable, "-m", "local", "demo", "--folder", tmp_path, env={**programs(), "LOCAL_PORT": str(taken - 5)}, seconds=120
+        sys.executable,
+        "-m",
+        "local",
+        "demo",
+        "--folder",
+        tmp_path,
+        env={**programs(), "LOCAL_PORT": str(taken - 5)},
+        seconds=120,
     )
     assert status == 1 and str(taken) in output and "LOCAL_PORT" in output
     assert "Traceback" not in output

@@ -35,7 +35,8 @@ def test_an_assigned_bead_is_worked_and_closed(running: Running) -> None:
     assert "dispatched:" in firsts
     assert {"claimed", "working"} <= set(firsts)
     wait_for(
-        lambda: [e for e in running.routed if e.subject == bead and e.extensions["status"] == "closed"], "its change event"
+        lambda: [e for e in running.routed if e.subject == bead and e.extensions["status"] == "closed"],
+        "its change event",
     )
     published = [(e.extensions.get("actor"), e.extensions["status"]) for e in running.routed if e.subject == bead]
     assert published == [("alice", "open"), ("beads-dispatcher", "in_progress"), ("agent", "closed")]

@@ -1,6 +1,6 @@
-"""The system on a real cluster: deployed once, with a Dolt server and an agent service of this machine.
+"""The system on a real cluster: deployed once, with a Dolt server and a stand-in agent on this machine.
 
-`make test-cluster` runs these; see local/cluster.py for what they need of the cluster.
+`make test-cluster` runs these tests; tools/cluster.py describes what they need of the cluster.
 """
 
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from beads_dispatch import settings, store
+from beads_dispatch import store
 from local import processes
 from local.dolt import DoltServer
 from local.stand_in_agent import StandInAgent
@@ -21,12 +21,12 @@ from tools.cluster import Namespace
 # The dispatch tick comes every minute, the shortest that cron knows, so that no test waits for two.
 SCHEDULES = {"dispatch": "*/1 * * * *", "reap": "*/1 * * * *"}
 TICK_SECONDS = 60
-RULES = {"MAX_IN_FLIGHT": "20"}  # ten beads at once show more than one
+SETTINGS = {"MAX_IN_FLIGHT": "20"}  # ten beads at once show more than one
 
 
 @dataclass
 class Deployed:
-    """The system, and what stands around it."""
+    """The system, its beads and its agent."""
 
     namespace: Namespace
     beads: Beads
@@ -34,7 +34,7 @@ class Deployed:
     agents: list[StandInAgent] = field(default_factory=list)
 
     def start_agent(self, on_post: Callable[[str], None] = lambda bead: None) -> StandInAgent:
-        """The stand-in agent service, at the address that the deployment knows; beads stay at work for long."""
+        """The stand-in agent, at the address that the deployment has; beads stay in progress for an hour."""
         workspace = self.beads.workspace
         agent = StandInAgent(
             workspace.folder, workspace.bd, port=self.agent_port, work_seconds=3600, capacity=20,
@@ -54,7 +54,7 @@ class Deployed:
         return [line for line in lines if event in (None, line["event"])]
 
     def clear(self) -> None:
-        """No bead, no hold, no switch; and no function pod."""
+        """Remove beads and holds, stop the agents, and wait until there is no function pod."""
         for agent in self.agents:
             agent.stop()
         self.agents.clear()
@@ -67,15 +67,14 @@ class Deployed:
 
 @pytest.fixture(scope="session")
 def _deployed(dolt_server: DoltServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    why = cluster.missing()
-    if why:
-        pytest.skip(f"no cluster to test on: {why}")
+    reason = cluster.missing()
+    if reason:
+        pytest.skip(f"no cluster to test on: {reason}")
     workspace = make_workspace("1.3.0", dolt_server, tmp_path_factory.mktemp("cluster"))
-    dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
-    beads = Beads(workspace, dolt, store.Store(dolt))
+    beads = Beads(workspace)
     agent_port = processes.free_port()
     image = os.environ.get("IMAGE") or cluster.DEFAULT_IMAGE
-    with cluster.deployed(dolt, agent_port, image=image, rules=RULES, schedules=SCHEDULES) as namespace:
+    with cluster.deployed(beads.dolt, agent_port, image=image, environment=SETTINGS, schedules=SCHEDULES) as namespace:
         yield Deployed(namespace, beads, agent_port)
 
 
@@ -90,5 +89,5 @@ def deployed(_deployed: Deployed) -> Iterator[Deployed]:
 
 
 def wait_for_tick() -> None:
-    """Sleep until a tick (at the full minute) and what follows it are certainly over."""
+    """Sleep until a tick (at the full minute) and the pass that it may start are over."""
     time.sleep(TICK_SECONDS - time.time() % TICK_SECONDS + 15)

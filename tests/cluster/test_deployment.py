@@ -1,4 +1,6 @@
-"""What `kubectl apply -k` made: everything Ready, and nobody may do more than needed."""
+"""What `kubectl apply -k` made: everything Ready, no right more than needed, and the command in the image."""
+
+import json
 
 import pytest
 
@@ -19,7 +21,7 @@ def may(deployed: Deployed, account: str, *what: str) -> bool:
 
 
 def test_everything_is_ready(deployed: Deployed) -> None:
-    """Each object that has the condition says so, and there is all that the base names."""
+    """Each object that has the condition is Ready, and every object of the base is there."""
     for kind, names in {
         "broker": {"default"},
         "trigger": {"dispatch-requested", "reap-requested", "tick-dispatch", "tick-reap"},
@@ -41,22 +43,22 @@ def test_the_feeder_may_read_pingsources_of_its_namespace_and_nothing_else(deplo
     """And the functions nothing at all."""
     for verb in ("get", "list", "watch"):
         assert may(deployed, "feeder", verb, "pingsources.sources.knative.dev")
-    for what in (
+    for refused in (
         ("update", "pingsources.sources.knative.dev"),
         ("list", "secrets"),
         ("list", "pods"),
         ("get", "configmaps"),
         ("list", "pingsources.sources.knative.dev", "--all-namespaces"),
     ):
-        assert not may(deployed, "feeder", *what), what
+        assert not may(deployed, "feeder", *refused), refused
     for name in ("dispatch", "reap"):
         assert not may(deployed, name, "get", "pingsources.sources.knative.dev")
 
 
 def test_the_pods_hold_no_more_than_they_need(deployed: Deployed) -> None:
-    """No token in a function, no pip in the image, nothing to write on but memory, and nobody is root."""
+    """No token in a function, no pip in the image, nothing writable but memory, and no process is root."""
     agent = deployed.start_agent()
-    deployed.assign_new("wakes a pod")
+    deployed.assign_new("starts a pod")
     (feeder,) = [p["metadata"]["name"] for p in deployed.namespace.get("pods", "-l", "app=feeder")["items"]]
     wait_for(lambda: agent.received, "the POST", 30)
     (dispatch,) = deployed.namespace.function_pods("dispatch")
@@ -68,3 +70,10 @@ def test_the_pods_hold_no_more_than_they_need(deployed: Deployed) -> None:
         for refused in ("import pip", "open('/app/x', 'w')", "open('/tmp/x', 'w')"):
             with pytest.raises(ClusterError):
                 deployed.namespace.kubectl(*run, refused)
+
+
+def test_the_command_is_in_the_image(deployed: Deployed) -> None:
+    """`kubectl exec deploy/feeder -- beads-dispatch status` reads the Dolt server that the pod uses."""
+    run = ("exec", "deploy/feeder", "-c", "feeder", "--", "beads-dispatch", "status")
+    assert "Queue, in the order of dispatch: 0" in deployed.namespace.kubectl(*run)
+    assert json.loads(deployed.namespace.kubectl(*run, "--json"))["schema"] == 1

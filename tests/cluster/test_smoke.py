@@ -50,13 +50,14 @@ def test_end_to_end(deployed: Deployed) -> None:
 
 
 def test_the_reaper(deployed: Deployed) -> None:
-    """The agent service dies in the middle of a job; the bead is blocked, with its note."""
+    """The agent dies in the middle of a job; the bead is blocked, with its note."""
     workspace = deployed.beads.workspace
-    service = [sys.executable, "-m", "local.stand_in_agent", "--port", str(deployed.agent_port), "--bd", workspace.bd]
-    service += ["--workspace", workspace.folder, "--work-seconds", "3600"]
-    with subprocess.Popen([str(word) for word in service], stderr=subprocess.PIPE, text=True) as agent:
-        assert agent.stderr
-        wait_for(lambda: "listening" in agent.stderr.readline(), "the agent service", 30)
+    command = [sys.executable, "-m", "local.stand_in_agent", "--port", str(deployed.agent_port), "--bd", workspace.bd]
+    command += ["--workspace", workspace.folder, "--work-seconds", "3600"]
+    with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True) as agent:
+        output = agent.stderr
+        assert output
+        wait_for(lambda: "listening" in output.readline(), "the agent", 30)
         script, afterwards = blocks("Smoke test: the reaper")
         try:
             run(deployed, script, STOP_AGENT=shlex.join(["kill", "-9", str(agent.pid)]))

@@ -1,4 +1,4 @@
-"""The kill switch: stock kn, and the two plugins."""
+"""Suspending and resuming: stock kn, and the two plugins."""
 
 import pathlib
 import sys
@@ -22,8 +22,8 @@ def resume(deployed: Deployed, name: str) -> None:
     deployed.namespace.kn("source", "ping", "update", name, "--ce-override", "suspend-")
 
 
-def test_suspended_nothing_starts_and_resumed_everything_goes(deployed: Deployed) -> None:
-    """Ten beads and a tick: no pod, no POST. Then all ten, without waiting for a tick."""
+def test_suspended_nothing_starts_and_resumed_everything_is_dispatched(deployed: Deployed) -> None:
+    """Ten beads and a tick: no pod, no POST. Then all ten, before the next tick."""
     agent = deployed.start_agent()
     suspend(deployed, "dispatch")
     with PodWatch(deployed.namespace) as pods:
@@ -48,7 +48,7 @@ def test_stock_kn_can_suspend_twice(deployed: Deployed) -> None:
         resume(deployed, "reap")
 
 
-def test_a_pass_under_way_stops_before_its_next_claim(deployed: Deployed) -> None:
+def test_a_pass_in_progress_stops_before_its_next_claim(deployed: Deployed) -> None:
     """Suspended while the agent takes its time over the first POST: no second bead is claimed."""
     suspend(deployed, "dispatch")
     agent = deployed.start_agent(on_post=lambda bead: time.sleep(5))
@@ -59,36 +59,37 @@ def test_a_pass_under_way_stops_before_its_next_claim(deployed: Deployed) -> Non
     suspend(deployed, "dispatch")
     time.sleep(20)
     assert len(agent.received) == 1
-    waiting = deployed.beads.sql("SELECT COUNT(*) AS n FROM issues WHERE status = 'open' AND assignee = 'agent'")
-    assert waiting[0]["n"] == 4
+    queue = deployed.beads.sql("SELECT COUNT(*) AS n FROM issues WHERE status = 'open' AND assignee = 'agent'")
+    assert queue[0]["n"] == 4
 
 
-def test_reap_has_its_own_switch(deployed: Deployed) -> None:
-    """A silent bead is left alone while reap is suspended, and blocked by the first tick after it is resumed."""
+def test_reap_is_suspended_on_its_own(deployed: Deployed) -> None:
+    """An inactive bead is left alone while reap is suspended, and blocked by the first tick after it is resumed."""
     deployed.start_agent()
     suspend(deployed, "reap")
-    deployed.beads.add("t130-silent", status="in_progress")
+    deployed.beads.add("t130-inactive", status="in_progress")
     wait_for_tick()
-    assert deployed.beads.row("t130-silent")["status"] == "in_progress"
+    assert deployed.beads.row("t130-inactive")["status"] == "in_progress"
     assert deployed.namespace.function_pods("reap") == []
     resume(deployed, "reap")
-    wait_for(lambda: deployed.beads.row("t130-silent")["status"] == "blocked", "the reaper", 100)
+    wait_for(lambda: deployed.beads.row("t130-inactive")["status"] == "blocked", "the reaper", 100)
 
 
 def test_the_plugins_do_both_in_one_line(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
     """kn finds them on PATH; they set the very field that kn sets."""
     monkeypatch.setenv("PATH", str(pathlib.Path(sys.executable).parent), prepend=":")
-    said = deployed.namespace.kn("source", "ping", "suspend", "dispatch", "reap")
-    assert "dispatch" in said and "reap" in said and deployed.namespace.name in said
+    printed = deployed.namespace.kn("source", "ping", "suspend", "dispatch", "reap")
+    assert "dispatch" in printed and "reap" in printed and deployed.namespace.name in printed
     listed = deployed.namespace.kn("source", "ping", "suspend", "--list")
     assert [line.split()[:2] for line in listed.splitlines()[1:]] == [["dispatch", "*/1"], ["reap", "*/1"]]
     assert [line.split()[-1] for line in listed.splitlines()[1:]] == ["True", "True"]
     for item in deployed.namespace.get("pingsource")["items"]:
         assert item["spec"]["ceOverrides"]["extensions"]["suspend"] == "true"
-    wait_for(lambda: deployed.beads.store.switch().dispatch and deployed.beads.store.switch().reap, "the mirror", 5)
+    suspension = deployed.beads.store.control.suspension
+    wait_for(lambda: suspension().dispatch and suspension().reap, "the mirror", 5)
     deployed.namespace.kn("source", "ping", "suspend", "dispatch")  # again is no error
     deployed.namespace.kn("source", "ping", "resume", "dispatch", "reap")
-    wait_for(lambda: not deployed.beads.store.switch().dispatch, "the mirror", 5)
+    wait_for(lambda: not suspension().dispatch, "the mirror", 5)
     with pytest.raises(ClusterError, match="nosuch"):
         deployed.namespace.kn("source", "ping", "suspend", "dispatch", "nosuch")
-    assert deployed.beads.store.switch().dispatch is None
+    assert suspension().dispatch is None

@@ -1,14 +1,13 @@
 """From `bd assign` to the agent's POST on a real cluster: python -m tools.bench.cluster [--samples N] [--image IMAGE]
 
-So many times with the function warm, and as often from zero, each beside a hello world: a function of the same image
-that POSTs to the same server as soon as its event comes. Its clock starts when the event is POSTed to the Broker, ours
-when bd returns, which is before Dolt has even told the feeder.
+N times with the function warm, and N times from zero, each beside a hello world: a function of the same image that
+POSTs to the same server as soon as its event comes. Its clock starts when the event is POSTed to the Broker, ours when
+bd returns, which is before the feeder can read the change.
 
-The parts of a cold start are taken from the API server's word of the pod and from the function's own log lines, so
-they need the clocks of this machine and of the node to agree.
+The parts of a cold start are taken from the API server's pod events and from the function's own log lines, so the
+clocks of this machine and of the node must agree.
 """
 
-import argparse
 import contextlib
 import json
 import pathlib
@@ -23,14 +22,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from beads_dispatch import log
-from tools import cluster
+from local.workspace import Workspace
+from tools import cluster, world
 from tools.bench import report
-from tools.bench.world import InstantAgent, world
 from tools.cluster import Namespace, PodWatch
+from tools.database import AGENT
+from tools.servers import Agent
 
 HELLO = pathlib.Path(__file__).parent / "hello.py"
 _WAIT_SECONDS = 90
+_NO_TICKS = {"dispatch": "0 0 1 1 *", "reap": "0 0 1 1 *"}  # schedules
 
 
 @dataclass
@@ -51,78 +52,86 @@ class PodTimes:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=20)
-    parser.add_argument("--image", default=cluster.DEFAULT_IMAGE)
-    options = parser.parse_args()
-    log.configure("bench", level="ERROR")
+    options = report.options(__doc__, samples=20, image=cluster.DEFAULT_IMAGE)
     why = cluster.missing()
     if why:
-        print(f"no cluster to measure on: {why}", file=sys.stderr)
+        print(f"there is no cluster to measure on: {why}", file=sys.stderr)
         return 1
-    agent = InstantAgent()
     with contextlib.ExitStack() as stack:
-        stack.callback(agent.close)
-        _, workspace, dolt = stack.enter_context(world())
-        ticks = {"dispatch": "0 0 1 1 *", "reap": "0 0 1 1 *"}  # none while we measure
+        agent = stack.enter_context(contextlib.closing(Agent()))
+        here = stack.enter_context(world.world())
         namespace = stack.enter_context(
             cluster.deployed(
-                dolt,
-                int(agent.url.rpartition(":")[2]),
-                image=options.image,
-                rules={"MAX_IN_FLIGHT": "100000"},
-                schedules=ticks,
+                here.dolt, agent.server_port, image=options.image, environment={"MAX_IN_FLIGHT": str(world.MANY)},
+                schedules=_NO_TICKS,
             )
-        )
+        )  # fmt: skip
         broker = stack.enter_context(hello_world(namespace, options.image))
-
-        def assigned() -> tuple[float, float]:
-            """When bd returned and when the POST came, time.time()."""
-            bead = workspace.create("bench", "ok")
-            time.sleep(random.uniform(0.3, 0.6))  # past the create's own event, and at any phase of Dolt's poll
-            workspace.run("assign", bead, "agent")
-            return time.time(), agent.wait_for(bead, _WAIT_SECONDS)
-
-        def greeted() -> float:
-            """Milliseconds."""
-            name = f"hello-{uuid.uuid4()}"
-            sent = time.time()
-            post(broker, name)
-            return (agent.wait_for(name, _WAIT_SECONDS) - sent) * 1000
-
-        assigned(), greeted()
-        warm: dict[str, list[float]] = {"dispatch": [], "hello": []}
-        for _ in range(options.samples):
-            returned, posted = assigned()
-            warm["dispatch"].append((posted - returned) * 1000)
-            warm["hello"].append(greeted())
+        sampler = Sampler(here.workspace, agent, broker)
+        rows = sampler.warm(options.samples)
         print(f"warm: {options.samples} of each measured", flush=True)
-        cold: dict[str, list[float]] = {"dispatch": [], "hello": []}
+        cold, stages = sampler.from_zero(namespace, options.samples)
+    figures = {name: summary(values) for name, values in (rows | cold).items()}
+    report.table("to the POST, ms (dispatch: from bd assign; hello: from the event)", figures)
+    parts = {name: summary(values) for name, values in stages.items()}
+    report.table("where the time of dispatch from zero goes, ms", parts)
+    report.write("cluster", {"unit": "ms", **figures, "parts": parts})
+    return 0
+
+
+class Sampler:
+    """Assigns beads, sends events to the hello world, and takes the time to their POSTs."""
+
+    def __init__(self, workspace: Workspace, agent: Agent, broker: str) -> None:
+        self._workspace = workspace
+        self._agent = agent
+        self._broker = broker
+
+    def warm(self, samples: int) -> dict[str, list[float]]:
+        """Milliseconds, by series."""
+        self._assign()
+        self._greet()
+        found: dict[str, list[float]] = {"dispatch, warm": [], "hello, warm": []}
+        for _ in range(samples):
+            returned, posted = self._assign()
+            found["dispatch, warm"].append((posted - returned) * 1000)
+            found["hello, warm"].append(self._greet())
+        return found
+
+    def from_zero(self, namespace: Namespace, samples: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        """The same with no pod there; and of dispatch, the parts of it."""
+        dispatch: list[float] = []
+        hello: list[float] = []
         parts: dict[str, list[float]] = {}
         times = PodTimes()
         with PodWatch(namespace, times.observe):
-            for number in range(options.samples):
+            for number in range(samples):
                 namespace.until_zero()
-                returned, posted = assigned()
-                cold["dispatch"].append((posted - returned) * 1000)
+                returned, posted = self._assign()
+                dispatch.append((posted - returned) * 1000)
                 for name, value in cold_parts(namespace, times, returned, posted).items():
                     parts.setdefault(name, []).append(value)
                 namespace.until_zero()
-                cold["hello"].append(greeted())
+                hello.append(self._greet())
                 print(
-                    f"from zero, {number + 1} of {options.samples}: dispatch {cold['dispatch'][-1]:.0f} ms,"
-                    f" hello {cold['hello'][-1]:.0f} ms",
+                    f"from zero, {number + 1} of {samples}: dispatch {dispatch[-1]:.0f} ms, hello {hello[-1]:.0f} ms",
                     flush=True,
                 )
-    rows = {
-        "dispatch, warm": summary(warm["dispatch"]), "hello, warm": summary(warm["hello"]),
-        "dispatch, from zero": summary(cold["dispatch"]), "hello, from zero": summary(cold["hello"]),
-    }  # fmt: skip
-    report.table("to the POST, ms (dispatch: from bd assign; hello: from the event)", rows)
-    stages = {name: summary(values) for name, values in parts.items()}
-    report.table("where the time of dispatch from zero goes, ms", stages)
-    report.write("cluster", {"unit": "ms", **rows, "parts": stages})
-    return 0
+        return {"dispatch, from zero": dispatch, "hello, from zero": hello}, parts
+
+    def _assign(self) -> tuple[float, float]:
+        """When bd returned and when the POST came, time.time()."""
+        bead = self._workspace.create("bench", "ok")
+        time.sleep(random.uniform(0.3, 0.6))  # past the create's own event, and at any phase of Dolt's poll
+        self._workspace.run("assign", bead, AGENT)
+        return time.time(), self._agent.wait_for(bead, _WAIT_SECONDS)
+
+    def _greet(self) -> float:
+        """Milliseconds from the event to the hello world's POST."""
+        name = f"hello-{uuid.uuid4()}"
+        sent = time.time()
+        _post(self._broker, name)
+        return (self._agent.wait_for(name, _WAIT_SECONDS) - sent) * 1000
 
 
 def summary(samples: list[float]) -> dict[str, float]:
@@ -141,11 +150,11 @@ def cold_parts(namespace: Namespace, times: PodTimes, assigned: float, posted: f
     claimed = next(line for line in lines if line.get("action") == "claim")
     ready = _seconds(loaded["time"])
     moments = {
-        "feed, gate, Broker: pod created": times.created[pod],
+        "feed, check, Broker: pod created": times.created[pod],
         "scheduled": times.scheduled[pod],
         "container started": ready - loaded["ms"] / 1000,
         "Python and imports": ready,
-        "request let through, claim": _seconds(claimed["time"]),
+        "request forwarded, claim": _seconds(claimed["time"]),
         "read back, POST": posted,
     }
     begun = [assigned, *moments.values()]
@@ -155,8 +164,25 @@ def cold_parts(namespace: Namespace, times: PodTimes, assigned: float, posted: f
 @contextlib.contextmanager
 def hello_world(namespace: Namespace, image: str) -> Iterator[str]:
     """A hello world behind the Broker; gives the URL, on this machine, at which the Broker takes its events."""
-    dispatch = namespace.get("ksvc", "dispatch")
-    template = dispatch["spec"]["template"]
+    namespace.apply(*_hello_manifests(namespace, image))
+    cluster.until_ready(namespace)
+    forward = subprocess.Popen(
+        ["kubectl", "-n", "knative-eventing", "port-forward", "service/broker-ingress", ":80"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert forward.stdout
+        port = forward.stdout.readline().split()[2].rpartition(":")[2]  # Forwarding from 127.0.0.1:PORT -> 8080
+        yield f"http://127.0.0.1:{port}/{namespace.name}/default"
+    finally:
+        forward.terminate()
+        forward.wait()
+
+
+def _hello_manifests(namespace: Namespace, image: str) -> list[dict[str, Any]]:
+    """The function, with its source in a ConfigMap, and a Trigger; scaled and secured as dispatch is."""
+    template = namespace.get("ksvc", "dispatch")["spec"]["template"]
     environment = namespace.get("configmap", "beads-dispatch")["data"]
     container = {
         "name": "hello", "image": image, "securityContext": template["spec"]["containers"][0]["securityContext"],
@@ -169,7 +195,7 @@ def hello_world(namespace: Namespace, image: str) -> Iterator[str]:
         "containers": [container], "volumes": [{"name": "hello", "configMap": {"name": "hello"}}],
     }  # fmt: skip
     metadata = {"annotations": template["metadata"]["annotations"]}
-    namespace.apply(
+    return [
         {
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hello"},
             "data": {"hello.py": HELLO.read_text()},
@@ -186,23 +212,10 @@ def hello_world(namespace: Namespace, image: str) -> Iterator[str]:
                 "subscriber": {"ref": {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "hello"}},
             },
         },
-    )  # fmt: skip
-    cluster.until_ready(namespace)
-    forward = subprocess.Popen(
-        ["kubectl", "-n", "knative-eventing", "port-forward", "service/broker-ingress", ":80"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert forward.stdout
-        port = forward.stdout.readline().split()[2].rpartition(":")[2]  # Forwarding from 127.0.0.1:PORT -> 8080
-        yield f"http://127.0.0.1:{port}/{namespace.name}/default"
-    finally:
-        forward.terminate()
-        forward.wait()
+    ]  # fmt: skip
 
 
-def post(broker: str, name: str) -> None:
+def _post(broker: str, name: str) -> None:
     """An event for the hello world; returns when the Broker has answered."""
     headers = {
         "Ce-Specversion": "1.0", "Ce-Type": "dev.beads.bench.hello", "Ce-Source": "/bench", "Ce-Id": name,
