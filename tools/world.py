@@ -20,6 +20,7 @@ from tools import toolchain
 from tools.database import BeadsDatabase
 
 MANY = 10**6  # a concurrency limit that is never reached
+NO_TICKS = {"dispatch": 1e6, "reap": 1e6}  # seconds between ticks, for a System
 
 
 class TimedOut(AssertionError):

@@ -1,12 +1,16 @@
-"""The measurements' own arithmetic: what is wrong here is wrong in every figure."""
+"""The arithmetic of the measurements: an error here is in every figure."""
 
 import collections
 import pathlib
+import subprocess
 from datetime import datetime
 
 import pytest
 
 from tools.bench import cold, compare, generate, latency, report, resource_usage, scale, write_overhead
+from tools.proxies import Commands
+
+_COMPARE, _BEAD = pathlib.Path("tools/bench/compare.py"), pathlib.Path("beads_dispatch/bead.py")
 
 
 def test_percentiles_are_by_nearest_rank() -> None:
@@ -42,15 +46,15 @@ def test_commands_are_counted_however_they_come(size: int) -> None:
         return len(body).to_bytes(3, "little") + bytes([sequence]) + body
 
     stream = packet(1, b"login") + packet(0, b"\x03SELECT 1") + packet(0, b"\x0e") + packet(0, b"\x03" + b"x" * 300)
-    commands = resource_usage.Commands()
+    commands = Commands()
     for at in range(0, len(stream), size):
         commands.feed(stream[at : at + size])
     assert commands.number == 3
 
 
 def test_the_generated_beads_are_as_many_as_were_asked_for() -> None:
-    """So many in all, so many eligible, so many at work; no id twice, closed ones with a date."""
-    rows = [dict(zip(generate.ISSUE, row, strict=True)) for row in generate.issues(1000, 10, at_work=2)]
+    """So many in all, so many eligible, so many in progress; no id twice, closed ones with a date."""
+    rows = [dict(zip(generate.ISSUE, row, strict=True)) for row in generate.issues(1000, 10, in_progress=2)]
     kinds = collections.Counter((row["assignee"], row["status"]) for row in rows)
     assert len({row["id"] for row in rows}) == 1000
     assert kinds["agent", "open"] == 10 and kinds["agent", "in_progress"] == 2
@@ -62,7 +66,7 @@ def _rows_without_work() -> list[dict[str, object]]:
     return [dict(zip(generate.ISSUE, row, strict=True)) for row in generate.issues(100, 0)]
 
 
-def test_a_plan_says_how_it_comes_by_its_rows() -> None:
+def test_a_plan_shows_how_its_rows_are_read() -> None:
     """By which index, or by the whole table."""
     plan = """\
 Project
@@ -81,32 +85,46 @@ def test_imports_are_summed_by_package() -> None:
     """A module's own time; the standard library is one package."""
     text = (
         "import time: self [us] | cumulative | imported package\n"
-        "import time:      1500 |       9000 |   beads.store\n"
-        "import time:       500 |        500 | beads\n"
+        "import time:      1500 |       9000 |   beads_dispatch.store\n"
+        "import time:       500 |        500 | beads_dispatch\n"
         "import time:      3000 |       3000 |     json.decoder\n"
         "a line of the program's own\n"
     )
-    assert cold.imports(text) == {"standard library": 3.0, "beads": 2.0}
+    assert cold.imports(text) == {"standard library": 3.0, "beads_dispatch": 2.0}
 
 
 def test_writers_are_compared_within_a_round() -> None:
-    """The median of what a kind takes more than the first in the same round, not of all against all."""
+    """The median of what a kind takes more than the first in the same round, not of all together."""
     found = {"binlog off": [100.0, 200.0, 300.0], "binlog on": [110.0, 210.0, 310.0]}
     compared = write_overhead.compare(found)["binlog on"]
     assert compared["more"] == 10.0
     assert compared["ratio"] == 1.05
 
 
-def test_the_figures_of_a_result_are_named_by_where_they_stand() -> None:
-    """However deep; what is no number is no figure."""
+def test_the_figures_of_a_result_are_named_by_their_place() -> None:
+    """However deep; what is not a number is not a figure."""
     result = {"unit": "ms", "POST": {"p50": 1.5, "n": 3}, "a": {"b": {"c": 2}}, "load": [1.0], "ok": True}
     assert dict(compare.figures(result)) == {"POST: p50": 1.5, "POST: n": 3, "a: b: c": 2}
 
 
 def test_a_commit_is_measured_with_the_tools_of_now(tmp_path: pathlib.Path) -> None:
-    """The tree of a commit holds its beads/ and today's bench/; that of now is all as it is."""
+    """The tree of a commit holds its library and applications and today's tools; that of now is all as it is."""
     then, now = compare.make_tree(tmp_path / "then", "HEAD"), compare.make_tree(tmp_path / "now", None)
     for tree in (then, now):
         assert {path.name for path in tree.iterdir()} == {*compare.MEASURED, *compare.MEASURING}
-        assert (tree / "bench" / "against.py").read_text() == (compare.ROOT / "bench" / "against.py").read_text()
-    assert (now / "beads" / "store.py").read_text() == (compare.ROOT / "beads" / "store.py").read_text()
+        assert (tree / _COMPARE).read_text() == (compare.ROOT / _COMPARE).read_text()
+    assert (now / _BEAD).read_text() == (compare.ROOT / _BEAD).read_text()
+
+
+def test_a_commit_of_another_layout_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text names the reason; the same for what is not a commit."""
+    (tmp_path / "beads").mkdir()
+    (tmp_path / "beads" / "store.py").touch()
+    who = ("-c", "user.name=a", "-c", "user.email=a@localhost")
+    for command in (("init", "-q"), ("add", "beads"), (*who, "commit", "-q", "-m", "as in 0.1.0")):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    monkeypatch.setattr(compare, "ROOT", tmp_path)
+    with pytest.raises(compare.CannotCompare, match=r"its layout is that of version 0\.1\.0"):
+        compare.make_tree(tmp_path / "then", "HEAD")
+    with pytest.raises(compare.CannotCompare, match="not a commit"):
+        compare.make_tree(tmp_path / "none", "no-such-commit")

@@ -1,1 +1,1 @@
-"""The measurements that the README quotes, each one command. Baselines run in the same minutes: quote ratios."""
+"""The measurements behind docs/benchmarks.md, one command each. Baselines run in the same minutes: quote ratios."""

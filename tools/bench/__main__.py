@@ -1,17 +1,17 @@
 """All measurements one after the other, most of them smaller than by themselves: python -m tools.bench (make bench)
 
-Each prints its table and writes bench/results/<name>.json. Under 15 minutes on 2 cores.
+Each prints its table and writes tools/bench/results/<name>.json. Under 15 minutes on 2 cores.
 """
 
 import subprocess
 import sys
 import time
 
-# The measurement and what it is told; `make bench-<name>` runs each at its full size.
+# Each measurement and its options; `make bench-<name>` runs each at its full size.
 PLAN: tuple[tuple[str, ...], ...] = (
     ("cold", "--rounds", "10"),
     ("scale", "--rounds", "15"),
-    ("burden", "--rounds", "60"),
+    ("write_overhead", "--rounds", "60"),
     ("throughput", "--changes", "3000", "--seconds", "15"),
     ("idle", "--minutes", "2"),
     ("chain", "--beads", "50"),
@@ -25,16 +25,12 @@ def main() -> int:
     started = time.monotonic()
     failed = []
     for number, (name, *options) in enumerate(PLAN, 1):
-        passed = time.monotonic() - started
-        print(
-            f"\n==> {number} of {len(PLAN)}: bench.{name} {' '.join(options)} ({passed / 60:.1f} min so far)",
-            flush=True,
-        )
+        minutes = (time.monotonic() - started) / 60
+        print(f"\n==> {number} of {len(PLAN)}: {name} {' '.join(options)} ({minutes:.1f} min so far)", flush=True)
         if subprocess.run([sys.executable, "-m", f"tools.bench.{name}", *options]).returncode:
             failed.append(name)
-    print(
-        f"\n==> {(time.monotonic() - started) / 60:.1f} minutes" + (f"; FAILED: {', '.join(failed)}" if failed else "")
-    )
+    minutes = (time.monotonic() - started) / 60
+    print(f"\n==> {minutes:.1f} minutes" + (f"; FAILED: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 
 

@@ -1,7 +1,8 @@
 """From a function's start to its first answer: python -m tools.bench.cold [--rounds N]
 
-In a tree like the image's (requirements/runtime.txt and nothing else, byte-compiled), beside a bare functions-framework
-that says hello, and in the same tree without .pyc files: what an image costs that was never byte-compiled. The parts:
+In a tree like the image's (requirements/runtime.txt and nothing else, byte-compiled), beside a hello world on
+functions-framework, and in the same tree without .pyc files: what an image costs that was never byte-compiled. The
+parts:
 
 - interpreter: `python -c pass`
 - imports: the same with everything that is imported before it listens, less the interpreter; by package as
@@ -12,7 +13,6 @@ that says hello, and in the same tree without .pyc files: what an image costs th
 Starts take turns, so that what else the machine does falls on all of them.
 """
 
-import argparse
 import collections
 import contextlib
 import importlib.metadata
@@ -29,13 +29,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 
-from beads_dispatch import events, log, settings, store
+from beads_dispatch import events, store
 from local import processes
+from tools import world
 from tools.bench import report, resource_usage
-from tools.bench.world import InstantAgent, world
+from tools.servers import Agent
 
-ROOT = pathlib.Path(__file__).parent.parent
-OURS = ("beads", "functions", "feeder")
+ROOT = pathlib.Path(__file__).parents[2]
+OURS = ("beads_dispatch", "functions")
+REQUESTS = {"dispatch": events.DISPATCH_REQUESTED, "reap": events.REAP_REQUESTED}
 _HELLO = """\
 import functions_framework
 
@@ -91,17 +93,10 @@ class Start:
     """One way to start a function, and what its starts took."""
 
     def __init__(self, python: pathlib.Path, source: pathlib.Path, environment: Mapping[str, str]) -> None:
-        self._command = [
-            str(python),
-            "-m",
-            "functions_framework",
-            "--source",
-            str(source),
-            "--target",
-            source.parent.name,
-        ]
+        target = ("--source", str(source), "--target", source.parent.name)
+        self._command = [str(python), "-m", "functions_framework", *target]
         self._environment = {**environment, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
-        self.answer: list[float] = []
+        self.answer: list[float] = []  # ms, as all that follow
         self.work: list[float] = []  # CPU until then
         self.first_pass: list[float] = []
         self.interpreter: list[float] = []
@@ -149,7 +144,7 @@ class Start:
 
     def _wall_ms(self, code: str) -> float:
         started = time.perf_counter()
-        self._python("-c", f"{code}\nimport os; os._exit(0)")  # a server does not take itself down either
+        self._python("-c", f"{code}\nimport os; os._exit(0)")  # a server does not finalize the interpreter either
         return (time.perf_counter() - started) * 1000
 
     def _python(self, *arguments: str) -> str:
@@ -159,7 +154,7 @@ class Start:
 
 
 def _asked(port: int) -> bool:
-    """Whether a GET has any answer: the functions say 405."""
+    """Whether a GET is answered: the functions answer 405."""
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10).close()
     except urllib.error.HTTPError as exc:
@@ -169,62 +164,53 @@ def _asked(port: int) -> bool:
     return True
 
 
+def make_starts(stack: contextlib.ExitStack, environment: Mapping[str, str]) -> dict[str, Start]:
+    """What is compared: a hello world, each function, and each in a tree that is not byte-compiled."""
+    trees = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="beads-bench-")))
+    print("copying what the image holds, twice", flush=True)
+    python, site = make_tree(trees / "compiled")
+    plain_python, plain = make_tree(trees / "plain")
+    subprocess.run([str(python), "-m", "compileall", "-q", "-j", "0", str(site)], check=True)
+    starts = {"hello": Start(python, site / "hello" / "main.py", environment)}
+    for name in REQUESTS:
+        starts[name] = Start(python, site / "functions" / name / "main.py", environment)
+    for name in REQUESTS:
+        source = plain / "functions" / name / "main.py"
+        starts[f"{name}, not compiled"] = Start(plain_python, source, environment)
+    return starts
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20)
-    rounds = parser.parse_args().rounds
-    log.configure("bench", level="ERROR")
-    agent = InstantAgent()
-    with contextlib.ExitStack() as closing:
-        trees = pathlib.Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="beads-bench-")))
-        print("copying what the image holds, twice", flush=True)
-        python, site = make_tree(trees / "compiled")
-        plain_python, plain = make_tree(trees / "plain")
-        subprocess.run([str(python), "-m", "compileall", "-q", "-j", "0", str(site)], check=True)
-        folder, _, dolt = closing.enter_context(world())
-        store.Store(dolt).prepare_state()
-        environment = _environment(dolt, agent)
-        requests = {"dispatch": events.DISPATCH_REQUESTED, "reap": events.REAP_REQUESTED}
-        starts = {
-            "hello": Start(python, site / "hello" / "main.py", environment),
-            **{name: Start(python, site / "functions" / name / "main.py", environment) for name in requests},
-            **{
-                f"{name}, not compiled": Start(plain_python, plain / "functions" / name / "main.py", environment)
-                for name in requests
-            },
-        }
+    rounds = report.options(__doc__, rounds=20).rounds
+    with contextlib.ExitStack() as stack:
+        agent = stack.enter_context(contextlib.closing(Agent()))
+        here = stack.enter_context(world.world())
+        with contextlib.closing(store.Store(here.dolt)) as beads:
+            beads.feed_state.prepare()
+        environment = {
+            **here.environment(), "BEADBOARD_URL": agent.url, "AGENT_HEALTH_URL": f"{agent.url}/health",
+            # gunicorn's control socket: below its folder instead of in the home directory.
+            "XDG_RUNTIME_DIR": tempfile.gettempdir(),
+        }  # fmt: skip
+        starts = make_starts(stack, environment)
         for number in range(rounds):
             for name, start in starts.items():
-                kind = requests.get(name.split(",")[0])
-                start.take(folder / "start.log", events.Event("1", "/bench", kind) if kind else None)
-                if name in ("hello", *requests):
+                kind = REQUESTS.get(name.split(",")[0])
+                start.take(here.folder / "start.log", events.Event("1", "/bench", kind) if kind else None)
+                if name in ("hello", *REQUESTS):
                     start.take_parts()
             print(f"{number + 1} of {rounds} rounds", flush=True)
-        agent.close()
     rows = {name: _row(start) for name, start in starts.items()}
-    packages = {name: starts[name].by_package() for name in ("hello", *requests)}
+    packages = {name: starts[name].by_package() for name in ("hello", *REQUESTS)}
     report.table(f"from the start, ms, medians of {rounds}", rows)
     more = {
         package: {name: found.get(package, "") for name, found in packages.items()}
-        for package in packages["dispatch"]
-        if packages["dispatch"][package] >= 1
+        for package, ms in packages["dispatch"].items()
+        if ms >= 1
     }
     report.table("imports by package, ms of each package's own (with -X importtime, which makes them slower)", more)
     report.write("cold", {"unit": "ms", "rounds": rounds, "starts": rows, "imports": packages})
     return 0
-
-
-def _environment(dolt: settings.DoltSettings, agent: InstantAgent) -> dict[str, str]:
-    return {
-        "DOLT_HOST": dolt.host,
-        "DOLT_PORT": str(dolt.port),
-        "DOLT_USER": dolt.user,
-        "DOLT_DATABASE": dolt.database,
-        "BEADBOARD_URL": agent.url,
-        "AGENT_HEALTH_URL": f"{agent.url}/health",
-        # gunicorn's control socket: below its folder instead of in the home directory.
-        "XDG_RUNTIME_DIR": tempfile.gettempdir(),
-    }
 
 
 def _row(start: Start) -> dict[str, int]:

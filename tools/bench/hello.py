@@ -1,4 +1,4 @@
-"""The hello world of bench/cluster.py: a function that hands its event's body on to a server, and does nothing else."""
+"""The hello world of tools/bench/cluster.py: a function that POSTs its event's body to a server, and nothing else."""
 
 import os
 import urllib.request
@@ -9,7 +9,7 @@ import functions_framework
 
 @functions_framework.http
 def hello(request: flask.Request) -> flask.Response:
-    handed_on = urllib.request.Request(os.environ["TO"], request.get_data(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(handed_on, timeout=30) as answer:
+    forwarded = urllib.request.Request(os.environ["TO"], request.get_data(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(forwarded, timeout=30) as answer:
         answer.read()
     return flask.Response(status=204)

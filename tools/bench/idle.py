@@ -1,22 +1,24 @@
-"""What it costs to wait: python -m tools.bench.idle [--minutes M]
+"""What waiting costs: python -m tools.bench.idle [--minutes M]
 
-On a thousand beads of which none waits: first an hour's ticks one after the other (30 for dispatch, 6 for reap), then
-so many quiet minutes in real time. What the feeder sends to Dolt is counted on the wire, its CPU time and memory are
-what Linux says, and every event that reaches the router is looked at: a function that is asked for would show.
+On a thousand beads of which none is eligible: first an hour's ticks one after the other (30 for dispatch, 6 for reap),
+then M quiet minutes in real time. The feeder's statements are counted on the wire, its CPU time and memory are read
+from /proc, and every event that reaches the router is checked: it must not be a request for a pass.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import httpx
 
-from beads_dispatch import events, log, settings
+from beads_dispatch import events
 from local import ticks
 from local.system import MANIFESTS, Ports, System
+from tools import world
 from tools.bench import generate, report, resource_usage
-from tools.bench.world import InstantAgent, world
+from tools.proxies import CountingProxy
+from tools.servers import Agent
 
 BEADS = 1000
 TICKS = {"dispatch": 30, "reap": 6}  # an hour's
@@ -25,62 +27,58 @@ CPU_AIM_PERCENT, MEMORY_AIM_MIB = 0.5, 60
 _REQUESTS = (events.DISPATCH_REQUESTED, events.REAP_REQUESTED)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10)
-    minutes = parser.parse_args().minutes
-    log.configure("bench", level="ERROR")
-    agent = InstantAgent()
-    asked: list[events.Event] = []
-    with world() as (folder, _, dolt):
-        generate.fill(dolt, BEADS, eligible=0)
-        counted = resource_usage.Counted(dolt)
-        with System(
-            settings.DoltSettings("127.0.0.1", counted.port, dolt.user, dolt.password, dolt.database),
-            agent.url,
-            Ports.free(),
-            folder / "log",
-            environment={"AGENT_HEALTH_URL": f"{agent.url}/health"},
-            observe=lambda event: asked.append(event) if event.type in _REQUESTS else None,
-            tick_seconds={name: 10**6 for name in TICKS},
-        ) as system:
-            feeder = system.processes["feeder"].pid
-            functions = [pid for name in TICKS for pid in resource_usage.children(system.processes[name].pid)]
-            time.sleep(3)  # past its start
-            hour = _cost(counted, feeder, lambda: _tick(f"http://127.0.0.1:{system.ports.router}/"))
-            print(f"{minutes:g} quiet minutes", flush=True)
-            before = sum(map(resource_usage.cpu_seconds, functions))
-            quiet = _cost(counted, feeder, lambda: _wait(minutes * 60))
-            functions_cpu = sum(map(resource_usage.cpu_seconds, functions)) - before
-            memory = round(resource_usage.rss_mib(feeder), 1)
-        counted.close()
+def measure(here: world.World, minutes: float) -> dict[str, dict[str, float]]:
+    """What an hour's ticks and the quiet minutes cost the feeder, and what it holds at the end."""
+    agent, proxy = Agent(), CountingProxy(here.dolt.port)
+    requests: list[events.Event] = []
+    with System(
+        replace(here.dolt, host="127.0.0.1", port=proxy.port), agent.url, Ports.free(), here.folder / "log",
+        environment={"AGENT_HEALTH_URL": f"{agent.url}/health"}, tick_seconds=world.NO_TICKS,
+        observe=lambda event: requests.append(event) if event.type in _REQUESTS else None,
+    ) as system:  # fmt: skip
+        feeder = system.processes["feeder"].pid
+        functions = [pid for name in TICKS for pid in resource_usage.children(system.processes[name].pid)]
+        time.sleep(3)  # past its start
+        hour = _cost(proxy, feeder, lambda: _tick(f"http://127.0.0.1:{system.ports.router}/"))
+        print(f"{minutes:g} quiet minutes", flush=True)
+        before = sum(map(resource_usage.cpu_seconds, functions))
+        quiet = _cost(proxy, feeder, lambda: _wait(minutes * 60))
+        end = {
+            "MiB": round(resource_usage.rss_mib(feeder), 1), "requests": len(requests),
+            "functions' CPU s": round(sum(map(resource_usage.cpu_seconds, functions)) - before, 2),
+        }  # fmt: skip
+    proxy.close()
     agent.close()
-    percent = round(quiet["CPU s"] / (minutes * 60) * 100, 3)
-    # An hour's ticks, and an hour of waiting for them.
+    return {"ticks": hour, "quiet": quiet, "end": end}
+
+
+def main() -> int:
+    minutes = report.options(__doc__, minutes=10.0).minutes
+    with world.world() as here:
+        generate.fill(here, BEADS, eligible=0)
+        hour, quiet, end = measure(here, minutes).values()
+    # An hour's ticks, and an hour without them.
     whole = {
         "core %": round((hour["CPU s"] + quiet["CPU s"] * 60 / minutes) / 3600 * 100, 3),
         "queries/h": round(hour["queries"] + quiet["queries"] * 60 / minutes),
-        "MiB": memory,
-        "invocations": len(asked),
+        "MiB": end["MiB"],
+        "requests": end["requests"],
     }
-    report.table("the feeder while nothing waits", {"an hour's ticks": hour, f"{minutes:g} quiet minutes": quiet})
-    report.table(
-        f"together (aims: {CPU_AIM_PERCENT} % of a core, {MEMORY_AIM_MIB} MiB, 0 invocations)", {"idle": whole}
-    )
-    figures = {"beads": BEADS, "ticks": hour, "minutes": minutes, "quiet": {**quiet, "core %": percent}, **whole}
-    report.write("idle", {**figures, "functions' CPU s": round(functions_cpu, 2)})
-    return 1 if asked else 0
+    report.table("the feeder without eligible beads", {"an hour's ticks": hour, f"{minutes:g} quiet minutes": quiet})
+    report.table(f"together (aims: {CPU_AIM_PERCENT} % of a core, {MEMORY_AIM_MIB} MiB, 0 requests)", {"idle": whole})
+    percent = round(quiet["CPU s"] / (minutes * 60) * 100, 3)
+    figures = {"beads": BEADS, "ticks": hour, "minutes": minutes, "quiet": {**quiet, "core %": percent}, **end, **whole}
+    report.write("idle", figures)
+    return 1 if end["requests"] else 0
 
 
-def _cost(counted: resource_usage.Counted, pid: int, during: Callable[[], None]) -> dict[str, float]:
+def _cost(proxy: CountingProxy, pid: int, during: Callable[[], None]) -> dict[str, float]:
     """What the process used while `during` ran."""
-    before, cpu = counted.counts(), resource_usage.cpu_seconds(pid)
+    before, cpu = proxy.counts(), resource_usage.cpu_seconds(pid)
     during()
-    after = counted.counts()
-    return {
-        **{name: after[name] - before[name] for name in after},
-        "CPU s": round(resource_usage.cpu_seconds(pid) - cpu, 2),
-    }
+    after = proxy.counts()
+    spent = {"CPU s": round(resource_usage.cpu_seconds(pid) - cpu, 2)}
+    return {name: after[name] - before[name] for name in after} | spent
 
 
 def _tick(broker: str) -> None:

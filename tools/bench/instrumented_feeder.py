@@ -1,6 +1,6 @@
-"""The feeder, which writes down when it had each transaction that asks for work: python -m tools.bench.instrumented_feeder
+"""The feeder, which also records when it read each transaction that may request a pass.
 
-As `python -m feeder`; the moments (seconds since the epoch, a line each) go into the file that FEEDER_CLOCK names.
+Runs as `python -m feeder`; the moments (seconds since the epoch, a line each) go into the file that FEEDER_CLOCK names.
 """
 
 import os
@@ -9,20 +9,21 @@ import time
 from unittest import mock
 
 from feeder import __main__ as feeder
-from feeder import changes
+from feeder.changes import Transaction, request_reason_in
+from feeder.feed import ChangeFeed
 
 
 def main() -> int:
-    tell = Feed._tell
+    publish = ChangeFeed._publish
     with open(os.environ["FEEDER_CLOCK"], "a", buffering=1) as clock:
 
-        def clocked(self: Feed, transaction: changes.Transaction) -> bool:
+        def recorded(self: ChangeFeed, transaction: Transaction) -> bool:
             now = time.time()
-            if changes.request_reason_in(transaction, self._assignee):
+            if request_reason_in(transaction, self._assignee):
                 clock.write(f"{now}\n")
-            return tell(self, transaction)
+            return publish(self, transaction)
 
-        with mock.patch.object(Feed, "_tell", clocked):
+        with mock.patch.object(ChangeFeed, "_publish", recorded):
             return feeder.main()
 
 

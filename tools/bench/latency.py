@@ -3,40 +3,39 @@
 Each sample assigns one bead with the real bd at a random phase and stops two clocks, started when bd returns:
 
 - floor: a bare binlog reader (this feed's library and nothing else, in a process of its own) has the transaction
-- POST: the agent service has the request
+- POST: the agent has the request
 
-Compare the percentiles of the two, not sample by sample: Dolt looks at its log for each reader at a phase of the
-reader's own, so that within one sample the two may differ by up to 250 ms either way.
+Compare the percentiles of the two, not sample by sample: Dolt polls its log for each reader at a phase of the reader's
+own, so that within one sample the two may differ by up to 250 ms either way.
 
-The stages are seen from outside but for the first, which the feeder writes down (tools.bench.instrumented_feeder): when it had the
-transaction, when the router received its request, when the agent was asked for a free slot, the claim's date in Dolt's
-log, when the POST arrived. `ours` is all that comes after Dolt's poll and the reading, which are the floor's too: far
-less noisy than the difference of the two percentiles, of which each varies over 250 ms.
+The stages are seen from outside but for the first, which the feeder records (tools.bench.instrumented_feeder): when it
+read the transaction, when the router received its request, when the agent was asked for a free slot, the claim's date
+in Dolt's log, when the POST arrived. `ours` is all that comes after Dolt's poll and the reading, which are the floor's
+too: far less noisy than the difference of the two percentiles, of which each varies over 250 ms.
 
-Polling is the cron job that this system replaces, by arithmetic: a bead waits evenly between 0 and 120 s, and then
-for one pass of bd (ready, update) and a POST, which is measured here. Its pod's start is not counted.
+Polling is the cron job that this system replaces, by arithmetic: a bead waits evenly between 0 and 120 s, and then for
+one pass of bd (ready, update) and a POST, which is measured here. Its pod's start is not counted.
 """
 
-import argparse
 import contextlib
 import json
 import multiprocessing
-import pathlib
 import random
 import statistics
 import sys
 import time
 import urllib.request
 from dataclasses import dataclass, replace
-from datetime import UTC
 from multiprocessing.connection import Connection
 
-from beads_dispatch import events, log, settings, store
+from beads_dispatch import events, settings, store
 from feeder import binlog
 from local.system import Ports, System
-from local.workspace import Workspace
+from tools import world
 from tools.bench import instrumented_feeder, report
-from tools.bench.world import InstantAgent, world
+from tools.database import AGENT
+from tools.servers import Agent
+from tools.world import World
 
 CRON_SECONDS = 120.0
 DOLT_POLL_SECONDS = 0.25
@@ -51,7 +50,7 @@ class Sample:
     returned: float  # bd assign ended
     read: float  # the feeder has the transaction
     requested: float  # the router has the feeder's dispatch.requested
-    slot: float  # the agent was asked for a free slot: switch and hold were read
+    slot: float  # the agent was asked for a free slot: suspension and hold have been read
     claimed: float  # the claim's Dolt commit
     posted: float  # the agent has the POST
     floor: float  # the bare reader has the transaction
@@ -59,7 +58,7 @@ class Sample:
 
 def stages(sample: Sample) -> dict[str, float]:
     """Milliseconds from one moment to the next; they add up to the time from `returned` to `posted`."""
-    names = ("Dolt's poll, read", "gate, ask", "hop, switch", "slot, claim", "commit, POST")
+    names = ("Dolt's poll, read", "check, request", "hop, suspension", "slot, claim", "commit, POST")
     moments = (sample.returned, sample.read, sample.requested, sample.slot, sample.claimed, sample.posted)
     return {name: (after - before) * 1000 for name, before, after in zip(names, moments, moments[1:], strict=False)}
 
@@ -72,16 +71,16 @@ def polling(pass_ms: float, cron_seconds: float = CRON_SECONDS) -> dict[str, flo
     }
 
 
-def read_binlog(dolt: settings.DoltSettings, seen: Connection) -> None:
-    """The bare reader, a process: sends each assigned bead's id and when its transaction came out of the binlog."""
+def read_binlog(dolt: settings.DoltSettings, found: Connection) -> None:
+    """The bare reader's process: sends each assigned bead's id and when its transaction came out of the binlog."""
     stream = binlog.Stream(dolt, binlog.Position(store.Store(dolt).feed_state.executed()))
-    seen.send(("", 0.0))
+    found.send(("", 0.0))
     with contextlib.suppress(binlog.StreamLost):
         for item in stream:
             now = time.time()
             for row in getattr(item, "rows", ()):
-                if row.table == "issues" and row.after and row.after["assignee"] == "agent":
-                    seen.send((row.after["id"], now))
+                if row.table == "issues" and row.after and row.after["assignee"] == AGENT:
+                    found.send((row.after["id"], now))
 
 
 class BareReader:
@@ -89,112 +88,102 @@ class BareReader:
 
     def __init__(self, dolt: settings.DoltSettings) -> None:
         context = multiprocessing.get_context("spawn")
-        self._seen, end = context.Pipe(duplex=False)
+        self._found, end = context.Pipe(duplex=False)
         self._process = context.Process(target=read_binlog, args=(dolt, end), daemon=True)
         self._process.start()
-        self._next("")
+        self.when("")
 
     def when(self, bead: str) -> float:
-        """When the bead's assignment came out of the binlog."""
-        return self._next(bead)
+        """When the bead's assignment came out of the binlog. Raises TimedOut."""
+        while self._found.poll(_PATIENCE_SECONDS):
+            name, moment = self._found.recv()
+            if name == bead:
+                return float(moment)
+        raise world.TimedOut(f"the bare reader did not read {bead or 'anything'}")
 
     def close(self) -> None:
         self._process.kill()
         self._process.join()
 
-    def _next(self, wanted: str) -> float:
-        while True:
-            if not self._seen.poll(_PATIENCE_SECONDS):
-                raise TimeoutError(f"the bare reader did not see {wanted or 'anything'}")
-            bead, moment = self._seen.recv()
-            if bead == wanted:
-                return float(moment)
 
+class Sampler:
+    """Takes samples, one by one, of a System that `environment` and `observe` are given to."""
 
-class Course:
-    """One System with its clocks; samples are taken one by one."""
-
-    def __init__(
-        self, workspace: Workspace, agent: InstantAgent, reader: BareReader, feeder_clock: pathlib.Path
-    ) -> None:
-        self._workspace = workspace
+    def __init__(self, here: World, agent: Agent, reader: BareReader) -> None:
+        self._workspace = here.workspace
         self._agent = agent
         self._reader = reader
-        self._feeder_clock = feeder_clock
-        self._events: list[tuple[float, events.Event]] = []
+        self._feeder_clock = here.folder / "clock"
+        self._requested: list[float] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "MAX_IN_FLIGHT": str(world.MANY), "AGENT_HEALTH_URL": f"{self._agent.url}/health",
+            "FEEDER_CLOCK": str(self._feeder_clock),
+        }  # fmt: skip
 
     def observe(self, event: events.Event) -> None:
-        self._events.append((time.time(), event))
+        if event.type == events.DISPATCH_REQUESTED:
+            self._requested.append(time.time())
 
     def warm_up(self) -> None:
         """The first pass connects, the first event too."""
         for _ in range(2):
-            self._agent.wait_for(self._workspace.create("warm up", "ok", "--assignee", "agent"), _PATIENCE_SECONDS)
+            self._agent.wait_for(self._workspace.create("warm up", "ok", "--assignee", AGENT), _PATIENCE_SECONDS)
             time.sleep(1)
 
     def sample(self) -> tuple[str, Sample]:
         """One bead; its `claimed` is filled in later, from Dolt's log."""
         bead = self._workspace.create("bead", "ok")
         time.sleep(0.3 + random.uniform(0, 2 * DOLT_POLL_SECONDS))  # past the create's own event, at any phase
-        self._events.clear()
+        self._requested.clear()
         self._agent.asked.clear()
-        had = len(self._feeder_clock.read_text().splitlines())
-        self._workspace.run("assign", bead, "agent")
+        known = len(self._feeder_clock.read_text().splitlines())
+        self._workspace.run("assign", bead, AGENT)
         returned = time.time()
         posted = self._agent.wait_for(bead, _PATIENCE_SECONDS)
         floor = self._reader.when(bead)
-        read = float(self._feeder_clock.read_text().splitlines()[had])
-        requested = min(at for at, event in self._events if event.type == events.DISPATCH_REQUESTED)
-        return bead, Sample(returned, read, requested, self._agent.asked[0], 0.0, posted, floor)
+        read = float(self._feeder_clock.read_text().splitlines()[known])
+        return bead, Sample(returned, read, self._requested[0], self._agent.asked[0], 0.0, posted, floor)
 
 
 def claim_dates(dolt: settings.DoltSettings) -> dict[str, float]:
     """When each bead's claim was committed, by Dolt's log."""
-    with store.connect(dolt) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT message, date FROM dolt_log WHERE message LIKE %s", (f"{store.DISPATCHER}: claim %",))
-        return {message.rsplit(" ", 1)[1]: date.replace(tzinfo=UTC).timestamp() for message, date in cursor.fetchall()}
+    with contextlib.closing(store.Store(dolt)) as beads:
+        commits = beads.history.commits_between(beads.history.first_commit().hash, "HEAD")
+    claims = [commit for commit in commits if commit.message.startswith(f"{store.DISPATCHER}: claim ")]
+    return {commit.message.rsplit(" ", 1)[1]: commit.at.timestamp() for commit in claims}
 
 
-def measure(samples: int) -> tuple[list[Sample], list[float]]:
+def measure(number: int) -> tuple[list[Sample], list[float]]:
     """The samples, and the cron job's passes in ms."""
-    agent = InstantAgent()
-    with world() as (folder, workspace, dolt):
-        reader = BareReader(dolt)
-        course = Course(workspace, agent, reader, folder / "clock")
-        with System(
-            dolt,
-            agent.url,
-            Ports.free(),
-            folder / "log",
-            environment={
-                "MAX_IN_FLIGHT": "100000",
-                "AGENT_HEALTH_URL": f"{agent.url}/health",
-                "FEEDER_CLOCK": str(folder / "clock"),
-            },
-            observe=course.observe,
-            feeder_module=instrumented_feeder.__name__,
-            tick_seconds={"dispatch": 3600.0, "reap": 3600.0},
-        ):
-            course.warm_up()
-            taken = []
-            for number in range(samples):
-                taken.append(course.sample())
-                if (number + 1) % 25 == 0:
-                    waits = [sample.posted - sample.returned for _, sample in taken]
-                    print(f"{number + 1} of {samples}: POST p50 {statistics.median(waits) * 1000:.0f} ms", flush=True)
-        dates = claim_dates(dolt)
-        reader.close()
+    with contextlib.closing(Agent()) as agent, world.world() as here:
+        taken = []
+        with contextlib.closing(BareReader(here.dolt)) as reader:
+            sampler = Sampler(here, agent, reader)
+            with System(
+                here.dolt, agent.url, Ports.free(), here.folder / "log", environment=sampler.environment,
+                observe=sampler.observe, feeder_module=instrumented_feeder.__name__, tick_seconds=world.NO_TICKS,
+            ):  # fmt: skip
+                sampler.warm_up()
+                for index in range(1, number + 1):
+                    taken.append(sampler.sample())
+                    if index % 25 == 0:
+                        median = statistics.median(sample.posted - sample.returned for _, sample in taken)
+                        print(f"{index} of {number}: POST p50 {median * 1000:.0f} ms", flush=True)
         print("the cron job's passes", flush=True)
-        passes = [cron_pass(workspace, agent) for _ in range(_CRON_PASSES)]
-    agent.close()
+        passes = [cron_pass(here, agent) for _ in range(_CRON_PASSES)]
+        dates = claim_dates(here.dolt)
     return [replace(sample, claimed=dates[bead]) for bead, sample in taken], passes
 
 
-def cron_pass(workspace: Workspace, agent: InstantAgent) -> float:
-    """One pass of the old job, in ms: what is ready for the agent, claim it, POST it."""
-    workspace.create("for the cron job", "ok", "--assignee", "agent")
+def cron_pass(here: World, agent: Agent) -> float:
+    """One pass of the old job, in ms: find a ready bead of the agent's, claim it, POST it."""
+    workspace = here.workspace
+    workspace.create("for the cron job", "ok", "--assignee", AGENT)
     started = time.monotonic()
-    ready = json.loads(workspace.run("ready", "--assignee", "agent", "--json"))
+    ready = json.loads(workspace.run("ready", "--assignee", AGENT, "--json"))
     workspace.run("update", ready[0]["id"], "--status", "in_progress", "--append-notes", "claimed")
     body = json.dumps({"taskId": ready[0]["id"]}).encode()
     urllib.request.urlopen(urllib.request.Request(f"{agent.url}/api/agent-dispatch", body), timeout=10).close()
@@ -202,7 +191,7 @@ def cron_pass(workspace: Workspace, agent: InstantAgent) -> float:
 
 
 def rows(samples: list[Sample]) -> dict[str, dict[str, float]]:
-    """The figures of one checkout: floor, POST, what is between them, and the stages."""
+    """The figures: floor, POST, what is between them, and the stages."""
     floor = report.summary([(sample.floor - sample.returned) * 1000 for sample in samples])
     post = report.summary([(sample.posted - sample.returned) * 1000 for sample in samples])
     table = {"floor (binlog event)": floor, "POST received": post}
@@ -215,16 +204,10 @@ def rows(samples: list[Sample]) -> dict[str, dict[str, float]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=500)
-    options = parser.parse_args()
-    log.configure("bench", level="ERROR")
-    samples, passes = measure(options.samples)
-    figures = rows(samples)
+    samples, passes = measure(report.options(__doc__, samples=500).samples)
+    figures, pass_ms = rows(samples), statistics.median(passes)
     report.table("bd assign returned to …, ms", figures)
-    pass_ms = statistics.median(passes)
-    cron = polling(pass_ms)
-    ours = figures["POST received"]
+    cron, ours = polling(pass_ms), figures["POST received"]
     times = {name: round(cron[name] / ours[name]) for name in cron}
     report.table(
         f"polling every {CRON_SECONDS:.0f} s instead (a pass: {pass_ms:.0f} ms), ms",

@@ -1,88 +1,68 @@
 """The claim race: python -m tools.bench.race [--processes N] [--beads N]
 
-So many dispatchers at once on the same beads; each bead must be POSTed exactly once, with one claim in its notes.
-Ends non-zero if not.
+N dispatchers at once on the same beads; each bead must be POSTed exactly once, with one claim in its notes. Exits
+non-zero otherwise.
 """
 
-import argparse
 import collections
 import multiprocessing
 import sys
 import time
-from datetime import UTC, datetime
 from typing import Any
 
-from beads_dispatch import dispatcher, log, settings, store
-from beads_dispatch.agents import beadboard
+from beads_dispatch import notes, settings
+from tools import world
 from tools.bench import report
-from tools.bench.world import InstantAgent, world
+from tools.servers import Agent
 
 
 def compete(dolt: settings.DoltSettings, url: str, barrier: Any, results: Any) -> None:
-    """One dispatcher: passes until nothing is left."""
-    dispatch = dispatcher.Dispatcher(
-        store.Store(dolt),
-        beadboard.BeadBoard(settings.AgentSettings(url, f"{url}/health")),
-        settings.DispatchLimits(max_in_flight=10**6),
-        lambda: datetime.now(UTC),
-        time.sleep,
-    )
-    barrier.wait()
+    """One dispatcher process: passes until nothing is left; sends how often each outcome came."""
     kinds: collections.Counter[str] = collections.Counter()
-    while True:
-        outcomes = dispatch.run_once()
-        kinds.update(type(outcome).__name__ for outcome in outcomes[:-1])
-        if len(outcomes) == 1:
-            break
+    with world.dispatcher(dolt, url) as dispatcher:
+        barrier.wait()
+        while len(outcomes := dispatcher.run_once()) > 1:
+            kinds.update(type(outcome).__name__ for outcome in outcomes[:-1])
     results.put(kinds)
 
 
+def race(here: world.World, agent_url: str, processes: int) -> tuple[collections.Counter[str], float]:
+    """Run the dispatchers; how often each outcome came, and the seconds."""
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(processes + 1), context.Queue()
+    arguments = (here.dolt, agent_url, barrier, results)
+    workers = [context.Process(target=compete, args=arguments) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    barrier.wait()
+    started = time.monotonic()
+    kinds: collections.Counter[str] = collections.Counter()
+    for _ in workers:
+        kinds.update(results.get())
+    seconds = time.monotonic() - started
+    for worker in workers:
+        worker.join()
+    return kinds, seconds
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=8)
-    parser.add_argument("--beads", type=int, default=200)
-    options = parser.parse_args()
-    log.configure("bench", level="ERROR")
-    agent = InstantAgent()
-    with world() as (_, _, dolt):
-        beads = store.connect(dolt)
-        names = [f"race-{number:04}" for number in range(options.beads)]
-        with beads.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO issues (id, title, description, design, acceptance_criteria, notes, assignee)"
-                " VALUES (%s, 'race', '', '', 'ok', '', 'agent')",
-                names,
-            )
-            cursor.execute("CALL DOLT_COMMIT('-Am', 'beads')")
-        context = multiprocessing.get_context("spawn")
-        barrier, results = context.Barrier(options.processes + 1), context.Queue()
-        workers = [
-            context.Process(target=compete, args=(dolt, agent.url, barrier, results)) for _ in range(options.processes)
-        ]
-        for worker in workers:
-            worker.start()
-        barrier.wait()
+    options = report.options(__doc__, processes=8, beads=200)
+    names = [f"race-{number:04}" for number in range(options.beads)]
+    agent = Agent()
+    with world.world() as here:
+        here.add(names)
         print(f"{options.processes} processes on {options.beads} beads", flush=True)
-        started = time.monotonic()
-        kinds = sum((results.get() for _ in workers), collections.Counter())
-        seconds = time.monotonic() - started
-        for worker in workers:
-            worker.join()
-        with beads.cursor() as cursor:
-            cursor.execute("SELECT id, notes FROM issues WHERE id LIKE 'race-%%'")
-            claims = {name: text.count("auto-dispatcher claimed at") for name, text in cursor.fetchall()}
-        beads.close()
+        kinds, seconds = race(here, agent.url, options.processes)
+        claims = {bead: row["notes"].count(notes.CLAIMED) for bead, row in here.rows().items()}
     agent.close()
-    posts = collections.Counter(name for _, name in agent.posts)
+    posts = collections.Counter(agent.posts)
     wrong = [name for name in names if posts[name] != 1 or claims[name] != 1]
-    rows = {
-        "race": {
-            "beads": options.beads, "POSTs": len(agent.posts), "wrong": len(wrong), "lost races": kinds["LostRace"],
-            "withdrawn": kinds["Withdrawn"], "seconds": round(seconds, 1), "beads/s": round(options.beads / seconds, 1),
-        }
+    row = {
+        "beads": options.beads, "POSTs": posts.total(), "wrong": len(wrong), "lost races": kinds["LostRace"],
+        "withdrawn": kinds["Withdrawn"], "seconds": round(seconds, 1), "beads/s": round(options.beads / seconds, 1),
     }  # fmt: skip
-    report.table("exactly one POST and one claim each", rows)
-    report.write("race", {"processes": options.processes, **rows["race"]})
+    report.table("exactly one POST and one claim each", {"race": row})
+    report.write("race", {"processes": options.processes, **row})
     return 1 if wrong else 0
 
 

@@ -1,5 +1,6 @@
-"""Percentiles, tables and JSON, the same for every measurement."""
+"""The command line, percentiles, tables and JSON, the same for every measurement."""
 
+import argparse
 import json
 import math
 import os
@@ -9,7 +10,21 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from beads_dispatch import log
+from local import processes
+
 RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def options(description: str | None, **defaults: float | str) -> argparse.Namespace:
+    """Parse the command line, with an option for each default, and prepare the process."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
+    found = parser.parse_args()
+    log.configure("bench", level="ERROR")
+    processes.end_cleanly_on_sigterm()
+    return found
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
@@ -20,13 +35,12 @@ def percentile(samples: Sequence[float], percent: float) -> float:
 
 def summary(samples: Sequence[float]) -> dict[str, float]:
     """p50, p90, p99 and max, in the unit of the samples."""
-    return {"n": len(samples)} | {
-        name: round(percentile(samples, percent), 1) for name, percent in (("p50", 50), ("p90", 90), ("p99", 99))
-    } | {"max": round(max(samples), 1)}  # fmt: skip
+    percentiles = {f"p{percent}": round(percentile(samples, percent), 1) for percent in (50, 90, 99)}
+    return {"n": len(samples), **percentiles, "max": round(max(samples), 1)}
 
 
 def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print rows of figures under each other."""
+    """Print figures as a table."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     width = max(len(name) for name in rows)
     widths = [max(12, len(name) + 2) for name in columns]
@@ -38,11 +52,11 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def write(name: str, figures: Mapping[str, Any]) -> None:
-    """Write the figures as JSON below bench/results/."""
+    """Write the figures as JSON below tools/bench/results/."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     machine = {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()}
-    load = [round(value, 1) for value in os.getloadavg()]  # figures from a busy machine say so
+    load = [round(value, 1) for value in os.getloadavg()]  # figures of a busy machine must be recognizable
     document = {"measured": datetime.now(UTC).isoformat(timespec="seconds"), **machine, "load": load, **figures}
     path.write_text(json.dumps(document, indent=2) + "\n")
     print(f"\nwritten to {path}")

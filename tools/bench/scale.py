@@ -1,56 +1,65 @@
 """What a growing database costs: python -m tools.bench.scale [--rounds N]
 
-The gate, the claim pass and the reap pass on 1,000, 10,000 and 100,000 beads, of which 1, 100 and 10,000 are eligible.
-The two passes are the functions' own, with everything but HTTP's way to them; the agent answers at once. The plans of
-their queries are shown, and written down whole.
+The eligibility check, the dispatch pass and the reap pass on 1,000, 10,000 and 100,000 beads, of which 1, 100 and
+10,000 are eligible. The two passes are the functions' own, without the event's way to them; the agent answers at once.
+The plans of their queries are shown, and written down whole.
 """
 
-import argparse
+import contextlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
-from beads_dispatch import dispatcher, log, reaper, settings, store
-from beads_dispatch.agents import beadboard
+from beads_dispatch import reaper, settings
+from beads_dispatch.dispatcher import Dispatcher
+from beads_dispatch.store.session import ReadSession
+from feeder.eligibility_check import EligibilityCheck
+from tools import world
 from tools.bench import generate, report
-from tools.bench.world import InstantAgent, world
+from tools.database import AGENT, BeadsDatabase
+from tools.servers import Agent
 
 SIZES = ((1_000, 1), (10_000, 100), (100_000, 10_000))
-AT_WORK = 1
+IN_PROGRESS = 1
 AIM = 2.0  # times 1,000 beads' cost
 
-_RULES = settings.DispatchLimits()
+_LIMITS = settings.DispatchLimits()
+_TABLES = ("issues", "dependencies", "events", "comments")
 
 
-class Listened(store.Store):
-    """Keeps each statement that is asked, once."""
+@contextlib.contextmanager
+def recorded_queries() -> Iterator[dict[str, Any]]:
+    """The queries of the block, each once, with its parameters."""
+    rows = ReadSession.rows
+    found: dict[str, Any] = {}
 
-    def __init__(self, dolt: settings.DoltSettings) -> None:
-        super().__init__(dolt)
-        self.asked: dict[str, Mapping[str, Any] | None] = {}
-
-    def _rows(self, sql: str, params: Mapping[str, Any] | None = None, *, second: bool = False) -> list[dict[str, Any]]:
+    def recorded(self: ReadSession, sql: str, params: Any = None) -> Any:
         if sql.lstrip().startswith("SELECT"):
-            self.asked.setdefault(sql, params)
-        return super()._rows(sql, params, second=second)
+            found.setdefault(sql, params)
+        return rows(self, sql, params)
 
-    def plans(self) -> dict[str, str]:
-        """Dolt's plan of each statement on bd's tables."""
-        tables = ("issues", "dependencies", "events", "comments")
-        return {
-            " ".join(sql.split()): "\n".join(
-                str(next(iter(row.values()))) for row in self._rows(f"EXPLAIN PLAN {sql}", params)
-            )
-            for sql, params in list(self.asked.items())
-            if any(f" {table} " in sql for table in tables)
-        }
+    with mock.patch.object(ReadSession, "rows", recorded):
+        yield found
+
+
+def plans(database: BeadsDatabase, queries: dict[str, Any]) -> dict[str, str]:
+    """Dolt's plan of each query on bd's tables."""
+    found = {}
+    with database.cursor() as cursor:
+        for sql, params in queries.items():
+            if any(f" {table} " in sql for table in _TABLES):
+                cursor.execute(f"EXPLAIN PLAN {sql}", params)
+                lines = [str(next(iter(row.values()))) for row in cursor.fetchall()]
+                found[" ".join(sql.split())] = "\n".join(lines)
+    return found
 
 
 def access(plan: str) -> list[str]:
-    """How a plan comes by its tables: `issues by status, updated_at`, or `events whole`."""
+    """How a plan reads its tables: `issues by status, updated_at`, or `events whole`."""
     found = []
     lines = [line.lstrip(" │├└─") for line in plan.splitlines()]
     for number, line in enumerate(lines):
@@ -67,49 +76,40 @@ def access(plan: str) -> list[str]:
 
 def measure(number: int, eligible: int, rounds: int) -> tuple[dict[str, float], dict[str, str]]:
     """Medians in ms, and the plans."""
-    agent = InstantAgent(on_post=lambda bead: setattr(agent, "active", 1))
-    with world() as (_, _, dolt):
+    with world.world() as here, contextlib.closing(Agent()) as agent:
         print(f"making {number} beads, {eligible} of them eligible", flush=True)
-        generate.fill(dolt, number, eligible, AT_WORK, say=lambda line: print(line, flush=True))
-        beads = Listened(dolt)
-        beads.feed_state.prepare()
-        gate = Gate(beads, _RULES, None)
-        dispatch = dispatcher.Dispatcher(
-            beads,
-            beadboard.BeadBoard(settings.AgentSettings(agent.url, f"{agent.url}/health")),
-            _RULES,
-            lambda: datetime.now(UTC),
-            time.sleep,
-        )
-        # A clock at which the bead at work is not silent for long yet: a pass that finds nothing.
-        quiet = beads.activity.inactive(_RULES.assignee, datetime.now(UTC))[0].updated_at + timedelta(minutes=5)
+        generate.fill(here, number, eligible, IN_PROGRESS)
         print(f"measuring, {rounds} rounds", flush=True)
-        found: dict[str, list[float]] = {}
-        for _ in range(rounds + 2):
-            _time(found, "gate", gate.waiting)
-            _time(found, "first eligible", lambda: beads.eligible.first(_RULES.assignee, datetime.now(UTC), 1))
-            agent.active = 0
-            _time(found, "claim pass", lambda: _one_bead(dispatch, agent))
-            _time(found, "reap gate", gate.stuck)
-            _time(found, "reap pass", lambda: reaper.run_once(beads, _RULES, quiet))
-            _open_again(dolt, agent.posts[-1][1])
-        plans = beads.plans()
-        beads.close()
-    agent.close()
-    return {name: round(statistics.median(times[2:]), 2) for name, times in found.items()}, plans
+        with world.dispatcher(here.dolt, agent.url, max_in_flight=1) as dispatcher, recorded_queries() as queries:
+            dispatcher.store.feed_state.prepare()
+            found = _rounds(here, dispatcher, agent, rounds)
+        return {name: round(statistics.median(times[2:]), 2) for name, times in found.items()}, plans(here, queries)
 
 
-def _one_bead(dispatch: dispatcher.Dispatcher, agent: InstantAgent) -> None:
+def _rounds(here: world.World, dispatcher: Dispatcher, agent: Agent, rounds: int) -> dict[str, list[float]]:
+    beads = dispatcher.store
+    check = EligibilityCheck(beads, _LIMITS, None)
+    # A clock at which the bead in progress is not inactive for long: a pass that finds nothing.
+    quiet = beads.activity.inactive(AGENT, datetime.now(UTC))[0].updated_at + timedelta(minutes=5)
+    found: dict[str, list[float]] = {}
+    agent.on_post = lambda bead: setattr(agent, "active", 1)
+    for _ in range(rounds + 2):
+        _time(found, "eligibility check", check.count_eligible)
+        _time(found, "first eligible", lambda: beads.eligible.first(AGENT, datetime.now(UTC), 1))
+        agent.active = 0
+        _time(found, "dispatch pass", lambda: _one_bead(dispatcher, agent))
+        _time(found, "reap check", check.count_reapable)
+        _time(found, "reap pass", lambda: reaper.run_once(beads, _LIMITS, quiet))
+        here.sql("UPDATE issues SET status = 'open', notes = '', metadata = '{}' WHERE id = %s", agent.posts[-1])
+    return found
+
+
+def _one_bead(dispatcher: Dispatcher, agent: Agent) -> None:
     """A pass that dispatches one bead: the agent is busy from its POST on."""
     before = len(agent.posts)
-    dispatch.run_once()
+    dispatcher.run_once()
     if len(agent.posts) != before + 1:
         raise AssertionError(f"a pass dispatched {len(agent.posts) - before} beads instead of one")
-
-
-def _open_again(dolt: settings.DoltSettings, bead: str) -> None:
-    with store.connect(dolt) as connection, connection.cursor() as cursor:
-        cursor.execute("UPDATE issues SET status = 'open', notes = '', metadata = '{}' WHERE id = %s", (bead,))
 
 
 def _time(found: dict[str, list[float]], name: str, act: Callable[[], object]) -> None:
@@ -119,21 +119,18 @@ def _time(found: dict[str, list[float]], name: str, act: Callable[[], object]) -
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30)
-    rounds = parser.parse_args().rounds
-    log.configure("bench", level="ERROR")
+    rounds = report.options(__doc__, rounds=30).rounds
     rows: dict[str, dict[str, float]] = {}
-    plans: dict[str, str] = {}
+    queries: dict[str, str] = {}
     for number, eligible in SIZES:
-        rows[f"{number} beads"], plans = measure(number, eligible, rounds)
+        rows[f"{number} beads"], queries = measure(number, eligible, rounds)
     small, *_, large = rows.values()
     times = {name: round(large[name] / small[name], 1) for name in small}
     report.table(f"median ms of {rounds} (aim: 100,000 beads at most {AIM:g} times 1,000)", {**rows, "times": times})
-    print("\nhow the queries come by their rows, at 100,000 beads")
-    for sql, plan in plans.items():
+    print("\nhow the queries read their rows, at 100,000 beads")
+    for sql, plan in queries.items():
         print(f"  {'; '.join(access(plan))}\n      {sql[:110]}…")
-    report.write("scale", {"unit": "ms", "rounds": rounds, **rows, "times": times, "plans": plans})
+    report.write("scale", {"unit": "ms", "rounds": rounds, **rows, "times": times, "plans": queries})
     return 0
 
 

@@ -1,35 +1,32 @@
-"""How much the feed can carry: python -m tools.bench.throughput [--changes N] [--seconds S]
+"""How many changes the feed can publish: python -m tools.bench.throughput [--changes N] [--seconds S]
 
-First so many changes are written while the feeder is down, each a transaction of its own as bd makes it: what Dolt can
-write. Then the feeder starts and catches up: what it can read and tell. Then both at once, for so many seconds. The
-sink answers at once and counts; the feeder's memory is looked at all the while.
+First N changes are written while the feeder is down, each a transaction of its own as bd makes it: what Dolt can write.
+Then the feeder starts and catches up: what it can read and publish. Then both at once, for S seconds. The sink answers
+at once and counts; the feeder's memory is sampled all the while.
 
 One writer: Dolt writes more with one than with several, whose transactions it has to merge.
 """
 
-import argparse
+import contextlib
 import multiprocessing
-import pathlib
 import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.sharedctypes import Synchronized
-from types import TracebackType
 from typing import Any
 
-from beads_dispatch import log, settings, store
-from local import processes
 from local.processes import Process
+from tools import world
 from tools.bench import report, resource_usage
-from tools.bench.world import world
 
-BEADS = 100
+BEADS = [f"load-{number:03}" for number in range(100)]
 _PATIENCE_SECONDS = 60
 
 
-def take_events(listener: socket.socket, taken: "Synchronized[int]") -> None:
-    """The sink, a process: answers every request on its connections with 202, and counts them."""
+def count_events(listener: socket.socket, number: "Synchronized[int]") -> None:
+    """The sink's process: answers every request on its connections with 202, and counts them."""
 
     def serve(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -41,8 +38,8 @@ def take_events(listener: socket.socket, taken: "Synchronized[int]") -> None:
                 length = int(value) if name.lower() == b"content-length" else length
                 line = stream.readline()
             stream.read(length)
-            with taken.get_lock():
-                taken.value += 1
+            with number.get_lock():
+                number.value += 1
             connection.sendall(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
 
     while True:
@@ -50,180 +47,136 @@ def take_events(listener: socket.socket, taken: "Synchronized[int]") -> None:
         threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
 
-class Sink:
-    """The process around `take_events`; a context manager."""
+class CountingSink:
+    """The process around `count_events`; a context manager."""
 
     def __init__(self) -> None:
         context: Any = multiprocessing.get_context("fork")
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        self._taken = context.Value("L", 0)
-        self._process = context.Process(target=take_events, args=(listener, self._taken), daemon=True)
+        self._number = context.Value("L", 0)
+        self._process = context.Process(target=count_events, args=(listener, self._number), daemon=True)
         self._process.start()
         listener.close()
 
     @property
-    def taken(self) -> int:
-        return int(self._taken.value)
+    def number(self) -> int:
+        return int(self._number.value)
 
-    def __enter__(self) -> "Sink":
+    def wait_for(self, number: int) -> float:
+        """Seconds until it has so many events. Raises TimedOut when no more come."""
+        started = moved = time.monotonic()
+        known = self.number
+        while self.number < number:
+            time.sleep(0.02)
+            if self.number != known:
+                known, moved = self.number, time.monotonic()
+            if time.monotonic() - moved > _PATIENCE_SECONDS:
+                raise world.TimedOut(f"the sink has {known} of {number} events, and no more for {_PATIENCE_SECONDS} s")
+        return time.monotonic() - started
+
+    def __enter__(self) -> "CountingSink":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.join()
 
 
-class Feeder:
-    """The feeder, a process, alone with Dolt and a sink; a context manager."""
-
-    def __init__(self, dolt: settings.DoltSettings, sink: Sink, logs: pathlib.Path) -> None:
-        self._dolt = dolt
-        self._sink = sink
-        self._logs = logs
-
-    def __enter__(self) -> Process:
-        port = processes.free_port()
-        process = Process(
-            "feeder",
-            processes.python("-m", "feeder"),
-            self._logs / "feeder.log",
-            {
-                "DOLT_HOST": self._dolt.host,
-                "DOLT_PORT": str(self._dolt.port),
-                "DOLT_USER": self._dolt.user,
-                "DOLT_DATABASE": self._dolt.database,
-                "K_SINK": self._sink.url,
-                "HOST": "127.0.0.1",
-                "PORT": str(port),
-            },
-        )
-        self._process = process
-        process.wait_until(lambda: processes.answers(f"http://127.0.0.1:{port}/readyz"), "get ready")
-        return process
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.stop()
+@contextlib.contextmanager
+def feeding(here: world.World, sink_url: str) -> Iterator[Process]:
+    """A feeder that reads the binlog, for as long as the block runs."""
+    feeder = here.feeder(sink_url)
+    try:
+        feeder.wait_until_reading()
+        yield feeder.process
+    finally:
+        feeder.process.stop()
 
 
-class Writer:
-    """Reassigns beads as fast as Dolt lets it: the bead and its audit row, in one transaction."""
-
-    def __init__(self, dolt: settings.DoltSettings) -> None:
-        self._dolt = dolt
-        self.written = 0
-
-    def make_beads(self) -> None:
-        with store.connect(self._dolt) as connection, connection.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO issues (id, title, description, design, acceptance_criteria, notes)"
-                " VALUES (%s, 'load', '', '', 'ok', '')",
-                [f"load-{number:03}" for number in range(BEADS)],
+def write(here: world.World, changes: int, seconds: float = float("inf")) -> tuple[int, float]:
+    """Reassign beads as fast as Dolt can, each with its audit row in one transaction, until so many changes are written
+    or so many seconds are over; returns the number of changes, and changes a second."""
+    written = 0
+    started = time.monotonic()
+    with here.cursor() as cursor:
+        while written < changes and time.monotonic() - started < seconds:
+            bead, person = BEADS[written % len(BEADS)], f"person-{time.monotonic_ns()}"
+            cursor.execute("BEGIN")
+            cursor.execute("UPDATE issues SET assignee = %s WHERE id = %s", (person, bead))
+            cursor.execute(
+                "INSERT INTO events (id, issue_id, event_type, actor, created_at)"
+                " VALUES (UUID(), %s, 'updated', 'bob', NOW())",
+                (bead,),
             )
-            cursor.execute("CALL DOLT_COMMIT('-Am', 'beads')")
-
-    def run(self, changes: int, seconds: float = float("inf")) -> float:
-        """Write until so many changes are done or so many seconds are over; returns changes a second."""
-        self.written = 0
-        started = time.monotonic()
-        with store.connect(self._dolt) as connection, connection.cursor() as cursor:
-            while self.written < changes and time.monotonic() - started < seconds:
-                bead, person = f"load-{self.written % BEADS:03}", f"person-{time.monotonic_ns()}"
-                connection.begin()
-                cursor.execute("UPDATE issues SET assignee = %s WHERE id = %s", (person, bead))
-                cursor.execute(
-                    "INSERT INTO events (id, issue_id, event_type, actor, created_at)"
-                    " VALUES (UUID(), %s, 'updated', 'bob', NOW())",
-                    (bead,),
-                )
-                connection.commit()
-                self.written += 1
-        return self.written / (time.monotonic() - started)
+            cursor.execute("COMMIT")
+            written += 1
+    return written, written / (time.monotonic() - started)
 
 
-class Memory:
-    """Looks at a process's memory every half second; a context manager."""
+@contextlib.contextmanager
+def sampled_memory(pid: int) -> Iterator[list[float]]:
+    """A process's memory in MiB, twice a second, for as long as the block runs."""
+    mib = [resource_usage.rss_mib(pid)]
+    stop = threading.Event()
 
-    def __init__(self, pid: int) -> None:
-        self.mib: list[float] = [resource_usage.rss_mib(pid)]
-        self._pid = pid
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+    def sample() -> None:
+        while not stop.wait(0.5):
+            mib.append(resource_usage.rss_mib(pid))
 
-    def __enter__(self) -> "Memory":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.5):
-            self.mib.append(resource_usage.rss_mib(self._pid))
-
-    def summary(self) -> dict[str, float]:
-        """First, a quarter of the way, half, three quarters, last and the most."""
-        last = len(self.mib) - 1
-        found = {f"{part} %": round(self.mib[last * part // 100], 1) for part in (0, 25, 50, 75, 100)}
-        return {**found, "most": round(max(self.mib), 1)}
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield mib
+    finally:
+        stop.set()
+        thread.join()
 
 
-def wait_for(sink: Sink, number: int) -> float:
-    """Seconds until the sink has taken so many events. Raises TimeoutError when none comes any more."""
-    started = moved = time.monotonic()
-    seen = sink.taken
-    while sink.taken < number:
-        time.sleep(0.02)
-        if sink.taken != seen:
-            seen, moved = sink.taken, time.monotonic()
-        if time.monotonic() - moved > _PATIENCE_SECONDS:
-            raise TimeoutError(f"the sink has {seen} of {number} events and no more came for {_PATIENCE_SECONDS} s")
-    return time.monotonic() - started
+def memory_summary(mib: list[float]) -> dict[str, float]:
+    """The first sample, those at a quarter, half and three quarters, the last, and the maximum."""
+    found = {f"{part} %": round(mib[(len(mib) - 1) * part // 100], 1) for part in (0, 25, 50, 75, 100)}
+    return {**found, "most": round(max(mib), 1)}
+
+
+def measure(here: world.World, sink: CountingSink, changes: int, seconds: float) -> dict[str, dict[str, float]]:
+    """The three phases, and the feeder's memory."""
+    with feeding(here, sink.url):
+        time.sleep(2)  # its position is stored
+    print(f"writing {changes} changes while the feeder is down", flush=True)
+    _, alone = write(here, changes)
+    before = sink.number
+    print("the feeder catches up", flush=True)
+    started = time.monotonic()
+    with feeding(here, sink.url) as feeder, sampled_memory(feeder.pid) as mib:
+        sink.wait_for(before + changes)
+        catching_up = time.monotonic() - started
+        cpu = resource_usage.cpu_seconds(feeder.pid)
+        print(f"writing and reading at once for {seconds:g} s", flush=True)
+        before, started = sink.number, time.monotonic()
+        written, together = write(here, sys.maxsize, seconds)
+        published = (sink.number - before) / (time.monotonic() - started)
+        behind = sink.wait_for(before + written)
+    return {
+        "Dolt writes, feeder down": {"changes/s": round(alone)},
+        "feeder catches up": {
+            "changes/s": round(changes / catching_up), "seconds": round(catching_up, 1),
+            "feeder's CPU ms each": round(cpu / changes * 1000, 2),
+        },
+        "both at once": {"changes/s": round(together), "published/s": round(published), "behind s": round(behind, 1)},
+        "RSS MiB": memory_summary(mib),
+    }  # fmt: skip
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--changes", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=30)
-    options = parser.parse_args()
-    log.configure("bench", level="ERROR")
-    with world() as (folder, _, dolt), Sink() as sink:
-        writer = Writer(dolt)
-        writer.make_beads()
-        with Feeder(dolt, sink, folder / "log"):
-            time.sleep(2)  # its position is stored
-        print(f"writing {options.changes} changes while the feeder is down", flush=True)
-        alone = writer.run(options.changes)
-        before = sink.taken
-        print("the feeder catches up", flush=True)
-        started = time.monotonic()
-        with Feeder(dolt, sink, folder / "log") as feeder, Memory(feeder.pid) as memory:
-            wait_for(sink, before + options.changes)
-            catching_up = time.monotonic() - started
-            cpu = resource_usage.cpu_seconds(feeder.pid)
-            print(f"writing and reading at once for {options.seconds:g} s", flush=True)
-            before, started = sink.taken, time.monotonic()
-            together = writer.run(10**9, options.seconds)
-            told = (sink.taken - before) / (time.monotonic() - started)
-            behind = wait_for(sink, before + writer.written)
-        figures = {
-            "Dolt writes, feeder down": {"changes/s": round(alone)},
-            "feeder catches up": {
-                "changes/s": round(options.changes / catching_up), "seconds": round(catching_up, 1),
-                "feeder's CPU ms each": round(cpu / options.changes * 1000, 2),
-            },
-            "both at once": {"changes/s": round(together), "told/s": round(told), "behind s": round(behind, 1)},
-        }  # fmt: skip
+    options = report.options(__doc__, changes=10_000, seconds=30.0)
+    with CountingSink() as sink, world.world() as here:
+        here.add(BEADS, assignee=None)
+        figures = measure(here, sink, options.changes, options.seconds)
+    memory = figures.pop("RSS MiB")
     report.table(f"{options.changes} changes", figures)
-    report.table("the feeder's memory over that time, MiB", {"RSS": memory.summary()})
-    report.write("throughput", {"changes": options.changes, **figures, "RSS MiB": memory.summary()})
+    report.table("the feeder's memory over that time, MiB", {"RSS": memory})
+    report.write("throughput", {"changes": options.changes, **figures, "RSS MiB": memory})
     return 0
 
 

@@ -1,41 +1,20 @@
 """What the feed costs the writers: python -m tools.bench.write_overhead [--rounds N]
 
 `bd update` on three Dolt servers that run side by side: binlog off, binlog on, and binlog on with the feeder reading.
-Each round runs one of each, the order changing, so that what else the machine does falls on all three.
+Each round runs one of each, the order changing, so that the machine's other load is the same for all three.
 """
 
-import argparse
 import contextlib
 import itertools
-import pathlib
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 
-from beads_dispatch import log, settings
-from local import processes
-from local.dolt import DoltServer
-from local.workspace import Workspace
-from tools import toolchain
+from tools import world
 from tools.bench import report
-from tools.bench.throughput import Feeder, Sink
+from tools.bench.throughput import CountingSink, feeding
 
 KINDS = ("binlog off", "binlog on", "binlog and feeder")
-
-
-@contextlib.contextmanager
-def workspace(folder: pathlib.Path, *, log_bin: bool) -> Iterator[Workspace]:
-    """A workspace on a server of its own."""
-    server = DoltServer(toolchain.dolt(), folder / "dolt", processes.free_port(), log_bin=log_bin)
-    server.start()
-    try:
-        made = Workspace(toolchain.bd(), folder / "workspace")
-        made.init(server.port, "bench")
-        yield made
-    finally:
-        server.stop()
 
 
 def compare(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
@@ -52,34 +31,25 @@ def compare(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=150)
-    rounds = parser.parse_args().rounds
-    log.configure("bench", level="ERROR")
+    rounds = report.options(__doc__, rounds=150).rounds
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    with contextlib.ExitStack() as closing:
-        folder = pathlib.Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="beads-bench-")))
-        print("starting three Dolt servers and a feeder", flush=True)
-        spaces = {
-            kind: closing.enter_context(workspace(folder / str(number), log_bin=number > 0))
-            for number, kind in enumerate(KINDS)
-        }
-        sink = closing.enter_context(Sink())
-        dolt = settings.dolt({"BEADS_DIR": str(spaces[KINDS[2]].beads_dir)})
-        closing.enter_context(Feeder(dolt, sink, folder / "log"))
-        beads = {kind: space.create("bead", "ok") for kind, space in spaces.items()}
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(CountingSink())
+        worlds = {kind: stack.enter_context(world.world(log_bin=kind != KINDS[0])) for kind in KINDS}
+        stack.enter_context(feeding(worlds[KINDS[2]], sink.url))
+        beads = {kind: here.workspace.create("bead", "ok") for kind, here in worlds.items()}
         orders = itertools.cycle(itertools.permutations(KINDS))
         for number in range(rounds):
             for kind in next(orders):
-                # A change of assignee: the feeder has something to tell.
+                # A change of assignee: the feeder publishes it.
                 started = time.perf_counter()
-                spaces[kind].run("update", beads[kind], "--assignee", f"person-{number}")
+                worlds[kind].workspace.run("update", beads[kind], "--assignee", f"person-{number}")
                 found[kind].append((time.perf_counter() - started) * 1000)
             if (number + 1) % 25 == 0:
                 print(f"{number + 1} of {rounds} rounds", flush=True)
     rows = compare(found)
     report.table("one `bd update`, ms", rows)
-    report.write("burden", {"unit": "ms", "rounds": rounds, **rows})
+    report.write("write_overhead", {"unit": "ms", "rounds": rounds, **rows})
     return 0
 
 

@@ -23,7 +23,7 @@ from local.system import Ports, System
 from tools.chaos import checks
 from tools.chaos.checks import Check
 from tools.servers import Agent
-from tools.world import World
+from tools.world import NO_TICKS, World
 
 check = functools.partial(checks.check, "fuzz")
 
@@ -99,10 +99,9 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
     number = 200 if short else 10_000
     here.empty()
     here.add(["safe-1", "safe-2"], acceptance_criteria="")
-    quiet = {"dispatch": 3600.0, "reap": 3600.0}
     with (
         contextlib.closing(Agent()) as agent,
-        System(here.dolt, agent.url, Ports.free(), here.folder / "logs", tick_seconds=quiet) as system,
+        System(here.dolt, agent.url, Ports.free(), here.folder / "logs", tick_seconds=NO_TICKS) as system,
     ):
         before = here.rows()
         for name in ("dispatch", "reap", "feeder"):
