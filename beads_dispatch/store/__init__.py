@@ -26,26 +26,6 @@ from beads_dispatch.store.records import (
 from beads_dispatch.store.session import STATE_DATABASE, STATEMENT_SECONDS, Session, connect
 from beads_dispatch.store.snapshot import Snapshot
 
-__all__ = [
-    "CONDITIONS",
-    "DISPATCHER",
-    "OURS",
-    "REAPER",
-    "STATE_DATABASE",
-    "Activity",
-    "Blocker",
-    "ClaimLost",
-    "Commit",
-    "Diagnosis",
-    "Hold",
-    "Overview",
-    "PublishedState",
-    "Snapshot",
-    "Store",
-    "StoreError",
-    "connect",
-]
-
 
 class Store:
     """The beads of one database, each subject an attribute. Not thread-safe: one Store per thread.

@@ -79,7 +79,7 @@ class Claims:
     def read_back(self, bead_id: str) -> Bead | None:
         """The bead as others see it, on another connection than the claim's; None when it was deleted."""
         lock = ", i.row_lock" if self._session.schema.row_lock else ""
-        rows = self._session.rows_elsewhere(f"SELECT {BEAD}{lock} FROM issues i WHERE i.id = %(id)s", {"id": bead_id})
+        rows = self._session.elsewhere.rows(f"SELECT {BEAD}{lock} FROM issues i WHERE i.id = %(id)s", {"id": bead_id})
         return Bead.from_row(rows[0]) if rows else None
 
     def record_dispatched(self, bead: Bead, job_id: str, now: datetime) -> bool:

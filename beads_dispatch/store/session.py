@@ -58,7 +58,13 @@ class ReadSession:
 
     def rows(self, sql: str, params: Params | None = None) -> Rows:
         """One statement, committed by itself; tried again when it conflicts with somebody else's."""
-        return self._rows_on(self._main, sql, params)
+
+        def statement() -> Rows:
+            with self._translated(), self._main().cursor(DictCursor) as cursor:
+                cursor.execute(sql, params)
+                return list(cursor.fetchall())
+
+        return retry_on_conflict("a statement", statement)
 
     def state_rows(self, sql: str, params: Params | None = None) -> Rows:
         """A statement on our own database ({state} in the text); nothing where the feeder has not made it yet."""
@@ -92,23 +98,19 @@ class ReadSession:
         return True
 
     def refresh(self) -> None:
-        """Drop connections that died since they were last used, so that a pass does not begin on one."""
-        for connection in self._open_connections():
+        """Drop a connection that died since it was last used, so that a pass does not begin on it."""
+        if self._connection is not None:
             try:
-                connection.ping(reconnect=False)
+                self._connection.ping(reconnect=False)
             except (pymysql.Error, OSError):
                 self.close()
-                return
 
     def close(self) -> None:
-        """Close what is open; a later call connects again."""
-        for connection in self._open_connections():
+        """Close the connection; a later call connects again."""
+        if self._connection is not None:
             with contextlib.suppress(pymysql.Error, OSError):
-                connection.close()
+                self._connection.close()
         self._connection = self._schema = None
-
-    def _open_connections(self) -> "list[Connection[Any]]":
-        return [self._connection] if self._connection is not None else []
 
     def _main(self) -> "Connection[Any]":
         if self._connection is None:
@@ -118,14 +120,6 @@ class ReadSession:
     def _connect(self, **more: Any) -> "Connection[Any]":
         seconds = self._statement_seconds
         return connect(self.dolt, read_timeout=seconds, connect_timeout=min(_CONNECT_SECONDS, seconds), **more)
-
-    def _rows_on(self, connection: "Callable[[], Connection[Any]]", sql: str, params: Params | None) -> Rows:
-        def statement() -> Rows:
-            with self._translated(), connection().cursor(DictCursor) as cursor:
-                cursor.execute(sql, params)
-                return list(cursor.fetchall())
-
-        return retry_on_conflict("a statement", statement)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -144,16 +138,13 @@ class ReadSession:
 
 
 class Session(ReadSession):
-    """A session that also writes: transactions, the write lock, and a second connection to read back on."""
+    """A session that also writes: transactions, the write lock, and a second connection (`elsewhere`) to read back on,
+    which sees what others see."""
 
     def __init__(self, dolt: settings.DoltSettings, statement_seconds: float = STATEMENT_SECONDS) -> None:
         super().__init__(dolt, statement_seconds)
-        self._second: Connection[Any] | None = None
+        self.elsewhere = ReadSession(dolt, statement_seconds)
         self._has_lock = False
-
-    def rows_elsewhere(self, sql: str, params: Params | None = None) -> Rows:
-        """As `rows`, on another connection: what others see."""
-        return self._rows_on(self._other, sql, params)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[DictCursor]:
@@ -194,12 +185,13 @@ class Session(ReadSession):
             if self._connection is not None:  # the lock ends with its connection
                 self.rows("SELECT RELEASE_LOCK(%(name)s)", name)
 
+    def refresh(self) -> None:
+        super().refresh()
+        self.elsewhere.refresh()
+
     def close(self) -> None:
         super().close()
-        self._second = None
-
-    def _open_connections(self) -> "list[Connection[Any]]":
-        return [*super()._open_connections(), *([self._second] if self._second is not None else [])]
+        self.elsewhere.close()
 
     def _main(self) -> "Connection[Any]":
         if self._connection is None:
@@ -208,11 +200,6 @@ class Session(ReadSession):
             # the same transaction has changed, which conflicts with whoever deletes it.
             self._connection = self._connect(init_command="SET foreign_key_checks = 0")
         return self._connection
-
-    def _other(self) -> "Connection[Any]":
-        if self._second is None:
-            self._second = self._connect()
-        return self._second
 
 
 def retry_on_conflict(what: str, write: Callable[[], T]) -> T:
