@@ -39,8 +39,9 @@ class RawSink(support.Sink):
 
 
 def in_json(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-    attributes = {name[3:].lower(): unquote(value) for name, value in headers.items() if name.lower().startswith("ce-")}
-    return {**attributes, "datacontenttype": headers["Content-Type"], "data": json.loads(body)}
+    names = {name.lower(): unquote(value) for name, value in headers.items()}
+    attributes = {name.removeprefix("ce-"): value for name, value in names.items() if name.startswith("ce-")}
+    return {**attributes, "datacontenttype": names["content-type"], "data": json.loads(body)}
 
 
 @pytest.fixture
