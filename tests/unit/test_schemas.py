@@ -73,6 +73,16 @@ def test_what_is_built_is_taken(event_type: str) -> None:
     assert sent.keys() <= schema["$defs"]["event"]["properties"].keys()
 
 
+def test_the_documented_event_is_as_its_schema_says() -> None:
+    """docs/events.md shows one, and names every type and every attribute."""
+    page = (KNATIVE.parent / "docs" / "events.md").read_text()
+    shown = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    assert refusals(f"{shown['dataschema']}#/$defs/event", shown) == []
+    attributes = {name for schema in SCHEMAS.values() for name in schema["$defs"]["event"]["properties"]}
+    named = {*TYPES, *attributes} - {"specversion", "type", "datacontenttype", "data"}
+    assert [name for name in named if f"`{name}`" not in page] == []
+
+
 GONE = object()
 
 # One mistake each, and a word of the reason.
