@@ -40,6 +40,7 @@ environment:
   AGENT_ASSIGNEE, MAX_IN_FLIGHT and the other settings of docs/configuration.md are handed on
 """
 
+_FAILURES = (StartError, BdError, CannotListen, ManifestError, settings.SettingsError, store.StoreError)
 _CHECK_SECONDS = 1.0  # between two checks of the processes and of the hold
 
 
@@ -55,16 +56,6 @@ class Options:
     stand_in_allowed: bool
 
 
-@dataclass(frozen=True)
-class Running:
-    """The running system, for a command."""
-
-    workspace: Workspace
-    dolt: settings.DoltSettings
-    timeline: SystemTimeline
-    system: System
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m local", description=_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -77,19 +68,16 @@ def main() -> int:
     interrupts.interrupt_once("\n==> stopping\n")
     try:
         options = read_options(os.environ, arguments.folder.resolve())
-        with everything(options) as running:
+        with everything(options) as (system, dolt, workspace, timeline):
             if arguments.command == "up":
-                up(running, options)
-            workspace, check = running.workspace, running.system.require_running
-            succeeded = demo(workspace, running.timeline, options.assignee, started, check)
+                up(system, dolt, workspace, options)
+            succeeded = demo(workspace, timeline, options.assignee, started, system.require_running)
             report("stopping")
         return 0 if succeeded else 1
     except KeyboardInterrupt:
         report("stopped")
         return 0 if arguments.command == "up" else 130
-    except (
-        StartError, BdError, CannotListen, ManifestError, settings.SettingsError, store.StoreError
-    ) as exc:  # fmt: skip
+    except _FAILURES as exc:
         report_failure(f"{arguments.command} failed: {exc}")
         return 1
     finally:
@@ -113,7 +101,7 @@ def read_options(env: settings.Environment, folder: pathlib.Path) -> Options:
 
 
 @contextlib.contextmanager
-def everything(options: Options) -> Iterator[Running]:
+def everything(options: Options) -> Iterator[tuple[System, settings.DoltSettings, Workspace, SystemTimeline]]:
     """Start all parts in order; stop them in the opposite one. Raises StartError."""
     with contextlib.ExitStack() as stack:
         try:
@@ -123,42 +111,48 @@ def everything(options: Options) -> Iterator[Running]:
             timeline = SystemTimeline(dolt, options.assignee, show, agent_reports_posts=not url)
             if not url:
                 port = options.ports.agent
-                processes.require_free(port, "the stand-in agent", "LOCAL_PORT")
+                processes.require_free(port, "the stand-in agent")
                 report(f"starting a stand-in agent on 127.0.0.1:{port}")
                 agent = StandInAgent(workspace.folder, workspace.bd, port=port, on_post=timeline.posted)
                 url = stack.enter_context(agent).url
             report("starting dispatch, reap, the feeder and the router")
             system = System(dolt, url, options.ports, options.folder / "log", observe=timeline.observe)
-            yield Running(workspace, dolt, timeline, stack.enter_context(system))
+            yield stack.enter_context(system), dolt, workspace, timeline
         finally:
             interrupts.ignore()
 
 
-def up(running: Running, options: Options) -> NoReturn:
+def up(system: System, dolt: settings.DoltSettings, workspace: Workspace, options: Options) -> NoReturn:
     """Show the timeline and what holds dispatch up, until Ctrl-C."""
-    show(*_next_steps(running.workspace, options))
+    show(*_next_steps(workspace, options))
     if options.beadboard_url:
         _report_unreachable(options.beadboard_url)
-    hold = HoldWatch(running.dolt, show)
+    hold = HoldWatch(dolt, show)
     while True:
         hold.check()
         time.sleep(_CHECK_SECONDS)
-        running.system.require_running()
+        system.require_running()
 
 
 def _own_workspace(options: Options, stack: contextlib.ExitStack) -> tuple[settings.DoltSettings, Workspace]:
-    bd, port, data = processes.program("bd"), options.ports.dolt, options.folder / "dolt"
+    port, data = options.ports.dolt, options.folder / "dolt"
+    workspace = Workspace(processes.program("bd"), options.folder / "workspace")
     server = DoltServer(processes.program("dolt"), data, port)
+    first = not data.exists() and not workspace.folder.exists()
+    undo = stack.enter_context(contextlib.ExitStack())
+    if first:  # bd refuses a workspace that it made half
+        undo.callback(shutil.rmtree, workspace.folder, ignore_errors=True)
+        undo.callback(shutil.rmtree, data, ignore_errors=True)
     report(f"starting Dolt on 127.0.0.1:{port}, data in {os.path.relpath(data)}")
     stack.callback(server.stop)
     server.start()
-    workspace = Workspace(bd, options.folder / "workspace")
-    if not workspace.beads_dir.exists():
+    if first:
         report("making a bd workspace with a few example beads (about 10 s)")
     workspace.init(port, "demo")
     if not workspace.titles():
         for title, acceptance in EXAMPLES:
             workspace.create(title, acceptance)
+    undo.pop_all()  # from now on the data stays
     return settings.dolt({"BEADS_DIR": str(workspace.beads_dir)}), workspace
 
 
@@ -202,7 +196,7 @@ def _next_steps(workspace: Workspace, options: Options) -> list[str]:
     folders = [str(workspace.bd.parent)] if workspace.bd.is_absolute() else []
     folders.append(str(pathlib.Path(sys.executable).parent))  # beads-dispatch
     ports = options.ports
-    lines = [
+    return [
         "",
         "Everything runs. In a second terminal:",
         "",
@@ -212,17 +206,14 @@ def _next_steps(workspace: Workspace, options: Options) -> list[str]:
         f"    bd assign {bead} {options.assignee}",
         f"    beads-dispatch explain {bead}",
         "",
-    ]
-    if not options.beads_dir:
-        lines += [f"    {bead}  {title}" for bead, title in beads]
-        lines += ["    bd create '<title>' --acceptance '<when it is done>' makes another", ""]
-    lines += [
+        *(f"    {bead}  {title}" for bead, title in beads),
+        "    bd create '<title>' --acceptance '<when it is done>' makes another",
+        "",
         f"dispatch http://127.0.0.1:{ports.dispatch}  reap http://127.0.0.1:{ports.reap}"
         f"  feeder http://127.0.0.1:{ports.feeder}  logs {options.folder / 'log'}",
         "Ctrl-C stops everything; the beads stay.",
         "",
     ]
-    return lines
 
 
 @contextlib.contextmanager

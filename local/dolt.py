@@ -43,7 +43,7 @@ class DoltServer:
 
     def start(self, *, log_bin: bool | None = None) -> None:
         """Start and wait until it answers. Raises StartError."""
-        require_free(self.port, "the Dolt server", "LOCAL_PORT")
+        require_free(self.port, "the Dolt server")
         self._log_bin = self._log_bin if log_bin is None else log_bin
         for name in ("root", "data"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def interrupt_once(message: str) -> None:
+def interrupt_once(message: str = "") -> None:
     """Make the first signal print `message` and raise KeyboardInterrupt; those that follow are ignored."""
 
     def interrupt(number: int, frame: object) -> None:

@@ -2,11 +2,12 @@
 
 import pathlib
 import re
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeVar
 
 import yaml
 
+T = TypeVar("T")
 Manifest = Mapping[str, Any]
 
 _DURATION = re.compile(
@@ -37,6 +38,19 @@ def read(folder: pathlib.Path, group: str, kind: str) -> Iterator[tuple[str, str
             if not isinstance(name, str) or not name:
                 raise ManifestError(f"{path}: a {kind} has no metadata.name. Give it one.")
             yield name, f"{path}: {kind} {name}", document
+
+
+def load(folder: pathlib.Path, group: str, kind: str, parse: Callable[[str, Manifest], T]) -> tuple[T, ...]:
+    """Every such resource, parsed from its name and spec. Raises ManifestError, also when there is none."""
+    loaded = []
+    for name, label, manifest in read(folder, group, kind):
+        try:
+            loaded.append(parse(name, table(manifest.get("spec"), "spec")))
+        except ManifestError as exc:
+            raise ManifestError(f"{label}: {exc}.") from None
+    if not loaded:
+        raise ManifestError(f"{folder} holds no {kind}. Name the folder with the project's Knative manifests.")
+    return tuple(loaded)
 
 
 def table(value: Any, name: str, known: Collection[str] | None = None) -> Manifest:

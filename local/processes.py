@@ -61,14 +61,10 @@ class Process:
     def running(self) -> bool:
         return self._child.poll() is None
 
-    def terminate(self) -> None:
-        """Send SIGTERM, and do not wait."""
-        if self.running:
-            self._signal(signal.SIGTERM)
-
     def stop(self) -> int:
         """SIGTERM, then SIGKILL for what is left of the group; returns the exit status."""
-        self.terminate()
+        if self.running:
+            self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(STOP_SECONDS)
         return self.kill()
@@ -145,11 +141,11 @@ def answers(url: str) -> bool:
         return False
 
 
-def require_free(port: int, what: str, setting: str) -> None:
+def require_free(port: int, part: str) -> None:
     """Raises StartError when the port is taken."""
     if not is_free(port):
         raise StartError(
-            f"{what} needs port {port}, which is in use. Stop what listens there, or choose other ports with {setting}."
+            f"{part} needs port {port}, which is in use. Stop what listens there, or choose others with LOCAL_PORT."
         )
 
 

@@ -18,6 +18,7 @@ import httpx
 
 from beads_dispatch import events, log
 from beads_dispatch.log import Action
+from feeder import wsgi
 from local import triggers, wsgi_server
 
 logger = log.get("router")
@@ -168,7 +169,7 @@ def application(router: Router) -> WSGIApplication:
         if environ["REQUEST_METHOD"] != "POST":
             return wsgi_server.text(start_response, 405, "expected POST with a CloudEvent", ("Allow", "POST"))
         try:
-            event = read(wsgi_server.headers(environ), wsgi_server.body(environ))
+            event = read(wsgi.headers(environ), wsgi.body(environ))
         except events.InvalidEvent as exc:
             return wsgi_server.text(start_response, 400, str(exc))
         return wsgi_server.answer(start_response, router.route(event))

@@ -7,11 +7,11 @@ neither status nor duplicates: two POSTs for one bead make two jobs.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import queue
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -23,7 +23,8 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from beads_dispatch import log
 from beads_dispatch.log import Action
-from local import terminal, wsgi_server
+from feeder import wsgi
+from local import interrupts, terminal, wsgi_server
 from local.workspace import BdError, Workspace
 
 logger = log.get("stand-in-agent")
@@ -85,16 +86,14 @@ class Jobs:
 
     def _complete(self, job: Job) -> bool:
         """Work one bead to its end; False when stopped before that. Raises BdError."""
-        self._bd("note", "--", job.bead_id, f"claimed by agent job={job.id}")
+        bd = functools.partial(self._workspace.run, actor=ACTOR)
+        bd("note", "--", job.bead_id, f"claimed by agent job={job.id}")
         if self._stop.wait(self._work_seconds):
             return False
-        self._bd("note", "--", job.bead_id, f"working on it job={job.id}")
-        self._bd("close", "--reason", f"done by agent job={job.id}", "--", job.bead_id)
+        bd("note", "--", job.bead_id, f"working on it job={job.id}")
+        bd("close", "--reason", f"done by agent job={job.id}", "--", job.bead_id)
         logger.info("closed", extra=log.context(action=Action.CLOSED, bead=job.bead_id, job=job.id))
         return True
-
-    def _bd(self, *arguments: str) -> None:
-        self._workspace.run(*arguments, actor=ACTOR)
 
 
 class StandInAgent:
@@ -105,7 +104,6 @@ class StandInAgent:
         workspace: pathlib.Path,  # the folder that holds .beads
         bd: pathlib.Path,
         *,
-        host: str = "127.0.0.1",
         port: int = 0,
         # Between the note that claims a bead and its close; the real agent takes minutes.
         work_seconds: float = 2.0,
@@ -124,7 +122,7 @@ class StandInAgent:
         self._status: tuple[float, bool] | None = None
         self._jobs = Jobs(self._workspace, work_seconds, capacity)
         try:
-            self._server = wsgi_server.Server(self._handle, host, port)
+            self._server = wsgi_server.Server(self._handle, port=port)
         except wsgi_server.CannotListen:
             self._jobs.stop()
             raise
@@ -143,7 +141,7 @@ class StandInAgent:
     def _handle(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         if (method, path) == ("POST", "/api/agent-dispatch"):
-            status, answer = self._dispatch(wsgi_server.body(environ))
+            status, answer = self._dispatch(wsgi.body(environ))
         elif (method, path) == ("GET", "/api/agent-status"):
             status, answer = 200, {"busy": self._cached_busy()}
         elif (method, path) == ("GET", "/health"):
@@ -208,23 +206,16 @@ def main(arguments: list[str] | None = None) -> int:
     if not (workspace / ".beads").is_dir():
         return _refuse(f"{workspace} holds no .beads folder. Name a bd workspace with --workspace.")
     terminal.configure_log("stand-in-agent", "INFO")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    interrupts.interrupt_once()
+    program, timing = pathlib.Path(bd).resolve(), {"work_seconds": options.work_seconds, "capacity": options.capacity}
     try:
-        agent = StandInAgent(
-            workspace,
-            pathlib.Path(bd).resolve(),
-            port=options.port,
-            work_seconds=options.work_seconds,
-            capacity=options.capacity,
-            status_cache_seconds=options.status_cache_seconds,
-        )
+        with StandInAgent(workspace, program, port=options.port, **timing) as agent:
+            logger.info(f"listening on {agent.url}", extra=log.context(action=Action.START))
+            threading.Event().wait()
     except wsgi_server.CannotListen as exc:
         return _refuse(str(exc))
-    with agent:
-        logger.info(f"listening on {agent.url}", extra=log.context(action=Action.START))
-        stop.wait()
+    except KeyboardInterrupt:
+        pass
     return 0
 
 
@@ -239,9 +230,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--work-seconds", type=_seconds, default=2.0, help="time that a bead takes (default 2)")
     parser.add_argument("--capacity", type=int, choices=range(1, 101), metavar="N", default=1, help="beads at once (1)")
-    parser.add_argument(
-        "--status-cache-seconds", type=_seconds, default=2.0, help="how old /api/agent-status may be (default 2)"
-    )
     return parser
 
 

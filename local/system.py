@@ -8,11 +8,10 @@ import pathlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
+from functools import partial
 
 import feeder
-import functions.dispatch
-import functions.reap
+import functions
 from beads_dispatch import events, settings
 from local import processes, router, ticks, triggers
 from local.processes import Process, StartError
@@ -88,25 +87,21 @@ class System:
             for name in ("dispatch", "reap"):
                 self.start_function(name)
             self.start_feeder()
-            for name, process in self.processes.items():
-                process.wait_until(self._ready[name], "get ready")
+            for name in ("dispatch", "reap"):
+                listening = partial(processes.listening, getattr(self.ports, name))
+                self.processes[name].wait_until(listening, "listen")
+            ready = partial(processes.answers, f"http://127.0.0.1:{self.ports.feeder}/readyz")
+            self.processes["feeder"].wait_until(ready, "get ready")
             self._start_ticks()
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         # The feeder first: nobody would answer what it requests later.
-        feeder_process = self.processes.get("feeder")
-        if feeder_process:
-            feeder_process.stop()
-        for process in self.processes.values():
-            process.terminate()
-        for process in self.processes.values():
+        for process in sorted(self.processes.values(), key=lambda process: process.name != "feeder"):
             process.stop()
         self._closing.close()
 
@@ -118,10 +113,9 @@ class System:
 
     def start_function(self, name: str) -> None:
         """Start dispatch or reap, as the image does."""
-        package = {"dispatch": functions.dispatch, "reap": functions.reap}[name]
-        source = pathlib.Path(str(package.__file__)).parent / "main.py"
+        source = pathlib.Path(functions.__path__[0]) / name / "main.py"
         port = getattr(self.ports, name)
-        processes.require_free(port, f"the function {name}", "LOCAL_PORT")
+        processes.require_free(port, f"the function {name}")
         command = processes.python("-m", "functions_framework", "--source", source, "--target", name)
         # gunicorn opens a control socket, by default at the same place in the home folder for both functions.
         run = self._logs / "run" / name
@@ -129,23 +123,15 @@ class System:
         self._run(name, command, port, XDG_RUNTIME_DIR=str(run))
 
     def start_feeder(self) -> None:
-        processes.require_free(self.ports.feeder, "the feeder", "LOCAL_PORT")
+        processes.require_free(self.ports.feeder, "the feeder")
         self._run("feeder", processes.python("-m", self._feeder_module), self.ports.feeder)
-
-    @property
-    def _ready(self) -> Mapping[str, Callable[[], bool]]:
-        return {
-            "dispatch": lambda: processes.listening(self.ports.dispatch),
-            "reap": lambda: processes.listening(self.ports.reap),
-            "feeder": lambda: processes.answers(f"http://127.0.0.1:{self.ports.feeder}/readyz"),
-        }
 
     def _run(self, name: str, command: list[str], port: int, **more: str) -> None:
         environment = {**self._environment, "PORT": str(port), **more}
         self.processes[name] = Process(name, command, self._logs / f"{name}.log", environment)
 
     def _start_router(self) -> None:
-        processes.require_free(self.ports.router, "the router", "LOCAL_PORT")
+        processes.require_free(self.ports.router, "the router")
         addresses = {name: f"http://127.0.0.1:{getattr(self.ports, name)}/" for name in ("feeder", "dispatch", "reap")}
         broker = router.Router(
             triggers.load_triggers(MANIFESTS, addresses),

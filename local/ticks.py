@@ -53,15 +53,7 @@ class TickSource:
 
 def load_sources(folder: pathlib.Path) -> tuple[TickSource, ...]:
     """The PingSources in the folder's manifests. Raises ManifestError, which names the file and the PingSource."""
-    loaded = []
-    for name, label, manifest in manifests.read(folder, SOURCES, "PingSource"):
-        try:
-            loaded.append(_source(name, manifest))
-        except ManifestError as exc:
-            raise ManifestError(f"{label}: {exc}.") from None
-    if not loaded:
-        raise ManifestError(f"{folder} holds no PingSource. Name the folder with the project's Knative manifests.")
-    return tuple(loaded)
+    return manifests.load(folder, SOURCES, "PingSource", _source)
 
 
 class Ticks:
@@ -128,8 +120,8 @@ def _log_outage(source: TickSource, problem: str | None, accepted_before: bool) 
     return problem is None
 
 
-def _source(name: str, manifest: manifests.Manifest) -> TickSource:
-    spec = manifests.table(manifest.get("spec"), "spec", ("schedule", "contentType", "data", "sink", "ceOverrides"))
+def _source(name: str, spec: manifests.Manifest) -> TickSource:
+    manifests.table(spec, "spec", ("schedule", "contentType", "data", "sink", "ceOverrides"))
     schedule = _EVERY.fullmatch(str(spec.get("schedule")))
     if not schedule or int(schedule[1]) > 59:
         raise ManifestError(f"spec.schedule is {spec.get('schedule')!r}, expected */N * * * * with N from 1 to 59")

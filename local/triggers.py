@@ -90,15 +90,7 @@ def load_triggers(folder: pathlib.Path, addresses: Mapping[str, str]) -> tuple[T
     Raises ManifestError, which names the file and the Trigger.
     """
     brokers = {name for name, _, _ in manifests.read(folder, EVENTING, "Broker")}
-    loaded = []
-    for name, label, manifest in manifests.read(folder, EVENTING, "Trigger"):
-        try:
-            loaded.append(_trigger(name, manifest, brokers, addresses))
-        except ManifestError as exc:
-            raise ManifestError(f"{label}: {exc}.") from None
-    if not loaded:
-        raise ManifestError(f"{folder} holds no Trigger. Name the folder with the project's Knative manifests.")
-    return tuple(loaded)
+    return manifests.load(folder, EVENTING, "Trigger", lambda name, spec: _trigger(name, spec, brokers, addresses))
 
 
 def matches(what: Filter, event: events.Event) -> bool:
@@ -128,9 +120,8 @@ def _attribute(event: events.Event, name: str) -> str | None:
     return own[name] if name in own else event.extensions.get(name)
 
 
-def _trigger(name: str, manifest: manifests.Manifest, brokers: set[str], addresses: Mapping[str, str]) -> Trigger:
-    known = ("broker", "filter", "filters", "subscriber", "delivery")
-    spec = manifests.table(manifest.get("spec"), "spec", known)
+def _trigger(name: str, spec: manifests.Manifest, brokers: set[str], addresses: Mapping[str, str]) -> Trigger:
+    manifests.table(spec, "spec", ("broker", "filter", "filters", "subscriber", "delivery"))
     if spec.get("broker") not in brokers:
         raise ManifestError(
             f"spec.broker is {spec.get('broker')!r}, expected one of the folder's Brokers: {_list(brokers)}"

@@ -7,13 +7,12 @@ import threading
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from wsgiref.types import StartResponse, WSGIApplication
 
 from waitress.server import create_server
 
 from beads_dispatch import events
 
-MAX_BODY_BYTES = events.MAX_BODY_BYTES
 LOOP_SECONDS = 0.02  # how soon a stop is noticed
 
 
@@ -40,7 +39,7 @@ class Server:
             application,
             sockets=[listener],
             threads=threads,
-            max_request_body_size=MAX_BODY_BYTES,
+            max_request_body_size=events.MAX_BODY_BYTES,
             channel_timeout=60,  # seconds without a request; one that is being answered is not cut off
         )
         self.port = int(self._server.effective_port)
@@ -78,18 +77,6 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def headers(environ: WSGIEnvironment) -> dict[str, str]:
-    """The request's headers, in lower case."""
-    found = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name.startswith("HTTP_")}
-    return found | {"content-type": environ.get("CONTENT_TYPE", "")}
-
-
-def body(environ: WSGIEnvironment) -> bytes:
-    """The request's body; waitress has read it whole and refused one that is too large."""
-    content: bytes = environ["wsgi.input"].read()
-    return content
 
 
 def answer(

@@ -28,8 +28,7 @@ KNATIVE = pathlib.Path(__file__).parent.parent / "knative"
 DEFAULT_IMAGE = "dev.local/beads-dispatch:dev"
 READY_SECONDS = 240  # images are there; a Trigger whose subscriber came later is checked again within a minute
 
-# What Pod Security `restricted` refuses is refused here too.
-_NAMESPACE_LABELS = {"pod-security.kubernetes.io/enforce": "restricted"}
+_RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"  # what that Pod Security level refuses is refused here
 _NEEDED = ("pingsources.sources.knative.dev", "services.serving.knative.dev", "brokers.eventing.knative.dev")
 USERS = ("feeder", "dispatch", "reap")
 
@@ -172,11 +171,8 @@ def deployed(
         print(f"deploying into namespace {namespace.name}; pods reach this machine at {address}")
         _run("kubectl", "create", "namespace", namespace.name)
         stack.callback(_run, "kubectl", "delete", "namespace", namespace.name, "--wait=false")
-        labels = [f"{name}={value}" for name, value in _NAMESPACE_LABELS.items()]
-        _run("kubectl", "label", "namespace", namespace.name, *labels)
-        namespace.apply(
-            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "dolt"}, "stringData": passwords},
-        )
+        _run("kubectl", "label", "namespace", namespace.name, _RESTRICTED)
+        namespace.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "dolt"}, "stringData": passwords})
         with tempfile.TemporaryDirectory(prefix="beads-overlay-") as folder:
             overlay = pathlib.Path(folder)
             dolt_at, agent_at = ((address, proxy.port) for proxy in proxies)
@@ -223,10 +219,7 @@ def _write_overlay(
     (folder / "metadata.json").write_text(json.dumps(metadata))
     name, _, tag = image.rpartition(":")
     values = {"BEADBOARD_URL": f"http://{agent[0]}:{agent[1]}", **environment}
-    policies = {"beads-dispatch-dolt": dolt, "beads-dispatch-agent": agent}
-    quick = [
-        {"op": "add", "path": "/spec/template/metadata/annotations/autoscaling.knative.dev~1window", "value": "6s"}
-    ]
+    window = "/spec/template/metadata/annotations/autoscaling.knative.dev~1window"
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -239,27 +232,24 @@ def _write_overlay(
         ],
         "generatorOptions": {"disableNameSuffixHash": True},
         "patches": [
-            {"target": {"group": "serving.knative.dev", "kind": "Service"}, "patch": json.dumps(quick)},
+            _patch("add", window, "6s", group="serving.knative.dev", kind="Service"),
+            *(_patch("replace", "/spec/schedule", at, kind="PingSource", name=n) for n, at in schedules.items()),
             *(
-                {
-                    "target": {"kind": "PingSource", "name": source},
-                    "patch": json.dumps([{"op": "replace", "path": "/spec/schedule", "value": schedule}]),
-                }
-                for source, schedule in schedules.items()
-            ),
-            *(
-                {"target": {"kind": "NetworkPolicy", "name": policy}, "patch": json.dumps([_egress(*address)])}
-                for policy, address in policies.items()
+                _patch("replace", "/spec/egress", _egress(*at), kind="NetworkPolicy", name=n)
+                for n, at in {"beads-dispatch-dolt": dolt, "beads-dispatch-agent": agent}.items()
             ),
         ],
     }
     (folder / "kustomization.yaml").write_text(json.dumps(kustomization))
 
 
-def _egress(host: str, port: int) -> dict[str, Any]:
-    """A patch that lets the pods of a NetworkPolicy reach this machine."""
-    to = [{"to": [{"ipBlock": {"cidr": f"{host}/32"}}], "ports": [{"port": port}]}]
-    return {"op": "replace", "path": "/spec/egress", "value": to}
+def _patch(operation: str, path: str, value: Any, **target: str) -> dict[str, Any]:
+    return {"target": target, "patch": json.dumps([{"op": operation, "path": path, "value": value}])}
+
+
+def _egress(host: str, port: int) -> list[dict[str, Any]]:
+    """Lets the pods of a NetworkPolicy reach this machine."""
+    return [{"to": [{"ipBlock": {"cidr": f"{host}/32"}}], "ports": [{"port": port}]}]
 
 
 def _run(*command: str, stdin: str | None = None) -> str:

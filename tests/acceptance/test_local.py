@@ -176,19 +176,21 @@ def test_killing_it_leaves_no_process(folder: pathlib.Path) -> None:
         wait_for(lambda: not up.left(), "the end of the children", 20)
 
 
-def test_a_start_that_is_interrupted_leaves_no_process(folder: pathlib.Path) -> None:
-    """Ctrl-C while the parts are being started."""
+@pytest.mark.parametrize("moment", ["making a bd workspace", "starting dispatch"])
+def test_a_start_that_is_interrupted_leaves_nothing_half_done(tmp_path: pathlib.Path, moment: str) -> None:
+    """Ctrl-C while the workspace is made removes it, or bd would refuse it; later it stays. No process is left."""
     port = processes.free_port(neighbours=5)
-    command = [sys.executable, "-m", "local", "up", "--folder", str(folder)]
+    command = [sys.executable, "-m", "local", "up", "--folder", str(tmp_path)]
     env = {**os.environ, **programs(), "LOCAL_PORT": str(port)}
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout
         for line in child.stdout:
-            if "starting dispatch" in line:
+            if moment in line:
                 child.send_signal(signal.SIGINT)
                 break
         assert "stopped" in child.stdout.read()
         assert child.wait(30) == 0
+    assert (tmp_path / "workspace").exists() == (tmp_path / "dolt").exists() == (moment == "starting dispatch")
     assert not any(processes.listening(port + offset) for offset in range(6))
 
 

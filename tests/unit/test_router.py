@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from beads_dispatch import events
+from feeder import wsgi
 from local import router, triggers, wsgi_server
 from local.triggers import All, Delivery, Target, Text, Trigger
 from tests import support
@@ -45,10 +46,10 @@ class Subscriber:
     url: str = ""
 
     def handle(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        headers = wsgi_server.headers(environ)
+        headers = wsgi.headers(environ)
         self.times.append(time.monotonic())
         self.headers.append(headers)
-        self.received.append(events.from_request(headers, wsgi_server.body(environ)))
+        self.received.append(events.from_request(headers, wsgi.body(environ)))
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
         return wsgi_server.answer(start_response, reply.status, reply.body, reply.headers)
 
@@ -401,7 +402,7 @@ def test_a_body_that_is_too_large_is_refused(running: contextlib.ExitStack, subs
     ingress = running.enter_context(router.serve(a_router(running, trigger(subscriber.url))))
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", ingress.port, timeout=15)) as connection:
         connection.putrequest("POST", "/")
-        connection.putheader("Content-Length", str(wsgi_server.MAX_BODY_BYTES + 1))
+        connection.putheader("Content-Length", str(events.MAX_BODY_BYTES + 1))
         connection.endheaders()
 
         assert connection.getresponse().status == 413

@@ -29,13 +29,10 @@ def find(tool: Tool) -> pathlib.Path:
     """The program, if one of its pinned versions is in the cache. Raises WayFailed."""
     reasons = []
     for version in tool.versions:
-        program = _path(tool, version)
         try:
-            _require_version(tool, program, version)
+            return _require_version(tool, _path(tool, version), version)
         except WayFailed as exc:
             reasons.append(str(exc))
-        else:
-            return program
     raise WayFailed("; ".join(reasons))
 
 
@@ -83,13 +80,14 @@ def installing(pinned: Tool | Schemas) -> Iterator[pathlib.Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def require_accepted(tool: Tool, program: pathlib.Path) -> None:
-    """Raises WayFailed when the program is not a version that is accepted."""
+def require_accepted(tool: Tool, program: pathlib.Path) -> pathlib.Path:
+    """The program again. Raises WayFailed when it is not a version that is accepted."""
     version = _version(tool, program)
     accepted = version == tool.lowest if tool.exact else _numbers(version) >= _numbers(tool.lowest)
     if not accepted:
         reason = f": {tool.lowest_reason}" if tool.lowest_reason else ""
         raise WayFailed(f"{program} is {version}, expected {tool.accepted}{reason}")
+    return program
 
 
 def _path(tool: Tool, version: str) -> pathlib.Path:
@@ -109,10 +107,11 @@ def _lock(file: int, name: str) -> None:
         time.sleep(_LOCK_POLL_SECONDS)
 
 
-def _require_version(tool: Tool, program: pathlib.Path, version: str) -> None:
+def _require_version(tool: Tool, program: pathlib.Path, version: str) -> pathlib.Path:
     found = _version(tool, program)
     if found != version:
         raise WayFailed(f"{program} is {found}, expected {version}")
+    return program
 
 
 def _version(tool: Tool, program: pathlib.Path) -> str:

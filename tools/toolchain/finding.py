@@ -20,10 +20,10 @@ def dolt() -> pathlib.Path:
 
 def bd(version: str = "1.3.0") -> pathlib.Path:
     """A bd that is accepted: 1.3.0 or newer, or exactly 1.0.2 when that is asked for. Raises ToolError."""
-    for tool in (BD_1_3_0, BD_1_0_2):
-        if tool.version == version:
-            return find(tool)
-    raise ToolError(f"bd {version} is not pinned here. Ask for 1.3.0 or 1.0.2.")
+    tool = {"1.3.0": BD_1_3_0, "1.0.2": BD_1_0_2}.get(version)
+    if tool is None:
+        raise ToolError(f"bd {version} is not pinned here. Ask for 1.3.0 or 1.0.2.")
+    return find(tool)
 
 
 def kustomize() -> pathlib.Path:
@@ -50,16 +50,23 @@ def schemas(pinned: Schemas = SCHEMAS) -> pathlib.Path:
 
 def find(tool: Tool) -> pathlib.Path:
     """The program, by the first way that works. Raises ToolError."""
-    override = os.environ.get(tool.name.upper())
-    if override:
-        return _override(tool, pathlib.Path(override).expanduser().absolute())
+    variable = tool.name.upper()
+    named = os.environ.get(variable)
+    if named:
+        try:
+            return cache.require_accepted(tool, pathlib.Path(named).expanduser().absolute())
+        except WayFailed as exc:
+            raise ToolError(
+                f"{variable} names a program that is not accepted: {exc}. Set {variable} to the path of"
+                f" {tool.name} {tool.accepted}, or unset it and one is found or installed."
+            ) from None
     failed: dict[str, str] = {}
     found = _first({"PATH": _on_path, "cache": cache.find}, tool, failed) or _install(tool, failed)
     if found is None:
         reasons = "\n".join(f"  {way}: {reason}" for way, reason in failed.items())
         raise ToolError(
             f"{tool.name} {tool.accepted} is not here and cannot be installed:\n{reasons}\n"
-            f"Install it and put it on PATH, or set {tool.name.upper()} to its path."
+            f"Install it and put it on PATH, or set {variable} to its path."
         )
     return found
 
@@ -73,29 +80,15 @@ def _first(ways: Mapping[str, _Way], tool: Tool, failed: dict[str, str]) -> path
     return None
 
 
-def _override(tool: Tool, program: pathlib.Path) -> pathlib.Path:
-    try:
-        cache.require_accepted(tool, program)
-    except WayFailed as exc:
-        variable = tool.name.upper()
-        raise ToolError(
-            f"{variable} names a program that is not accepted: {exc}. Set {variable} to the path of"
-            f" {tool.name} {tool.accepted}, or unset it and one is found or installed."
-        ) from None
-    return program
-
-
 def _on_path(tool: Tool) -> pathlib.Path:
     found = shutil.which(tool.name)
     if found is None:
         raise WayFailed(f"no {tool.name} there")
-    program = pathlib.Path(found).absolute()
     try:
-        cache.require_accepted(tool, program)
+        return cache.require_accepted(tool, pathlib.Path(found).absolute())
     except WayFailed as exc:
         report(f"{tool.name}: not used: {exc}")
         raise
-    return program
 
 
 def _install(tool: Tool, failed: dict[str, str]) -> pathlib.Path | None:

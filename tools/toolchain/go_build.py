@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 
 from tools.toolchain import cache
@@ -83,8 +84,7 @@ def _run_go(arguments: Sequence[str], module: pathlib.Path, scratch: pathlib.Pat
 def _wait(child: subprocess.Popen[bytes], progress: Progress) -> None:
     while child.poll() is None:
         progress.tick()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -95,40 +95,35 @@ DOLT = Tool(
     go_minutes=4,
 )
 
-BD_1_3_0 = Tool(
-    name="bd",
-    lowest="1.3.0",
-    version="1.3.0",
-    assets=_assets(
-        "https://github.com/gastownhall/beads/releases/download/v1.3.0/beads_1.3.0_{os}_{arch}.tar.gz",
-        "bd",
-        linux_amd64="2f92b904ecf35b607e44dc5c39229173af69c54f1183e8d709f1773540cdcf3b",
-        linux_arm64="4ce9446a68edc13202b76c84a47d66fb3dad2787b6464c9522a108faf9c1c608",
-    ),
-    go_version="1.3.0",
-    go_module=GO_MODULES / "bd-1.3.0",
-    go_package="github.com/steveyegge/beads/cmd/bd",
-    go_minutes=5,
-)
 
+def _bd(version: str, *, exact: bool = False, **sha256: str) -> Tool:
+    url = f"https://github.com/gastownhall/beads/releases/download/v{version}/beads_{version}_{{os}}_{{arch}}.tar.gz"
+    return Tool(
+        name="bd",
+        lowest=version,
+        exact=exact,
+        version=version,
+        assets=_assets(url, "bd", **sha256),
+        go_version=version,
+        go_module=GO_MODULES / f"bd-{version}",
+        go_package="github.com/steveyegge/beads/cmd/bd",
+        go_minutes=5,
+    )
+
+
+BD_1_3_0 = _bd(
+    "1.3.0",
+    linux_amd64="2f92b904ecf35b607e44dc5c39229173af69c54f1183e8d709f1773540cdcf3b",
+    linux_arm64="4ce9446a68edc13202b76c84a47d66fb3dad2787b6464c9522a108faf9c1c608",
+)
 # For the older schema, which BeadBoard reads: no other version makes it, hence exact.
-BD_1_0_2 = Tool(
-    name="bd",
-    lowest="1.0.2",
+BD_1_0_2 = _bd(
+    "1.0.2",
     exact=True,
-    version="1.0.2",
-    assets=_assets(
-        "https://github.com/gastownhall/beads/releases/download/v1.0.2/beads_1.0.2_{os}_{arch}.tar.gz",
-        "bd",
-        linux_amd64="66280bca14581218684027fee000810c2e40a9c6fe00e876ff64bdcb01a036c0",
-        linux_arm64="f7b60c2398305bdb18d4ece1c84b87951e5bbcd6966fa0d607ac16f9d6e11a4d",
-        darwin_arm64="f3b27edd4ed43ce8aa792837145f324e4b8a3cbf9dc0c81d144682da46189038",
-        darwin_amd64="7d9de37b544ecc55ccc798da6778051344dba839834943957942f38412d7a13a",
-    ),
-    go_version="1.0.2",
-    go_module=GO_MODULES / "bd-1.0.2",
-    go_package="github.com/steveyegge/beads/cmd/bd",
-    go_minutes=5,
+    linux_amd64="66280bca14581218684027fee000810c2e40a9c6fe00e876ff64bdcb01a036c0",
+    linux_arm64="f7b60c2398305bdb18d4ece1c84b87951e5bbcd6966fa0d607ac16f9d6e11a4d",
+    darwin_arm64="f3b27edd4ed43ce8aa792837145f324e4b8a3cbf9dc0c81d144682da46189038",
+    darwin_amd64="7d9de37b544ecc55ccc798da6778051344dba839834943957942f38412d7a13a",
 )
 
 # For darwin no second source confirmed a checksum, so there it is built.
