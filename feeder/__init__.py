@@ -1,1 +1,1 @@
-"""Tails Dolt's binlog: tells every assignee and status change, and asks for work when there is some."""
+"""Reads Dolt's binlog: publishes each change of an assignee or a status, and requests passes."""

@@ -24,7 +24,7 @@ logger = log.get("feeder")
 _STOP_SECONDS = 10  # for what is in progress; Kubernetes kills after 30
 
 _HELP = """\
-Tails Dolt's binlog and POSTs CloudEvents to K_SINK; answers ticks on PORT.
+Reads Dolt's binlog and POSTs CloudEvents to K_SINK; answers ticks on PORT.
 
 environment:
   K_SINK               where events go (required)
@@ -90,7 +90,7 @@ def _supervise(
     failed = not stop.is_set()
     stop.set()
     feed.close()
-    for thread in threads[:2]:  # the next tick makes good for a request that is being sent
+    for thread in threads[:2]:  # not for a request that is being sent: the next tick replaces it
         thread.join(_STOP_SECONDS)
     logger.info("stopped", extra=log.context(action=Action.STOP))
     return 1 if failed else 0

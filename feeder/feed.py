@@ -1,8 +1,8 @@
 """The change feed: from the stored position on, read a transaction, publish it, advance.
 
 Nothing is lost, only late. The position advances after the sink's 2xx, so a crash repeats events with the same ids;
-what the binlog does not hold is found by comparing; passes are requested beside the feed, and a lost request is made
-good by the next tick.
+what the binlog does not hold is found by comparing; passes are requested beside the feed, and the next tick replaces a
+lost request.
 """
 
 import threading

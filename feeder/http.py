@@ -88,7 +88,7 @@ class Endpoint:
 
 
 class CannotListen(Exception):
-    """The address cannot be used. The text tells which, why and what to do."""
+    """The address cannot be used. The text gives the reason and what to do."""
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]

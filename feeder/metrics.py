@@ -105,7 +105,7 @@ class Lag:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ahead = ""  # what the server had executed when it was seen ahead
+        self._ahead = ""  # what the server had executed when it was found ahead
         self._since = 0.0
 
     def seconds(self, read: Position, executed: str, now: float) -> float:

@@ -141,11 +141,9 @@ class SuspendMirror:
                 stop.wait(backoff.failed(message, Action.PINGSOURCE))
 
 
-def start(beads: store.Store, request: Callable[[RequestReason], None], stop: threading.Event) -> bool:
-    """Watch in a thread of its own; False outside a cluster, where only bd's config suspends."""
+def start(beads: store.Store, request: Callable[[RequestReason], None], stop: threading.Event) -> None:
+    """Watch in a thread of its own; outside a cluster nothing is watched, and only bd's config suspends."""
     found = cluster(os.environ)
-    if found is None:
-        return False
-    mirror = SuspendMirror(beads, request)
-    threading.Thread(target=mirror.run, args=(found, stop), name="pingsources", daemon=True).start()
-    return True
+    if found:
+        mirror = SuspendMirror(beads, request)
+        threading.Thread(target=mirror.run, args=(found, stop), name="pingsources", daemon=True).start()

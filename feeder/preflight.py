@@ -14,7 +14,7 @@ _NEEDED = {
 
 
 class Unfit(Exception):
-    """The server's binlog cannot be read. The text tells what to set."""
+    """The server's binlog cannot be read. The text names what to set."""
 
 
 def require(variables: Mapping[str, str]) -> None:

@@ -31,7 +31,7 @@ def get(port: int) -> Samples:
 
 
 def test_a_bead_is_seen_on_its_way(running: Running) -> None:
-    """Two changes at least, one request by the feed, a tick by its name, and nothing waits in the end."""
+    """Three changes, at least one request by the feed, a tick by its name, and an empty queue in the end."""
     port = running.system.ports.feeder
     before = get(port)
     assert "beads_feeder_last_tick_timestamp_seconds" not in "".join(before)
@@ -43,7 +43,7 @@ def test_a_bead_is_seen_on_its_way(running: Running) -> None:
     found = wait_for(
         lambda: (now := get(port))['beads_feeder_changes_total{recovered="false"}'] == 3
         and now["beads_feeder_lag_transactions"] == 0 and now["beads_waiting"] == 0 and now,
-        "three changes told",
+        "three published changes",
     )  # fmt: skip
     assert found['beads_feeder_requests_total{cause="change",function="dispatch"}'] >= 1
     assert abs(found['beads_feeder_last_tick_timestamp_seconds{function="reap"}'] - time.time()) < 60
@@ -51,8 +51,8 @@ def test_a_bead_is_seen_on_its_way(running: Running) -> None:
     assert found["beads_feeder_connected"] == 1 and found["process_resident_memory_bytes"] > 0
 
 
-def test_a_tick_that_finds_work_is_a_request(running: Running) -> None:
-    """It is the feeder's reply, and counted as one with cause=tick."""
+def test_a_tick_with_work_is_answered_with_a_request(running: Running) -> None:
+    """It is the feeder's reply, and counted with cause=tick."""
     running.beads.add("x-1", status="in_progress")
     assert tick(running, "reap") == 202
     assert get(running.system.ports.feeder)['beads_feeder_requests_total{cause="tick",function="reap"}'] == 1
@@ -68,8 +68,8 @@ def test_metrics_are_only_read(running: Running, method: str) -> None:
         assert refused.value.code == 405
 
 
-def test_a_dolt_that_is_down_or_hangs_stops_no_scrape(tmp_path: pathlib.Path) -> None:
-    """Always 200 and soon, also when many ask at once; what Dolt knows comes back with it."""
+def test_while_dolt_is_down_or_hangs_scrapes_are_answered(tmp_path: pathlib.Path) -> None:
+    """Always 200 and soon, also when many scrape at once; Dolt's metrics come back with it."""
     server = DoltServer(toolchain.dolt(), tmp_path / "dolt", processes.free_port())
     server.start()
     try:
@@ -96,7 +96,7 @@ def test_a_dolt_that_is_down_or_hangs_stops_no_scrape(tmp_path: pathlib.Path) ->
                 started = time.monotonic()
                 with ThreadPoolExecutor(30) as pool:
                     assert len(list(pool.map(get, [port] * 90))) == 90
-                assert time.monotonic() - started < 10  # one after the other, each waiting: over 70
+                assert time.monotonic() - started < 10  # one after the other, each waiting for Dolt: over 70
                 alive = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
                 alive.request("GET", "/healthz")
                 assert alive.getresponse().status == 200

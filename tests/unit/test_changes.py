@@ -146,7 +146,7 @@ def test_recovered_changes_have_ids_that_repeat() -> None:
 
 
 def test_the_event_of_a_change_has_the_documented_form() -> None:
-    """Source, subject, extensions and data, each where the schema says."""
+    """Source, subject, extensions and data, each in its place."""
     (change,) = published(by("alice"), update(bead("agent"), bead(None, "closed")))
     event = changes.to_event(change, "db")
     assert (event.source, event.subject, event.type) == ("/dolt/db", "x-1", "dev.beads.issue.changed.v1")

@@ -55,7 +55,7 @@ SENT = {
 
 
 def test_there_is_a_schema_for_each_type_and_no_other() -> None:
-    """A file is named as its type, and its name for others is what events say in `dataschema`."""
+    """A file is named after its type, and its $id is the `dataschema` of the events."""
     assert SCHEMAS.keys() == set(TYPES)
     for event_type, schema in SCHEMAS.items():
         jsonschema.Draft202012Validator.check_schema(schema)
@@ -63,7 +63,7 @@ def test_there_is_a_schema_for_each_type_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("event_type", TYPES)
-def test_what_is_built_is_taken(event_type: str) -> None:
+def test_what_is_sent_is_accepted(event_type: str) -> None:
     """The data, by the name that the event gives, and the whole event; every field that is sent is described."""
     sent = SENT[event_type]
     assert refusals(sent["dataschema"], sent["data"]) == []

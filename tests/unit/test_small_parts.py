@@ -50,7 +50,7 @@ def test_metadata_of_any_shape_is_an_empty_record(metadata: object) -> None:
 
 
 def test_a_fit_server_passes_the_preflight() -> None:
-    """As measured on Dolt 2.2.0; log_bin may be said as 1 or ON."""
+    """As measured on Dolt 2.2.0; log_bin may read 1 or ON."""
     assert preflight.findings(FIT) == []
     assert preflight.findings({**FIT, "log_bin": "ON", "dolt_version": "1.87.0"}) == []
 
