@@ -20,11 +20,11 @@ _OVERRIDDEN = ("suspension", "hold", "retry")
 
 @dataclass(frozen=True)
 class Done:
-    """What was done to a bead; `job` where the agent has one."""
+    """What was done to a bead."""
 
     bead: str
     detail: str
-    job: str | None = None
+    job: str | None  # the agent's
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

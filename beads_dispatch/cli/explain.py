@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -127,10 +128,10 @@ def _first_unmet(found: Sequence[Condition]) -> tuple[str | None, str | None]:
 
 
 def _done(steps: Sequence[HistoryEntry]) -> str:
-    closed = next((step for step in reversed(steps) if history.CLOSED in step.what), None)
-    if closed is None:
+    since = list(itertools.takewhile(lambda step: step.status == Status.CLOSED, reversed(steps)))
+    if not since:  # not in a Dolt commit yet
         return "it is done: closed"
-    return f"it is done: closed {terminal.moment(closed.at)}" + (f" by {closed.actor}" if closed.actor else "")
+    return f"it is done: closed {terminal.moment(since[-1].at)}" + (f" by {since[-1].actor}" if since[-1].actor else "")
 
 
 def _in_progress(bead: Bead, limits: DispatchLimits) -> bool:

@@ -10,8 +10,6 @@ from beads_dispatch import notes, store
 from beads_dispatch.bead import POSTING, UNKNOWN, DispatchRecord, Status
 from beads_dispatch.cli import terminal
 
-CLOSED = "became closed"
-
 # bd commits at most so long after the audit row of a change, whose time is cut to whole seconds.
 _BEFORE_COMMIT = timedelta(seconds=3)
 
@@ -22,6 +20,7 @@ class HistoryEntry:
 
     at: datetime
     what: str
+    status: str  # the bead's, after it
     actor: str  # empty where it is unknown
     detail: str  # our note on it; empty where there is none
     commit: str
@@ -41,7 +40,7 @@ def _entry(version: Mapping[str, Any], audit: list[Mapping[str, Any]]) -> Histor
     ours = author in store.OURS
     actor = author if ours else _actor(at, version, audit) or author
     detail = " / ".join(noted.split("\n")).strip(" /") if ours or notes.is_ours(noted) else ""
-    return HistoryEntry(at, ", ".join(what), actor, detail, version["commit"])
+    return HistoryEntry(at, ", ".join(what), version["to_status"], actor, detail, version["commit"])
 
 
 def changes(version: Mapping[str, Any]) -> list[str]:

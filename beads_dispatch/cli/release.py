@@ -44,5 +44,5 @@ def run(context: Context) -> int:
         f"{bead_id} is open again.{job} It is still assigned to {bead.assignee} and will be dispatched again;"
         f" `bd assign {bead_id} ''` prevents that."
     )
-    context.show(Done(bead_id, detail), lambda done: [done.detail])
+    context.show(Done(bead_id, detail, bead.record.job), lambda done: [done.detail])
     return 0

@@ -58,8 +58,8 @@ class Store:
 
     def versions(self) -> tuple[str, int]:
         """Dolt's version, and the number of the newest migration of bd's schema."""
-        sql = "SELECT dolt_version() AS dolt, MAX(version) AS migration FROM schema_migrations"
-        row = self._session.rows(sql)[0]
+        newest = "(SELECT MAX(version) FROM schema_migrations)"
+        row = self._session.rows(f"SELECT dolt_version() AS dolt, {newest} AS migration")[0]
         return row["dolt"], row["migration"]
 
     def write_lock(self) -> contextlib.AbstractContextManager[None]:

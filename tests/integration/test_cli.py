@@ -3,10 +3,12 @@
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -46,13 +48,13 @@ Command = Callable[..., Answer]
 
 @pytest.fixture
 def ask(beads: Beads, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `beads-dispatch …` in this process; a status that is not 0 has to be asked for."""
+    """Runs `beads-dispatch …` in this process and expects a status, 0 by default; None: any."""
 
-    def ask(*words: str, status: int = 0, **env: str) -> Answer:
+    def ask(*words: str, status: int | None = 0, **env: str) -> Answer:
         capsys.readouterr()
         found = main.run(words, {"BEADS_DIR": str(beads.workspace.beads_dir), **env})
         answer = Answer(found, *capsys.readouterr())
-        assert answer.status == status, answer.err
+        assert status in (answer.status, None), answer.err
         return answer
 
     return ask
@@ -203,9 +205,12 @@ def test_a_closed_bead_is_done_and_nothing_is_offered(beads: Beads, ask: Command
     assert f"Now: it is done: closed {at} by agent." in ask("explain", bead).out
     assert ask("explain", bead, "--as-of", "HEAD", "--json").json["verdict"] == answer["verdict"]
     suspended(beads)
-    beads.add("x-2", assignee="ann", acceptance="", status="closed")
-    answer = ask("explain", "x-2", "--json").json
+    beads.add("done-2", assignee="ann", acceptance="", status="closed")
+    answer = ask("explain", "done-2", "--json").json
     assert (answer["verdict"], answer["fix"]) == ("it is done: closed", None)
+    beads.workspace.run("update", bead, "--status", "open")
+    beads.sql("UPDATE issues SET status = 'closed' WHERE id = %s", bead)
+    assert ask("explain", bead, "--json").json["verdict"] == "it is done: closed"  # the close before is not this one
 
 
 def test_a_retry_delay_is_shown_with_its_end(beads: Beads, ask: Command, now: datetime) -> None:
@@ -814,9 +819,180 @@ def test_a_retry_that_comes_between_two_commits_is_seen(beads: Beads, ask: Comma
     assert row["would_dispatch_at"] == retry.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def test_a_replay_from_before_the_history_begins_at_its_first_commit(beads: Beads, ask: Command) -> None:
+    """With a line beside the result; a moment before the history is an error elsewhere."""
+    first = beads.store.history.first_commit()
+    last = beads.sql("SELECT commit_hash AS h FROM dolt_log ORDER BY commit_order LIMIT 3")[-1]["h"]
+    answer = ask("replay", "--from", "2000-01-01", "--to", last, "--json")
+    assert answer.json["start"] == first.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    assert (answer.json["commits"], answer.json["attempts"]) == (2, [])
+    assert f"before Dolt's history: it begins with commit {first.hash}" in answer.err
+    assert "is before Dolt's history" in ask("replay", "--from", last, "--to", "2000-01-01", status=1).err
+
+
 def test_a_replay_backwards_is_an_error(beads: Beads, ask: Command) -> None:
     """--to comes after --from."""
     assert "is before --from" in ask("replay", "--from", "now", "--to", "1s", status=1).err
+
+
+# --- the version --------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_of_all_parts(beads: Beads, ask: Command) -> None:
+    """Ours, Dolt's, and that of bd's schema: the number of its newest migration."""
+    ours, dolt, schema = ask("--version").out.splitlines()
+    versions = beads.sql("SELECT DOLT_VERSION() AS dolt, (SELECT MAX(version) FROM schema_migrations) AS migration")[0]
+    assert ours.startswith("beads-dispatch 0.")
+    assert dolt == f"Dolt {versions['dolt']} at {beads.dolt.host}:{beads.dolt.port}"
+    assert schema == f"bd's schema {versions['migration']} in database {beads.dolt.database}"
+
+
+# --- JSON, and the documents about it -----------------------------------------------------------------------
+
+
+def documented() -> dict[str, set[str]]:
+    """The fields in docs/cli.md, by command."""
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    sections = re.findall(r"^### (\w+)$(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
+    return {command: set(re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)) for command, text in sections}
+
+
+def fields(value: Any, path: str = "") -> set[str]:
+    """The fields of a JSON value, as the document writes them."""
+    if isinstance(value, dict):
+        return {found for key, one in value.items() for found in fields(one, f"{path}.{key}" if path else key)}
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return {found for one in value for found in fields(one, f"{path}[]")}
+    return {path}
+
+
+@pytest.fixture
+def watch(ask: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
+    """Runs `beads-dispatch watch …` until Ctrl-C, during what `happens`."""
+
+    def watch(happens: Callable[[], Any], *words: str, **env: str) -> Answer:
+        polls: list[Callable[[], Any]] = [happens, lambda: signal.default_int_handler(signal.SIGINT, None)]
+        clock = types.SimpleNamespace(sleep=lambda seconds: polls.pop(0)())
+        monkeypatch.setattr("beads_dispatch.cli.watch.time", clock)
+        return ask("watch", *words, **env)
+
+    return watch
+
+
+def test_the_fields_of_each_commands_json_are_the_documented_ones(
+    beads: Beads,
+    ask: Command,
+    watch: Callable[..., Answer],
+    agent: support.Agent,
+    make_dispatcher: DispatcherFactory,
+    now: datetime,
+) -> None:
+    """Neither more nor less, and `schema` is the first; every list has something in it."""
+    start = beads.store.history.commit("HEAD")
+    assert start is not None
+    retry = notes.timestamp(now + timedelta(minutes=5))
+    beads.add("r-1", metadata=json.dumps({"dispatch": {"failures": 2, "retry_at": retry}}))
+    beads.add("n-1", acceptance="")
+    for bead in ("q-1", "q-2", "w-1", "w-2"):
+        beads.add(bead, priority=0 if bead == "w-1" else 2)
+    suspended(beads)
+    beads.sql("CALL DOLT_COMMIT('-Am', 'beads', '--allow-empty')")
+    ask("resume")
+    answers = {"watch": watch(lambda: make_dispatcher().run_once(), "--json")}
+    # What happened, one object a line.
+    answers["watch"].out = answers["watch"].out.splitlines()[0]
+    quiet_until = datetime.now(UTC) + timedelta(seconds=1.5)
+    support.wait_for(lambda: datetime.now(UTC) > quiet_until, "inactivity")
+    for command, words in {
+        "status": [],
+        "explain": ["w-1"],
+        "reap": [],
+        "verify": [],
+        "suspend": [],
+        "resume": [],
+        "replay": ["--from", start.hash, "--reap-after-minutes", "0.005"],
+        "dispatch": ["q-1", "--max-in-flight", "9"],
+        "release": ["q-1"],
+    }.items():
+        answers[command] = ask(command, *words, "--json", status=None, BEADBOARD_URL=agent.url)
+    assert {name: next(iter(answer.json.items())) for name, answer in answers.items()} == dict.fromkeys(
+        answers, ("schema", 1)
+    )
+    assert {name: fields(answer.json) - {"schema"} for name, answer in answers.items()} == documented()
+
+
+# --- text from the database ---------------------------------------------------------------------------------
+
+# An escape sequence, one that begins with a single character, and a right-to-left mark: what is visible of it is [35m.
+EVIL = "\x1b[35m\x9b1m\u202e\n"
+OUR_STYLES = re.compile(r"\x1b\[(?:0|1|2|31|32|33)m")
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+@pytest.mark.parametrize("on_a_terminal", [False, True], ids=["piped", "terminal"])
+def test_no_commands_output_controls_the_terminal(
+    beads: Beads,
+    ask: Command,
+    watch: Callable[..., Answer],
+    agent: support.Agent,
+    make_dispatcher: DispatcherFactory,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+    as_json: bool,
+    on_a_terminal: bool,
+) -> None:
+    """Whatever is in ids, titles, names, jobs, reasons and errors; in colour, only our own styles are left."""
+    start = beads.store.history.commit("HEAD")
+    assert start is not None
+    assignee, working, queued, blocker = (f"{name}{EVIL}" for name in ("agent", "w", "q", "b"))
+    claimed = {"claim": f"t{EVIL}", "attempt": 1, "at": notes.timestamp(now), "job": f"j{EVIL}"}
+    working_record = {"dispatch": {**claimed, "outcome": EVIL}}
+    beads.add(working, assignee=assignee, title=EVIL, status="in_progress", metadata=json.dumps(working_record))
+    beads.add(queued, assignee=assignee, title=EVIL, priority=1)
+    beads.add(blocker, assignee=f"ann{EVIL}", title=EVIL, status=f"open{EVIL}"[:30])
+    beads.add(f"s{EVIL}", assignee=assignee, title=EVIL, metadata=json.dumps({"dispatch": {"retry_at": f"zz{EVIL}"}}))
+    beads.sql("INSERT INTO comments (id, issue_id, author, text) VALUES (UUID(), %s, %s, '')", working, f"eve{EVIL}")
+    beads.sql("CALL DOLT_COMMIT('-Am', %s, '--author', %s)", f"beads{EVIL}", "eve \x1b[35m <e@example.com>")
+    # A second job for one claim: verify has something to report.
+    beads.sql("UPDATE issues SET metadata = JSON_SET(metadata, '$.dispatch.job', %s) WHERE id = %s", EVIL, working)
+    beads.sql("CALL DOLT_COMMIT('-Am', 'another job')")
+    beads.store.control.set_hold(store.Hold(), store.Hold(2, now + timedelta(minutes=4), f"down{EVIL}"))
+    beads.sql(
+        f"REPLACE INTO {store.STATE_DATABASE}.positions (feed, gtid_set) VALUES (%s, %s)", beads.dolt.database, EVIL
+    )
+    beads.sql("REPLACE INTO config (`key`, value) VALUES (%s, %s)", suspension.CONFIG_KEY, f"stop{EVIL}")
+    agent.behaviour = support.answers(400, f"no{EVIL}".encode())
+    monkeypatch.setattr("sys.stdout.isatty", lambda: on_a_terminal, raising=False)
+
+    more = ["--json"] if as_json else []
+    env = {"AGENT_ASSIGNEE": assignee, "BEADBOARD_URL": agent.url}
+
+    def wake() -> None:
+        beads.sql("UPDATE issues SET status = 'closed' WHERE id = %s", queued)
+        beads.sql("CALL DOLT_COMMIT('-Am', 'closed')")
+
+    shown = [
+        ask("status", *more, **env),
+        *(ask("explain", bead, *more, **env) for bead in (working, queued, blocker, f"s{EVIL}")),
+        ask("explain", working, "--as-of", "HEAD", *more, **env),
+        ask("explain", f"none{EVIL}", status=1, **env),
+        ask("explain", working, "--as-of", EVIL, status=1, **env),
+        ask("status", status=1, **env, DOLT_DATABASE=f"no{EVIL}"),
+        ask("replay", "--from", start.hash, *more, **env),
+        ask("reap", "--claim-timeout-seconds", "99", "--reap-after-minutes", "0.0001", *more, **env),
+        ask("verify", *more, status=None, **env),
+        ask("dispatch", queued, "--max-in-flight", "9", *more, status=1, **env),
+        watch(wake, *more, **env),
+        ask("release", queued, status=1, **env),
+        ask("release", working, "--actor", f"ann{EVIL}", *more, **env),
+    ]
+    for answer in [*shown, ask("suspend", *more, **env), ask("resume", *more, **env)]:
+        left = OUR_STYLES.sub("", answer.out + answer.err) if on_a_terminal and not as_json else answer.out + answer.err
+        assert all(char.isprintable() or char == "\n" for char in left), (left, answer)
+    for answer in shown:
+        assert "[35m" in answer.out + answer.err
+        if as_json and answer.status == 0:
+            assert all(json.loads(line) for line in answer.out.splitlines()) if answer is shown[-3] else answer.json
 
 
 # --- the process --------------------------------------------------------------------------------------------
