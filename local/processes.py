@@ -16,6 +16,8 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
+from local.terminal import readable
+
 READY_SECONDS = 60  # a cold start on a busy machine takes a few
 STOP_SECONDS = 20  # a dispatch pass that is in progress ends with its POST
 _LOWEST_PORT = 10000
@@ -98,7 +100,7 @@ class Process:
             os.killpg(self._child.pid, number)
 
     def _tail(self) -> str:
-        return "\n".join("  " + line for line in self.log.read_text(errors="replace").splitlines()[-8:])
+        return "\n".join("  " + readable(line) for line in self.log.read_text(errors="replace").splitlines()[-8:])
 
 
 def end_cleanly_on_sigterm() -> None:

@@ -1,6 +1,7 @@
 """What local prints in the terminal: its progress, and its own log as one readable line each."""
 
 import contextlib
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -24,6 +25,14 @@ class ReadableLines(logging.Formatter):
 def clock(at: datetime) -> str:
     """`09:30:00.123`, UTC."""
     return f"{at.astimezone(UTC):%H:%M:%S.%f}"[:-3]
+
+
+def readable(line: str) -> str:
+    """A line of a child's log: the message where it is JSON."""
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 def configure_log(process: str, level: str) -> None:

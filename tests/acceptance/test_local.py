@@ -20,7 +20,6 @@ from local import processes
 from local.dolt import DoltServer
 from local.workspace import BdError, Workspace
 from tests.acceptance.conftest import programs
-from tests.conftest import Beads, make_workspace
 from tests.support import wait_for
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -248,11 +247,11 @@ def test_an_embedded_workspace_is_refused(tmp_path: pathlib.Path) -> None:
 def test_a_tilde_is_the_home_folder(dolt_server: DoltServer, tmp_path: pathlib.Path) -> None:
     """As BEADS_DIR=~/project/.beads comes from a shell that does not expand it: the user's server is found, and
     their queue is protected."""
-    workspace = make_workspace("1.3.0", dolt_server, tmp_path / "project")
-    bead = Beads(workspace).add("t130-mine")
+    workspace = Workspace(pathlib.Path(programs()["BD"]), tmp_path / "project")
+    workspace.init(dolt_server.port, "tilde")
+    workspace.create("mine", "ok", "--assignee", "agent")
     message = refusal(tmp_path, BEADS_DIR="~/project/.beads", HOME=str(tmp_path), BD=programs()["BD"])
     assert "1 beads of your workspace are in the queue of agent" in message and "STAND_IN_AGENT=yes" in message
-    Beads(workspace).sql("DELETE FROM issues WHERE id = %s", bead)
 
 
 @pytest.mark.parametrize(
