@@ -1,6 +1,5 @@
-"""Where the beads are and who asks, found as bd finds both."""
+"""Where the beads are and who acts, found as bd finds both."""
 
-import json
 import os
 import pathlib
 import subprocess
@@ -8,7 +7,7 @@ from collections.abc import Mapping
 
 from beads_dispatch import notes, settings
 
-# bd's own names for what DOLT_* says here; a DOLT_* wins.
+# Our variables, each with bd's own, which is used where ours is not set.
 _BD_NAMES = {
     "DOLT_HOST": "BEADS_DOLT_SERVER_HOST",
     "DOLT_PORT": "BEADS_DOLT_SERVER_PORT",
@@ -21,7 +20,7 @@ _BD_NAMES = {
 def environment(env: settings.Environment, folder: pathlib.Path) -> dict[str, str]:
     """`env` with what bd would find from `folder`: its own variables' values, and the nearest workspace.
 
-    Raises SettingsError where a workspace keeps its beads in files instead of on a server.
+    Raises SettingsError where there is none.
     """
     found = dict(env)
     for ours, theirs in _BD_NAMES.items():
@@ -37,7 +36,6 @@ def environment(env: settings.Environment, folder: pathlib.Path) -> dict[str, st
                 " Go into one, or set BEADS_DIR to its .beads folder, or DOLT_HOST and DOLT_DATABASE."
             )
         found["BEADS_DIR"] = str(workspace)
-    _require_server(pathlib.Path(found["BEADS_DIR"]))
     return found
 
 
@@ -66,7 +64,7 @@ def _redirected(workspace: pathlib.Path) -> pathlib.Path:
 
 
 def _main_checkout(git: pathlib.Path) -> pathlib.Path | None:
-    """The checkout that a worktree belongs to; None where `git` is no worktree's file."""
+    """The checkout that a worktree belongs to; None where `git` is not the file of a worktree."""
     try:
         gitdir = git.parent / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
         common = gitdir / (gitdir / "commondir").read_text(encoding="utf-8").strip()
@@ -75,22 +73,10 @@ def _main_checkout(git: pathlib.Path) -> pathlib.Path | None:
     return common.resolve().parent
 
 
-def _require_server(workspace: pathlib.Path) -> None:
-    try:
-        metadata = json.loads((workspace / "metadata.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # settings.dolt says what is wrong with it
-    if isinstance(metadata, dict) and metadata.get("dolt_mode") == "embedded":
-        raise settings.SettingsError(
-            f"{workspace} keeps its beads in files of its own (dolt_mode is embedded). Beads are dispatched from a Dolt"
-            " SQL server: `bd init --server` makes a workspace on one."
-        )
-
-
 def actor(env: Mapping[str, str], given: str | None) -> str:
     """Who acts, as bd finds it: what was given, BEADS_ACTOR, BD_ACTOR, git's user.name, USER.
 
-    Made safe for a commit's author and a note: one line, without the signs that end a name there.
+    Made safe for a commit's author and a note: one line, without the characters that end a name there.
     """
     name = given or env.get("BEADS_ACTOR") or env.get("BD_ACTOR") or _git_user() or env.get("USER") or "unknown"
     return notes.one_line(name, 100).replace("<", "").replace(">", "").strip() or "unknown"

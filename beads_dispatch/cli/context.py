@@ -107,7 +107,7 @@ class Context:
         )
         if not or_first:
             raise CommandError(message)
-        self.note(f"{message}, and so does the answer")
+        terminal.warn(f"{message}, and so does the answer")
         return first, first.at
 
     def show(self, result: T, lines: Callable[[T], Iterable[terminal.Line]], *, indent: int | None = 2) -> None:
@@ -117,10 +117,6 @@ class Context:
         else:
             for line in lines(result):
                 terminal.write(line, self.given)
-
-    def note(self, message: str) -> None:
-        """Print a line beside the result."""
-        terminal.warn(message)
 
     def close(self) -> None:
         """Close the connection, if there is one."""

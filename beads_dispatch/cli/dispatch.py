@@ -4,7 +4,7 @@ import argparse
 from dataclasses import dataclass
 
 from beads_dispatch.agents import Unreachable, slots
-from beads_dispatch.cli import conditions, explain
+from beads_dispatch.cli import conditions, explain, terminal
 from beads_dispatch.cli.context import CommandError, Context, add_limits, now
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.outcomes import Dispatched, describe
@@ -44,7 +44,7 @@ def run(context: Context) -> int:
         if condition.name not in _OVERRIDDEN:
             fix = f". To fix: {condition.fix}" if condition.fix else ""
             raise CommandError(f"{bead_id} is not dispatched: {condition.detail}{fix}")
-        context.note(f"{condition.detail}; dispatched by hand all the same")
+        terminal.warn(f"{condition.detail}; dispatched by hand all the same")
     try:
         if not slots.is_free(beads, agent, limits, now()):
             raise CommandError(f"{bead_id} is not dispatched: no slot is free, see `beads-dispatch status`.")

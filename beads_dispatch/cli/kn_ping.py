@@ -21,20 +21,12 @@ from beads_dispatch.cli.kn_process import KnError
 
 SUSPEND, RESUME = "suspend", "resume"
 
-# The options that kn has for every command; passed on as they came. The true ones take a value.
-_KN_OPTIONS = {
-    "--as": True,
-    "--as-group": True,
-    "--as-uid": True,
-    "--cluster": True,
-    "--config": True,
-    "--context": True,
-    "--kubeconfig": True,
-    "--log-http": False,
-    "--namespace": True,
-    "--no-log-http": False,
-    "--plugins-dir": True,
-}
+# The options that kn has for every command, with a value and without; passed on as they came.
+_WITH_VALUE = (
+    "-n", "--namespace", "--as", "--as-group", "--as-uid", "--cluster", "--config", "--context", "--kubeconfig",
+    "--plugins-dir",
+)  # fmt: skip
+_WITHOUT_VALUE = ("--log-http", "--no-log-http")
 
 _COLUMN_WIDTH, _COLUMN_GAP = 6, 3  # kn's own: the narrowest column, and the space between two
 
@@ -170,11 +162,10 @@ def _option(verb: str, word: str, rest: list[str]) -> list[str]:
     """An option for kn with its value, which is taken from `rest` where it is a word of its own."""
     short = not word.startswith("--")
     name, equals, _ = (word[:2], word[2:], "") if short else word.partition("=")
-    takes_value = name == "-n" or _KN_OPTIONS.get(name)
-    if takes_value is None:
+    if name not in (*_WITH_VALUE, *_WITHOUT_VALUE):
         flag = f"unknown shorthand flag: {word[1:2]!r} in {word}" if short else f"unknown flag: {name}"
         raise UsageError(f"{flag} for 'kn source ping {verb}'")
-    if not takes_value or equals:
+    if name in _WITHOUT_VALUE or equals:
         return [word]
     if not rest:
         flag = f"{word[1:2]!r} in {word}" if short else name

@@ -1,26 +1,16 @@
-"""The command beads-dispatch: the table of commands, the parser, and the exit status for each way to fail."""
+"""The command beads-dispatch: the table of commands, the parser, and the exit status for each way to fail.
+
+A command is the module of its name: `add_arguments(parser)` and `run(context)`, which returns the exit status.
+"""
 
 import argparse
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
-from beads_dispatch.cli import (
-    dispatch,
-    explain,
-    reap,
-    release,
-    replay,
-    resume,
-    status,
-    suspend,
-    terminal,
-    verify,
-    version,
-    watch,
-)
+from beads_dispatch.cli import terminal, version
 from beads_dispatch.cli.context import CommandError, Context
 from beads_dispatch.settings import SettingsError
 from beads_dispatch.store import StoreError
@@ -44,28 +34,19 @@ Exit status: 0 done, 1 not done (one line on stderr gives the reason), 2 wrong c
 """
 
 
-class Command(Protocol):
-    """What each module of a command has."""
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the command's description and arguments."""
-
-    def run(self, context: Context) -> int:
-        """Do it; returns the exit status. Raises CommandError, SettingsError, StoreError."""
-
-
-_COMMANDS: Mapping[str, tuple[Command, str]] = {
-    "status": (status, "what is suspended, held, in progress, queued, delayed or inactive"),
-    "explain": (explain, "why a bead is or is not dispatched, and what happened to it"),
-    "replay": (replay, "what would have been dispatched, beside what was"),
-    "watch": (watch, "each step of each bead, as it happens"),
-    "suspend": (suspend, "suspend dispatch, reap or both"),
-    "resume": (resume, "resume dispatch, reap or both"),
-    "dispatch": (dispatch, "dispatch a bead now, by hand"),
-    "release": (release, "release the claim on a bead: it is open again"),
-    "reap": (reap, "what reap would do now, and when it would reap the others"),
-    "verify": (verify, "whether each claim was dispatched at most once, by Dolt's history"),
+_COMMANDS = {
+    "status": "what is suspended, held, in progress, queued, delayed or inactive",
+    "explain": "why a bead is or is not dispatched, and what happened to it",
+    "replay": "what would have been dispatched, beside what was",
+    "watch": "each step of each bead, as it happens",
+    "suspend": "suspend dispatch, reap or both",
+    "resume": "resume dispatch, reap or both",
+    "dispatch": "dispatch a bead now, by hand",
+    "release": "release the claim on a bead: it is open again",
+    "reap": "what reap would do now, and when it would reap the others",
+    "verify": "whether each claim was dispatched at most once, by Dolt's history",
 }
+_COMPLETION = "--print-completion"
 
 
 def main() -> int:
@@ -75,10 +56,14 @@ def main() -> int:
 
 def run(words: Sequence[str], env: Mapping[str, str]) -> int:
     """One command line; returns the exit status."""
-    parser = _parser()
+    every = any(word.startswith(_COMPLETION) for word in words)
+    parser = _parser([name for name in _COMMANDS if every or name in words])
     arguments = parser.parse_args(words)
     if arguments.shell:
-        return _print_completion(parser, arguments.shell)
+        import shtab  # here: it would take as long as all the rest of the start
+
+        print(shtab.complete(parser, arguments.shell))
+        return 0
     if arguments.run is None:
         parser.print_help()
         return 0
@@ -97,14 +82,8 @@ def run(words: Sequence[str], env: Mapping[str, str]) -> int:
         return 1
 
 
-def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
-    import shtab  # here: it would take longer than all the rest of the start
-
-    print(shtab.complete(parser, shell))
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser(loaded: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; only the commands in `loaded` have their arguments."""
     parser = argparse.ArgumentParser(
         prog="beads-dispatch",
         description=_DESCRIPTION,
@@ -117,10 +96,10 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="store_const", const=version.run, dest="run", help="show the versions of all parts"
     )
     parser.add_argument(
-        "--print-completion", dest="shell", choices=("bash", "zsh", "tcsh"), help="print the shell's completion script"
+        _COMPLETION, dest="shell", choices=("bash", "zsh", "tcsh"), help="print the shell's completion script"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, (command, summary) in _COMMANDS.items():
+    for name, summary in _COMMANDS.items():
         added = commands.add_parser(
             name,
             help=summary,
@@ -128,9 +107,12 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        added.add_argument("--json", action="store_true", help="print JSON")
-        added.set_defaults(run=command.run)
-        command.add_arguments(added)
+        if name in loaded:
+            # Only what is used is loaded: all of it would take half as long again.
+            command = importlib.import_module(f"beads_dispatch.cli.{name}")
+            added.add_argument("--json", action="store_true", help="print JSON")
+            added.set_defaults(run=command.run)
+            command.add_arguments(added)
     return parser
 
 

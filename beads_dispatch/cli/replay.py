@@ -6,19 +6,18 @@ replay_walk goes through Dolt's commits, replay_simulation dispatches from what 
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
-from beads_dispatch import settings
 from beads_dispatch.cli import terminal
 from beads_dispatch.cli.context import WHEN, CommandError, Context, add_limits
 from beads_dispatch.cli.replay_simulation import Recording, ReplayedAttempt, SuspensionFrom, simulate
 from beads_dispatch.cli.replay_walk import Walk
 from beads_dispatch.cli.terminal import Styled
 from beads_dispatch.settings import DispatchLimits
-from beads_dispatch.store import Commit, Snapshot, Store
+from beads_dispatch.store import Snapshot
 
 _DESCRIPTION = f"""\
 Walks Dolt's commits and runs the predicate and the order of dispatch on each state. The options under `limits` ask what
@@ -70,33 +69,22 @@ def run(context: Context) -> int:
     last, end = context.at(context.arguments.end)
     if end < start:
         raise CommandError(f"--to ({terminal.moment(end)}) is before --from ({terminal.moment(start)})")
-    report = context.note if sys.stderr.isatty() else lambda message: None
-    context.show(replay(context.dolt, context.store, context.limits, (first, start), (last, end), report), lines)
-    return 0
-
-
-def replay(
-    dolt: settings.DoltSettings,
-    present: Store,
-    limits: DispatchLimits,
-    first: tuple[Commit, datetime],
-    last: tuple[Commit, datetime],
-    report: Callable[[str], None],
-) -> Replay:
-    """Replay from one commit and moment to another; `report` takes the progress. Raises StoreError."""
-    commits = present.history.commits_between(first[0].hash, last[0].hash)
-    with contextlib.closing(Snapshot(dolt, first[0].hash, first[1])) as past:
-        recording = Walk(past, limits, last[1], report).run(first, commits)
-    return Replay(
-        start=first[1],
-        end=last[1],
+    report = terminal.warn if sys.stderr.isatty() else lambda message: None
+    commits, limits = context.store.history.commits_between(first.hash, last.hash), context.limits
+    with contextlib.closing(Snapshot(context.dolt, first.hash, start)) as past:
+        recording = Walk(past, limits, end, report).run(first, start, commits)
+    found = Replay(
+        start=start,
+        end=end,
         commits=len(commits),
         limits=limits,
-        attempts=simulate(recording, limits, last[1]),
+        attempts=simulate(recording, limits, end),
         inactive=_inactive(recording),
         suspensions=recording.suspensions,
         unknown=_UNKNOWN if recording.has_all_activity else (*_UNKNOWN, _UNKNOWN_ACTIVITY),
     )
+    context.show(found, lines)
+    return 0
 
 
 def _inactive(recording: Recording) -> list[InactiveBead]:

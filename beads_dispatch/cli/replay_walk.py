@@ -29,9 +29,9 @@ class Walk:
         self._beads: dict[Bead, Bead] = {}  # each state of a bead once, however many queue states it is in
         self._recording = Recording()
 
-    def run(self, start: tuple[Commit, datetime], commits: Sequence[Commit]) -> Recording:
-        """Read each state, and the moments in between at which something ends by itself."""
-        before, at = start[0].hash, start[1]
+    def run(self, first: Commit, at: datetime, commits: Sequence[Commit]) -> Recording:
+        """Read each state from `at` on, and the moments in between at which something ends by itself."""
+        before = first.hash
         if self._past.has_beads():
             self._begin(at)
             self._read(before, at, commits[0].at if commits else self._end, _RELEVANT)

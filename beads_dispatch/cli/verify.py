@@ -73,15 +73,12 @@ class Claim:
 
     token: str
     bead: str
-    at: datetime
-    commit: str
     stood: bool  # the commit that made it left the bead in progress and the agent's
     jobs: set[str] = field(default_factory=set)
     unknown: bool = False
     posting: bool = False
     released: bool = False  # somebody else took the bead out of in_progress, and left our token on it
     end: str = _IN_FLIGHT
-    ended: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -240,7 +237,7 @@ def _begin(claims: dict[str, Claim], version: Version, token: str, assignee: str
         state = f"although it was {before.status} in the commit before"
         broken.append(f"{version.bead}: claimed in {version.commit} {state}")
     stood = after is not None and after.status == Status.IN_PROGRESS and after.assignee == assignee
-    claims[token] = Claim(token, version.bead, version.at, version.commit, stood)
+    claims[token] = Claim(token, version.bead, stood)
     return broken
 
 
@@ -261,7 +258,6 @@ def _continue(claim: Claim, after: State) -> list[str]:
 
 
 def _end(claim: Claim, version: Version, token: str | None, *, by_others: bool) -> list[str]:
-    claim.ended = version.at
     if token is not None:
         if claim.released or by_others:  # a person gave the bead to the agent again
             return []

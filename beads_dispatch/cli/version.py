@@ -1,7 +1,6 @@
 """beads-dispatch --version: ours, Dolt's, and that of bd's schema."""
 
 import contextlib
-import importlib.metadata
 
 from beads_dispatch.cli import terminal
 from beads_dispatch.cli.context import Context
@@ -12,16 +11,17 @@ _SECONDS = 2.0  # ours is known without the server, so nobody waits long for the
 
 
 def run(context: Context) -> int:
-    """Print the versions; those of a server that cannot be reached are no failure."""
-    terminal.write(f"beads-dispatch {importlib.metadata.version('beads-dispatch')}", context.given)
+    """Print the versions. A server that cannot be reached is not a failure."""
+    import importlib.metadata  # here: --help has no use for it
+
+    lines = [f"beads-dispatch {importlib.metadata.version('beads-dispatch')}"]
     try:
-        with contextlib.closing(Store(context.dolt, statement_seconds=_SECONDS)) as store:
-            dolt, migration = store.versions()
+        dolt = context.dolt
+        with contextlib.closing(Store(dolt, statement_seconds=_SECONDS)) as store:
+            version, migration = store.versions()
+        lines += [f"Dolt {version} at {dolt.host}:{dolt.port}", f"bd's schema {migration} in database {dolt.database}"]
     except (SettingsError, StoreError) as exc:
-        lines = [f"Dolt, bd's schema: not reachable: {exc}"]
-    else:
-        where = f"{context.dolt.host}:{context.dolt.port}"
-        lines = [f"Dolt {dolt} at {where}", f"bd's schema {migration} in database {context.dolt.database}"]
+        lines.append(f"Dolt, bd's schema: not reachable: {exc}")
     for line in lines:
         terminal.write(line, context.given)
     return 0
