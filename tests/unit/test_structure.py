@@ -2,8 +2,10 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -17,6 +19,18 @@ def test_imports_point_downwards() -> None:
     command = [str(pathlib.Path(sys.executable).parent / "lint-imports"), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_module_of_the_library_is_in_a_layer() -> None:
+    """A module that no layer names could import anything."""
+    (contract,) = (
+        contract
+        for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    )
+    named = {name.strip() for layer in contract["layers"] for name in re.split("[:|]", layer)}
+    children = {path.stem for path in (ROOT / "beads_dispatch").iterdir() if path.stem[0] not in "._"}
+    assert {name.removeprefix("beads_dispatch.") for name in named if name.startswith("beads_dispatch.")} == children
 
 
 def test_the_top_level_is_the_layout() -> None:
