@@ -49,7 +49,7 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         return _run(os.environ, stop)
-    except (settings.SettingsError, preflight.Unfit, http.CannotListen) as exc:
+    except (settings.SettingsError, preflight.Unfit) as exc:
         print(f"feeder cannot start: {exc}", file=sys.stderr)
         return os.EX_CONFIG
 

@@ -87,10 +87,6 @@ class Endpoint:
         return changes.request(changes.RequestReason("tick", tick.id), count, event_type)
 
 
-class CannotListen(Exception):
-    """The address cannot be used. The text gives the reason and what to do."""
-
-
 class _Channel(HTTPChannel):  # type: ignore[misc]
     """A connection whose idle time counts from the beginning of a request: one that sends it byte by byte would be
     active indefinitely, and a few dozen of those would keep the probes and the Broker out."""
@@ -106,7 +102,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
 
 def serve(endpoint: Endpoint, feeder: settings.FeederSettings) -> Any:
-    """Bind and return the server, to be run in a thread. Raises CannotListen."""
+    """Bind and return the server, to be run in a thread. Raises SettingsError where the address is in use."""
     try:
         server = waitress.create_server(
             endpoint,
@@ -122,7 +118,7 @@ def serve(endpoint: Endpoint, feeder: settings.FeederSettings) -> Any:
         )
     except OSError as exc:
         address = f"{feeder.host}:{feeder.port}"
-        raise CannotListen(f"cannot listen on {address} ({exc.strerror}); set PORT to a free one.") from exc
+        raise settings.SettingsError(f"cannot listen on {address} ({exc.strerror}); set PORT to a free one.") from exc
     server.channel_class = _Channel
     return server
 

@@ -134,7 +134,7 @@ class BeadBoard:
 
 
 def _require_whole(answer: bytes, length: int | None, code: int, *, late: bool) -> None:
-    """Raises UnknownOutcome unless all of an answer was read; one without a length is whole when its end came in time."""
+    """Raises UnknownOutcome unless all of an answer was read; one without a length is whole where it ended in time."""
     if len(answer) > _ANSWER_LIMIT or (late and len(answer) != length):
         raise UnknownOutcome(f"HTTP {code} whose body is too long or too slow")
     if length is not None and len(answer) < length:

@@ -1,4 +1,4 @@
-"""What is in progress, and its newest activity: the bead itself, its events, its comments, its heartbeat. Reads only."""
+"""What is in progress, and its newest activity: the bead, its events, its comments, its heartbeat. Reads only."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

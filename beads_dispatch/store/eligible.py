@@ -170,8 +170,8 @@ class Eligible:
             first, then, number = everything, "TRUE", number * _CANDIDATES
 
     def _blocking(self, beads: Sequence[str]) -> Iterator[tuple[dict[str, Any], set[str]]]:
-        """What keeps beads from being ready for another bead's sake, as bd's view reads the dependencies: what blocks
-        one or an ancestor of it, and a parent that is deferred. Rows of `_depends_on`, each with the beads it blocks."""
+        """The other beads that keep these from being ready, as bd's view reads the dependencies: what blocks one or an
+        ancestor of it, and a deferred parent. Rows of `_depends_on`, each with the beads it keeps from being ready."""
         level = {bead: {bead} for bead in beads}  # a bead to read -> the beads in question that it stands for
         seen = {bead: {bead} for bead in beads}
         for depth in range(_DEPTH + 1):
