@@ -37,7 +37,7 @@ environment:
   BEADS_DIR      a bd workspace of your own, its .beads folder: its Dolt server is used, none is started
   BEADBOARD_URL  a real BeadBoard instead of the stand-in agent
   STAND_IN_AGENT yes: let the stand-in agent close the beads that are in the queue of a workspace of your own
-  AGENT_ASSIGNEE, MAX_IN_FLIGHT and the other settings of docs/configuration.md are handed on
+  AGENT_ASSIGNEE, MAX_IN_FLIGHT and the other settings of docs/configuration.md are passed on
 """
 
 _FAILURES = (StartError, BdError, CannotListen, ManifestError, settings.SettingsError, store.StoreError)

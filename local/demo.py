@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 
-from beads_dispatch.cli.timeline import Step
 from local.terminal import report, report_failure, show
 from local.timeline import SystemTimeline, table
 from local.workspace import EXAMPLES, Workspace
@@ -15,18 +14,20 @@ def demo(
     workspace: Workspace, timeline: SystemTimeline, assignee: str, started: float, require_running: Callable[[], None]
 ) -> bool:
     """Whether the two beads arrived and the one was left alone. `started`: when the command was (time.monotonic())."""
-    blank, *good = beads = [
-        workspace.create(title, acceptance) for title, acceptance in (("Has no acceptance criteria", ""), *EXAMPLES[:2])
-    ]
+    new = (("Has no acceptance criteria", ""), *EXAMPLES[:2])
+    blank, *good = beads = [workspace.create(title, acceptance) for title, acceptance in new]
+    for bead, (title, _) in zip(beads, new, strict=True):
+        timeline.name(bead, title)
     report(f"assigning {', '.join(beads)} to {assignee}; {blank} has no acceptance criteria")
     for bead in beads:
         workspace.run("assign", bead, assignee)
     first, deadline = None, time.monotonic() + DEMO_SECONDS
     while True:
         steps = {bead: timeline.refresh(bead) for bead in beads}
-        if first is None and any(_did("dispatched", steps[bead]) for bead in good):
+        done = {bead: {step.what for step in steps[bead]} for bead in beads}
+        if first is None and any("dispatched" in done[bead] for bead in good):
             first = time.monotonic() - started
-        arrived = [bead for bead in good if _did("dispatched", steps[bead]) and _did("closed", steps[bead])]
+        arrived = [bead for bead in good if {"dispatched", "closed"} <= done[bead]]
         if len(arrived) == len(good) or time.monotonic() > deadline:
             break
         require_running()
@@ -34,13 +35,9 @@ def demo(
     show("", *table(steps), "")
     if first is not None:
         show(f"first dispatch {first:.1f} s after this command was started")
-    left_alone = not _did("claimed", steps[blank])
+    left_alone = "claimed" not in done[blank]
     show(f"{blank} was {'left alone, as it should be' if left_alone else 'claimed, although it is not eligible'}")
     if len(arrived) < len(good):
         missing = ", ".join(bead for bead in good if bead not in arrived)
         report_failure(f"not dispatched and closed within {DEMO_SECONDS} s: {missing}")
     return left_alone and len(arrived) == len(good)
-
-
-def _did(what: str, steps: list[Step]) -> bool:
-    return any(step.what == what for step in steps)

@@ -87,20 +87,17 @@ class Process:
         """Wait for `ready`. Raises StartError when the child dies first or takes too long."""
         deadline = time.monotonic() + seconds
         while not ready():
-            if not self.running:
-                raise StartError(f"{self.name} ended while starting. Its log, {self.log}, ends with:\n{self._tail()}")
-            if time.monotonic() > deadline:
-                raise StartError(
-                    f"{self.name} does not {what} after {seconds:g} s. Its log, {self.log}, ends with:\n{self._tail()}"
-                )
+            ended = not self.running
+            if ended or time.monotonic() > deadline:
+                problem = "ended while starting" if ended else f"does not {what} after {seconds:g} s"
+                lines = self.log.read_text(errors="replace").splitlines()[-8:]
+                tail = "\n".join("  " + readable(line) for line in lines)
+                raise StartError(f"{self.name} {problem}. Its log, {self.log}, ends with:\n{tail}")
             time.sleep(0.02)
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, number)
-
-    def _tail(self) -> str:
-        return "\n".join("  " + readable(line) for line in self.log.read_text(errors="replace").splitlines()[-8:])
 
 
 def end_cleanly_on_sigterm() -> None:

@@ -228,16 +228,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workspace", type=pathlib.Path, default=pathlib.Path(), help="folder that holds .beads (default .)"
     )
-    parser.add_argument("--work-seconds", type=_seconds, default=2.0, help="time that a bead takes (default 2)")
+    parser.add_argument("--work-seconds", type=float, default=2.0, help="time that a bead takes (default 2)")
     parser.add_argument("--capacity", type=int, choices=range(1, 101), metavar="N", default=1, help="beads at once (1)")
     return parser
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0")
-    return value
 
 
 def _refuse(sentence: str) -> int:

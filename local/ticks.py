@@ -112,9 +112,8 @@ class Ticks:
 def _log_outage(source: TickSource, problem: str | None, accepted_before: bool) -> bool:
     """Log the first failure of an outage, and its end; returns whether this tick was accepted."""
     if problem and accepted_before:
-        logger.warning(
-            f"a tick was not accepted: {problem}", extra=log.context(action=Action.SINK_DOWN, source=source.name)
-        )
+        extra = log.context(action=Action.SINK_DOWN, source=source.name)
+        logger.warning(f"a tick was not accepted: {problem}", extra=extra)
     elif not problem and not accepted_before:
         logger.warning("ticks are accepted again", extra=log.context(action=Action.SINK_UP, source=source.name))
     return problem is None

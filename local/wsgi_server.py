@@ -1,6 +1,5 @@
 """A WSGI application on a port of this machine, in a thread that can be stopped."""
 
-import contextlib
 import json
 import socket
 import threading
@@ -95,9 +94,3 @@ def text(start_response: StartResponse, status: int, message: str, *extra: tuple
 
 def document(start_response: StartResponse, status: int, value: Any) -> list[bytes]:
     return answer(start_response, status, json.dumps(value).encode(), [("Content-Type", "application/json")])
-
-
-def run_until_closed(server: Any) -> None:
-    """Run a waitress server that another thread closes: its loop may find a socket closed under it."""
-    with contextlib.suppress(OSError):
-        server.run()

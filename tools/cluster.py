@@ -99,8 +99,7 @@ class Namespace:
     def logs(self, app: str) -> list[dict[str, Any]]:
         """The log lines of the feeder or a function that are JSON, oldest first."""
         selector = "app=feeder" if app == "feeder" else f"serving.knative.dev/service={app}"
-        container = "feeder" if app == "feeder" else app
-        text = self.kubectl("logs", "-l", selector, "-c", container, "--tail=-1", "--ignore-errors")
+        text = self.kubectl("logs", "-l", selector, "-c", app, "--tail=-1", "--ignore-errors")
         return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
     def until_zero(self, seconds: float = 180) -> None:

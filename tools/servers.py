@@ -216,3 +216,9 @@ class Sink(HttpServer):
 
     def about(self, bead: str) -> list[events.Event]:
         return [event for event in list(self.received) if event.subject == bead]
+
+
+def run_until_closed(server: Any) -> None:
+    """Run a waitress server that another thread closes: its loop may find a socket closed under it."""
+    with contextlib.suppress(OSError):
+        server.run()

@@ -14,13 +14,14 @@ from beads_dispatch import events, settings, store, trace
 from feeder import http, metrics
 from feeder.eligibility_check import EligibilityCheck
 from feeder.health import HealthState
-from local import processes, wsgi_server
+from local import processes
 from local.system import Ports, System
 from tests import support
 from tests.conftest import Beads
 from tests.integration.test_feed import Running
 from tests.support import wait_for
 from tests.unit.test_schemas import refusals
+from tools import servers
 
 
 class RawSink(support.Sink):
@@ -106,7 +107,7 @@ def test_the_reply_to_a_tick_is_as_its_schema_says(beads: Beads) -> None:
     scrape = metrics.Scrape(store.Store(beads.dolt), "agent", HealthState())
     check = EligibilityCheck(own, settings.DispatchLimits(), None)
     server = http.serve(http.Endpoint(check, HealthState(), scrape), feed)
-    threading.Thread(target=wsgi_server.run_until_closed, args=(server,), daemon=True).start()
+    threading.Thread(target=servers.run_until_closed, args=(server,), daemon=True).start()
     try:
         for name in ("dispatch", "reap"):
             headers, _ = events.to_http(events.Event(f"t-{name}", f"/x/pingsources/{name}", events.TICK))

@@ -18,8 +18,9 @@ from hypothesis import strategies as some
 from beads_dispatch import events, settings
 from feeder import http as endpoint
 from feeder.health import HealthState
-from local import processes, wsgi_server
+from local import processes
 from local.system import Ports, System
+from tools import servers
 from tools.chaos import checks
 from tools.chaos.checks import Check
 from tools.servers import Agent
@@ -245,7 +246,7 @@ def _slow_senders_in_short() -> Check:
     unused: Any = None
     with mock.patch.multiple(endpoint, _IDLE_SECONDS=1, _CLEANUP_SECONDS=1, _CONNECTIONS=10):
         server = endpoint.serve(endpoint.Endpoint(unused, HealthState(), unused), feeder)
-    threading.Thread(target=wsgi_server.run_until_closed, args=(server,), daemon=True).start()
+    threading.Thread(target=servers.run_until_closed, args=(server,), daemon=True).start()
     try:
         return _slow_senders(feeder.port, 15, 15)
     finally:

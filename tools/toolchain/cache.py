@@ -20,42 +20,36 @@ _LOCK_POLL_SECONDS = 0.1
 
 def folder() -> pathlib.Path:
     """Where installed programs are."""
-    # A relative XDG_CACHE_HOME is to be ignored, says its specification.
+    # The XDG specification: a relative XDG_CACHE_HOME is ignored.
     root = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (root if root.is_absolute() else pathlib.Path("~/.cache").expanduser()) / "beads-dispatch" / "tools"
 
 
-def find(tool: Tool) -> pathlib.Path:
-    """The program, if one of its pinned versions is in the cache. Raises WayFailed."""
+def find(tool: Tool, *, remove_broken: bool = False) -> pathlib.Path:
+    """The program, if one of its pinned versions is in the cache. Raises WayFailed.
+
+    `remove_broken`: remove a program that does not run, or is not the version that its folder names.
+    """
     reasons = []
     for version in tool.versions:
+        program = _path(tool, version)
         try:
-            return _require_version(tool, _path(tool, version), version)
+            return _require_version(tool, program, version)
         except WayFailed as exc:
             reasons.append(str(exc))
+            if remove_broken and program.exists():
+                report(f"{tool.name}: removed from the cache: {exc}")
+                shutil.rmtree(program.parent, ignore_errors=True)
     raise WayFailed("; ".join(reasons))
 
 
 def keep(tool: Tool, program: pathlib.Path, version: str) -> pathlib.Path:
-    """Move a program that runs into its place, in one step: nobody sees half of it. Raises WayFailed."""
+    """Move a program that runs into its place, in one step: no process sees half of it. Raises WayFailed."""
     program.chmod(0o755)
     _require_version(tool, program, version)
     target = _path(tool, version)
     target.parent.mkdir(exist_ok=True)
     return program.replace(target)
-
-
-def remove_broken(tool: Tool) -> None:
-    """Remove cached programs that do not run, or are not the version that their folder names."""
-    for version in tool.versions:
-        program = _path(tool, version)
-        if not program.exists():
-            continue
-        try:
-            _require_version(tool, program, version)
-        except WayFailed as exc:
-            report(f"{tool.name}: removed from the cache: {exc}")
-            shutil.rmtree(program.parent, ignore_errors=True)
 
 
 @contextlib.contextmanager

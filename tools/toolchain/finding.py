@@ -93,9 +93,9 @@ def _on_path(tool: Tool) -> pathlib.Path:
 
 def _install(tool: Tool, failed: dict[str, str]) -> pathlib.Path | None:
     with cache.installing(tool) as scratch:
-        cache.remove_broken(tool)
         ways: dict[str, _Way] = {
-            "cache": cache.find,  # again: another process may have installed it while this one waited for the lock
+            # Again: another process may have installed it while this one waited for the lock.
+            "cache": functools.partial(cache.find, remove_broken=True),
             "release download": functools.partial(download.install, scratch=scratch),
             "build with Go": functools.partial(go_build.install, scratch=scratch),
         }
