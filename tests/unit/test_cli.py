@@ -215,6 +215,16 @@ def test_every_command_has_help_and_json(command: str, capsys: pytest.CaptureFix
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_an_interrupted_command_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As shells count it, and without a traceback."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status, "report", interrupted)
+    assert main.run(["status"], {"DOLT_HOST": "127.0.0.1", "DOLT_PORT": "9", "DOLT_DATABASE": "b"}) == 130
+
+
 def test_no_argument_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
     """With status 0: whoever types the bare name wants to know what there is."""
     assert main.run([], {}) == 0
