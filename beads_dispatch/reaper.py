@@ -58,8 +58,8 @@ def run_once(store: Store, limits: DispatchLimits, now: datetime) -> ReapResult:
     for bead in inactive(store, limits, now):
         if store.control.suspension().reap:
             break
-        silent = int((now - (bead.last_activity or bead.updated_at)).total_seconds() // 60)
-        note = notes.no_progress(silent, limits.reap_after_minutes)
+        minutes = int((now - (bead.last_activity or bead.updated_at)).total_seconds() // 60)
+        note = notes.no_progress(minutes, limits.reap_after_minutes)
         blocked = store.claims.block_inactive(bead, now - limits.reap_after, note, now)
         (result.blocked if blocked else result.left_alone).append(bead.id)
     return result
