@@ -26,24 +26,24 @@ BREACHES = {
 }
 
 
-@pytest.mark.parametrize(("before", "after", "said"), BREACHES.values(), ids=BREACHES)
+@pytest.mark.parametrize(("before", "after", "text"), BREACHES.values(), ids=BREACHES)
 @pytest.mark.parametrize("actor", store.OURS)
-def test_what_we_may_not_do_is_said(
-    before: dict[str, Any], after: dict[str, Any] | None, said: str, actor: str
+def test_a_breach_of_ours_is_reported(
+    before: dict[str, Any], after: dict[str, Any] | None, text: str, actor: str
 ) -> None:
     """Each of them, by the dispatcher and by the reaper."""
     (found,) = binlog_recorder.breaches([transaction(before, after, actor)])
-    assert said in found
+    assert text in found
     assert actor in found
 
 
-@pytest.mark.parametrize(("before", "after", "said"), BREACHES.values(), ids=BREACHES)
-def test_people_may(before: dict[str, Any], after: dict[str, Any] | None, said: str) -> None:
-    """The same by anybody else is theirs to do."""
+@pytest.mark.parametrize(("before", "after", "text"), BREACHES.values(), ids=BREACHES)
+def test_others_may_do_the_same(before: dict[str, Any], after: dict[str, Any] | None, text: str) -> None:
+    """The same change by anybody else is not a breach."""
     assert binlog_recorder.breaches([transaction(before, after, "alice")]) == []
 
 
-def test_a_claim_and_its_record_are_no_breach() -> None:
+def test_a_claim_and_its_record_are_not_a_breach() -> None:
     """What dispatch does to every bead."""
     claim = transaction({}, {"status": "in_progress", "notes": "theirs\nours"}, store.DISPATCHER)
     record = transaction({"status": "closed"}, {"status": "closed", "notes": "theirs\njob"}, store.DISPATCHER)

@@ -1,7 +1,7 @@
 """Records the binlog during a run: every transaction by itself, each row before and after, and its actor.
 
-Dolt's history cannot tell two people's writes apart that are in one Dolt commit: bd makes its commit a moment after its
-write, so that ours may hold both. A transaction in the binlog holds one writer's change and no more, merged or not.
+Dolt's history does not separate two writers in one Dolt commit: bd makes its commit a moment after its write, so that a
+commit of ours may hold both. A transaction in the binlog holds one writer's change and no more, merged or not.
 """
 
 import contextlib

@@ -136,48 +136,56 @@ def _faults(here: World, sink: Sink, proxy: FaultyProxy, size: FeedSize) -> Sequ
 
         return fault
 
-    def restart() -> None:
-        here.server.stop()
-        time.sleep(some / 4)
-        here.server.start()
-
-    def kill_twice() -> None:
-        for _ in range(2):
-            here.server.kill()
-            here.server.start()
-            time.sleep(some / 4)
-
-    def change_uuid() -> None:
-        here.server.kill()
-        shutil.rmtree(here.folder / "dolt" / "root")
-        here.server.start()
-        time.sleep(some / 4)
-
-    def cut() -> None:
-        end = time.monotonic() + some
-        while time.monotonic() < end:
-            proxy.cut()
-            time.sleep(0.3)
-
-    def lose() -> None:
-        proxy.lose()
-        time.sleep(5)
-
-    slow = [("Dolt restarted", restart), ("connection lost, neither side notified", lose)]
+    slow: list[tuple[str, Callable[[], None]]] = [
+        ("Dolt restarted", functools.partial(_restart, here, some / 4)),
+        ("connection lost, neither side notified", functools.partial(_lose, proxy)),
+    ]
     return [
         ("sink answers 500", during(long, sink, "behaviour", answers(500))),
         ("sink answers 429", during(some, sink, "behaviour", answers(429))),
         ("sink never answers", during(max(some, 4), sink, "behaviour", stalls)),
         ("sink trickles its answer", during(max(some, 4), sink, "behaviour", trickles)),
         ("sink takes 1 s for each", during(some, sink, "delay_seconds", 1.0)),
-        ("Dolt killed, twice", kill_twice),
-        ("connection cut, again and again", cut),
+        ("Dolt killed, twice", functools.partial(_kill_twice, here, some / 4)),
+        ("connection cut, again and again", functools.partial(_cut, proxy, some)),
         ("connection stalled", during(long, proxy, "mode", "stall")),
         ("connection trickles", during(some, proxy, "mode", "trickle")),
         ("no connection", during(some, proxy, "mode", "refuse")),
         *(slow if size.slow_faults else []),
-        ("Dolt's UUID changed", change_uuid),
+        ("Dolt's UUID changed", functools.partial(_change_uuid, here, some / 4)),
     ]
+
+
+def _restart(here: World, seconds: float) -> None:
+    here.server.stop()
+    time.sleep(seconds)
+    here.server.start()
+
+
+def _kill_twice(here: World, seconds: float) -> None:
+    for _ in range(2):
+        here.server.kill()
+        here.server.start()
+        time.sleep(seconds)
+
+
+def _change_uuid(here: World, seconds: float) -> None:
+    here.server.kill()
+    shutil.rmtree(here.folder / "dolt" / "root")
+    here.server.start()
+    time.sleep(seconds)
+
+
+def _cut(proxy: FaultyProxy, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        proxy.cut()
+        time.sleep(0.3)
+
+
+def _lose(proxy: FaultyProxy) -> None:
+    proxy.lose()
+    time.sleep(5)
 
 
 def _compared(here: World, sink: Sink, start: str, name: str, size: FeedSize, *, audited: bool = False) -> Check:

@@ -77,7 +77,7 @@ def _change(
 
 
 def _wait(here: World, start: str, names: Sequence[str], agent: Agent, sinks: Sequence[Sink]) -> list[str]:
-    """Wait until everything is done; what was not done in time."""
+    """Wait until everything is done; returns what was not done in time."""
     first, second = sinks
     try:
         wait_for(lambda: {*agent.posts} >= {*names}, "every bead POSTed", 60)
