@@ -67,7 +67,7 @@ def main() -> int:
             )
         )  # fmt: skip
         broker = stack.enter_context(hello_world(namespace, options.image))
-        sampler = Sampler(here.workspace, agent, broker)
+        sampler = ClusterSampler(here.workspace, agent, broker)
         rows = sampler.warm(options.samples)
         print(f"warm: {options.samples} of each measured", flush=True)
         cold, stages = sampler.from_zero(namespace, options.samples)
@@ -79,7 +79,7 @@ def main() -> int:
     return 0
 
 
-class Sampler:
+class ClusterSampler:
     """Assigns beads, sends events to the hello world, and takes the time to their POSTs."""
 
     def __init__(self, workspace: Workspace, agent: Agent, broker: str) -> None:
