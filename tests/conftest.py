@@ -104,7 +104,8 @@ def make_workspace(version: str, server: DoltServer, folder: pathlib.Path) -> Wo
 
 @pytest.fixture(autouse=True)
 def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the developer's shell sets must not reach the tests."""
+    """What the developer's shell sets must not reach the tests, nor what `make test` passes to a make that they run."""
+    ambient = ("DOLT_", "BEADS_", "BEADBOARD_", "AGENT_", "K_", "MAKE", "MFLAGS")
     for name in list(os.environ):
-        if name.startswith(("DOLT_", "BEADS_", "BEADBOARD_", "AGENT_", "K_")) and name != "DOLT_DISABLE_EVENT_FLUSH":
+        if name.startswith(ambient) and name != "DOLT_DISABLE_EVENT_FLUSH":
             monkeypatch.delenv(name)
