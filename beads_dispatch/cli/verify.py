@@ -35,7 +35,8 @@ UNKNOWABLE = (
     " have a job or none.",
     "what happened between two Dolt commits: bd makes its commit a moment after its write, and plain SQL none. A bead"
     " that was reopened that way and claimed again looks like one claimed twice; the audit rows of bd tell them apart,"
-    " plain SQL that writes none and commits nothing is reported as broken.",
+    " plain SQL that writes none and commits nothing is reported as broken. A claim looks merged with a person's change"
+    " where one Dolt commit holds both, also if theirs came after the POST.",
     "what is no longer in the history: dolt_gc keeps it; a reset, a squash or a fresh import does not.",
 )
 
@@ -87,6 +88,7 @@ class Verdict:
 
     claims: tuple[Claim, ...]
     broken: tuple[str, ...]
+    merged: tuple[str, ...]  # of `broken`: sure only where each Dolt commit holds one writer's changes
     commits: int
 
     def ends(self) -> Mapping[str, int]:
@@ -182,6 +184,7 @@ def judge(history: Iterable[Version], others: Moments | None = None, assignee: s
     claims: dict[str, Claim] = {}
     live: dict[str, str] = {}  # bead -> the token that it carries
     broken: list[str] = []
+    merged: list[str] = []
     commits = set()
     previous: dict[str, datetime] = {}
     for version in history:
@@ -200,8 +203,8 @@ def judge(history: Iterable[Version], others: Moments | None = None, assignee: s
             broken += _begin(claims, version, token, assignee, by_others=by_others)
             live[version.bead] = token
         if token and version.after:
-            broken += _continue(claims[token], version.after)
-    return Verdict(tuple(claims.values()), tuple(broken), len(commits - {WORKING}))
+            broken += _continue(claims[token], version.after, merged)
+    return Verdict(tuple(claims.values()), (*broken, *merged), tuple(merged), len(commits - {WORKING}))
 
 
 def posts_not_ours(
@@ -241,7 +244,7 @@ def _begin(claims: dict[str, Claim], version: Version, token: str, assignee: str
     return broken
 
 
-def _continue(claim: Claim, after: State) -> list[str]:
+def _continue(claim: Claim, after: State, merged: list[str]) -> list[str]:
     broken = []
     claim.released = claim.released or after.status != Status.IN_PROGRESS
     claim.posting = claim.posting or after.record.outcome == POSTING
@@ -251,7 +254,7 @@ def _continue(claim: Claim, after: State) -> list[str]:
         if len(claim.jobs) > 1:
             broken.append(f"{claim.bead}: one claim, {claim.token}, and {len(claim.jobs)} jobs")
         if not claim.stood:
-            broken.append(f"{claim.bead}: POSTed although the claim {claim.token} was merged with somebody's change")
+            merged.append(f"{claim.bead}: POSTed although the claim {claim.token} was merged with somebody's change")
     states = {"dispatched": claim.jobs, "unknown": claim.unknown, _CRASHED: claim.posting}
     claim.end = next((end for end, reached in states.items() if reached), _IN_FLIGHT)
     return broken

@@ -57,8 +57,9 @@ def run(here: World, chance: random.Random, *, short: bool, closing: float = 0.3
         for thread in threads:
             thread.join()
         transactions = recorder.transactions()
-    yield from _claims(here, agent, outcomes, f"{done.total()} bd commands by {people} people")
-    yield _untouched(transactions)
+    merged = binlog_recorder.merged_claims(transactions, AGENT)
+    yield from _claims(here, agent, outcomes, f"{done.total()} bd commands by {people} people", merged)
+    yield _untouched(transactions, merged)
     yield _kept(here, outcomes)
 
 
@@ -91,8 +92,12 @@ def _dispatch(here: World, agent: Agent, outcomes: list[Outcome], stop: threadin
             time.sleep(0.05)
 
 
-def _claims(here: World, agent: Agent, outcomes: list[Outcome], edits: str) -> Iterator[Check]:
-    """The claims in Dolt's history, and the agent's POSTs against them."""
+def _claims(here: World, agent: Agent, outcomes: list[Outcome], edits: str, merged: int) -> Iterator[Check]:
+    """The claims in Dolt's history, and the agent's POSTs against them.
+
+    `merged`: how many claims were merged with a person's change, by the binlog, where a transaction is one writer's. A
+    Dolt commit may hold two writers' changes, so without one in the binlog none in the history is one.
+    """
     verdict = history.verdict(here)
     ends = ", ".join(f"{number} {end}" for end, number in sorted(verdict.ends().items()))
     kinds = collections.Counter(type(outcome).__name__ for outcome in outcomes)
@@ -100,7 +105,7 @@ def _claims(here: World, agent: Agent, outcomes: list[Outcome], edits: str) -> I
         "claims, in Dolt's history",
         f"{edits}, {len(verdict.claims)} claims: {ends}; {kinds['LostRace']} lost races,"
         f" {kinds['Withdrawn']} withdrawn",
-        verdict.broken,
+        [line for line in verdict.broken if merged or line not in verdict.merged],
     )
     late = verify.posts_not_ours(history.versions(here), agent.received, AGENT, _TOLERANCE_SECONDS)
     claims = collections.Counter(claim.bead for claim in verdict.claims)
@@ -108,11 +113,10 @@ def _claims(here: World, agent: Agent, outcomes: list[Outcome], edits: str) -> I
     yield check("POSTs for beads that people had taken", f"{len(late)} of {len(agent.posts)}", late + doubled)
 
 
-def _untouched(transactions: list[Transaction]) -> Check:
+def _untouched(transactions: list[Transaction], merged: int) -> Check:
     """People's writes stay, transaction by transaction."""
     ours = sum(1 for _ in binlog_recorder.our_changes(transactions))
     broken = binlog_recorder.breaches(transactions)
-    merged = binlog_recorder.merged_claims(transactions, AGENT)
     figures = f"{len(broken)} in {ours} changes of ours; {merged} claims merged with a person's change and withdrawn"
     return check("closed beads opened, assignees changed, notes cut by us", figures, broken)
 
