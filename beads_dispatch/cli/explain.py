@@ -29,6 +29,7 @@ _ELIGIBLE = (
     "It is dispatched within a second, at latest with the next tick (2 min); if not, see the feed in"
     " `beads-dispatch status`."
 )
+_TRIES = 5  # to read a bead and its conditions at one moment
 _QUEUE_LIMIT = 10_000  # beads among which its place is looked for
 
 
@@ -77,10 +78,13 @@ def run(context: Context) -> int:
 
 def now(beads: Store, limits: DispatchLimits, bead_id: str, moment: datetime, agent: BeadBoard | None) -> Explanation:
     """Why not now. Raises NoSuchBead, StoreError."""
-    found = diagnose(beads, limits, bead_id, moment, "this database")
+    for _ in range(_TRIES):
+        found = diagnose(beads, limits, bead_id, moment, "this database")
+        reasons = conditions.now(beads, limits, found, moment, agent)
+        if diagnose(beads, limits, bead_id, moment, "this database").bead == found.bead:
+            break  # otherwise it was claimed meanwhile, and would seem to occupy the slot that it waits for
     bead = found.bead
     steps = history.entries(beads.history.versions(bead_id), beads.history.audit(bead_id))
-    reasons = conditions.now(beads, limits, found, moment, agent)
     verdict, fix = _first_unmet(reasons)
     if bead.status == Status.CLOSED:
         verdict, fix, reasons = _done(steps), None, conditions.without_fixes(reasons)

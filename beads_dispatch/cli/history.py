@@ -37,9 +37,9 @@ def _entry(version: Mapping[str, Any], audit: list[Mapping[str, Any]]) -> Histor
     what = changes(version)
     if not what:
         return None
-    ours = author in store.OURS
+    ours = author in store.OURS or notes.is_ours(noted)  # the second: a person released a claim by our command
     actor = author if ours else _actor(at, version, audit) or author
-    detail = " / ".join(noted.split("\n")).strip(" /") if ours or notes.is_ours(noted) else ""
+    detail = " / ".join(noted.split("\n")).strip(" /") if ours else ""
     return HistoryEntry(at, ", ".join(what), version["to_status"], actor, detail, version["commit"])
 
 
@@ -86,8 +86,8 @@ def record(metadata: Any) -> DispatchRecord:
 
 
 def _actor(at: datetime, version: Mapping[str, Any], audit: list[Mapping[str, Any]]) -> str:
-    """Who is in the audit row that was written with a commit: the newest just before it, of several in the same seconds
-    one that names what the version changed."""
+    """Who is in the audit row that was written with a commit: of those just before it the one that names most of what
+    the version changed, of several the newest."""
     words = [
         word
         for column, word in (("assignee", "assignee"), ("status", "status"), ("status", str(version["to_status"])))
@@ -98,5 +98,5 @@ def _actor(at: datetime, version: Mapping[str, Any], audit: list[Mapping[str, An
         for row in audit
         if at - _BEFORE_COMMIT <= row["created_at"].replace(tzinfo=UTC) <= at and row["actor"] not in store.OURS
     ]
-    naming = [row for row in near if any(word in row["what"] for word in words)]
-    return str((naming or near)[-1]["actor"]) if near else ""
+    best = max(reversed(near), key=lambda row: sum(word in row["what"] for word in words), default=None)
+    return str(best["actor"]) if best else ""
