@@ -86,17 +86,18 @@ def record(metadata: Any) -> DispatchRecord:
 
 
 def _actor(at: datetime, version: Mapping[str, Any], audit: list[Mapping[str, Any]]) -> str:
-    """Who is in the audit row that was written with a commit: of those just before it the one that names most of what
-    the version changed, of several the newest."""
-    words = [
-        word
-        for column, word in (("assignee", "assignee"), ("status", "status"), ("status", str(version["to_status"])))
-        if version[f"from_{column}"] != version[f"to_{column}"]
-    ]
+    """Who is in the audit row that was written with a commit: of those just before it the one that names what the
+    version changed, first of all its new status; of several the newest."""
+    changed = [column for column in ("status", "assignee") if version[f"from_{column}"] != version[f"to_{column}"]]
+    status = version["to_status"] if "status" in changed else ""
+
+    def match(row: Mapping[str, Any]) -> tuple[bool, int]:
+        return bool(status) and status in row["what"], sum(column in row["what"] for column in changed)
+
     near = [
         row
-        for row in audit
+        for row in reversed(audit)
         if at - _BEFORE_COMMIT <= row["created_at"].replace(tzinfo=UTC) <= at and row["actor"] not in store.OURS
     ]
-    best = max(reversed(near), key=lambda row: sum(word in row["what"] for word in words), default=None)
+    best = max(near, key=match, default=None)
     return str(best["actor"]) if best else ""
