@@ -18,7 +18,7 @@ import pytest
 from beads_dispatch import settings, store
 from local import processes
 from local.dolt import DoltServer
-from local.workspace import BdError, Workspace
+from local.workspace import EXAMPLES, BdError, Workspace
 from tests.acceptance.conftest import programs
 from tests.support import wait_for
 
@@ -124,8 +124,11 @@ def test_the_printed_commands_work_as_written(up: Up) -> None:
     assert bead in done.stdout
     for step in ("assigned", "event", "claimed", "dispatched", "closed"):
         up.wait_for_line(rf"^\d\d:\d\d:\d\d\.\d\d\d  {bead} +{step} ")
-    titles = [re.split("  +", line.strip())[1] for line in up.lines if re.match(r" {4}demo-\w+  ", line)]
-    assert titles == ["Write a haiku about queues", "Add a --version option", "Find out why the build is slow"]
+    rows = [re.split("  +", line.strip()) for line in up.lines if re.match(r" {4}demo-\w+  ", line)]
+    assert sorted(title for _, title in rows) == sorted(title for title, _ in EXAMPLES)
+    workspace = Workspace(pathlib.Path(programs()["BD"]), up.folder / "workspace")
+    created = [(workspace.show(bead)["created_at"], bead) for bead, _ in rows]  # to the second
+    assert created == sorted(created)
 
 
 def test_a_log_line_is_readable(up: Up) -> None:
