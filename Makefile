@@ -91,6 +91,8 @@ lock: ## resolve requirements/*.txt again, with hashes (needs uv)
 	  --all-extras pyproject.toml -o requirements/dev.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header \
 	  --extra functions --extra feeder pyproject.toml -o requirements/runtime.txt
+	printf 'setuptools>=77\n' | uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header - -o requirements/build.txt
 
 clean: ## remove the environment and the local data
 	rm -rf $(VENV) .local
