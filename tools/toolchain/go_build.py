@@ -69,8 +69,11 @@ def _run_go(arguments: Sequence[str], module: pathlib.Path, scratch: pathlib.Pat
             stderr=stderr,
             start_new_session=True,  # so that its compilers can be ended with it
         )
+    progress = Progress(doing)
     try:
-        _wait(child, Progress(doing))
+        while child.poll() is None:
+            progress.tick()
+            time.sleep(_POLL_SECONDS)
     except BaseException:
         _end(child)
         raise
@@ -79,12 +82,6 @@ def _run_go(arguments: Sequence[str], module: pathlib.Path, scratch: pathlib.Pat
         lines = [line for file in (printed, errors) for line in file.read_text(errors="replace").splitlines()][-5:]
         raise WayFailed("\n    ".join([f"`go {arguments[0]}` ended with {child.returncode}, its last lines:", *lines]))
     return printed.read_text()
-
-
-def _wait(child: subprocess.Popen[bytes], progress: Progress) -> None:
-    while child.poll() is None:
-        progress.tick()
-        time.sleep(_POLL_SECONDS)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
