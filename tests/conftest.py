@@ -20,12 +20,24 @@ from tools import toolchain
 from tools.database import BeadsDatabase
 
 # A busy machine is not a failure: a benchmark is never a timed test.
-hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.register_profile("here", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("here")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and every child would inherit that.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Between the choice of a port and the bind others may choose, too: so each worker of pytest-xdist has a share of them.
+_PORTS = (processes._EPHEMERAL_PORTS - processes._LOWEST_PORT) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+processes._LOWEST_PORT += _PORTS * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+processes._EPHEMERAL_PORTS = processes._LOWEST_PORT + _PORTS
+
+# What an application reads from its environment, or a make passes on to a make that a test runs.
+AMBIENT = (
+    "AGENT_", "BD_", "BEADBOARD_", "BEADS_", "CLAIM_TIMEOUT_SECONDS=", "DOLT_", "HOST=", "K_", "LOCAL_PORT=", "MAKE",
+    "MAX_IN_FLIGHT=", "MFLAGS=", "PORT=", "REAP_AFTER_MINUTES=", "SINK_TIMEOUT_SECONDS=", "SLOT_SILENCE_MINUTES=",
+    "STAND_IN_AGENT=", "WEBHOOK_URL_FILE=",
+)  # fmt: skip
 
 # The newest bd, and the one whose schema BeadBoard needs.
 BD_VERSIONS = ("1.3.0", "1.0.2")
@@ -42,6 +54,22 @@ class Beads(BeadsDatabase):
         """Insert a bead, which is eligible unless `columns` say otherwise; returns its id."""
         self.insert([bead], acceptance_criteria=acceptance, **{"title": f"Bead {bead}", **columns})
         return bead
+
+    def depend(self, *edges: tuple[str, str, str]) -> None:
+        """Add dependencies by SQL, in either schema: a bead, what it depends on, and how."""
+        split = not self.sql("SHOW COLUMNS FROM dependencies LIKE 'depends_on_id'")
+        columns, first = ("id, depends_on_issue_id", "UUID(), ") if split else ("depends_on_id", "")
+        for bead, other, kind in edges:
+            self.sql(
+                f"INSERT INTO dependencies ({columns}, issue_id, type, created_by) VALUES ({first}%s, %s, %s, 't')",
+                other, bead, kind,
+            )  # fmt: skip
+        self.recompute_blocked()
+
+    def recompute_blocked(self) -> None:
+        """After plain SQL: have bd compute its column, where it has one."""
+        if self.sql("SHOW COLUMNS FROM issues LIKE 'is_blocked'"):
+            self.workspace.run("recompute-blocked")
 
     def notes(self, bead: str) -> list[str]:
         return str(self.row(bead)["notes"]).splitlines()
@@ -102,10 +130,11 @@ def make_workspace(version: str, server: DoltServer, folder: pathlib.Path) -> Wo
     return workspace
 
 
-@pytest.fixture(autouse=True)
-def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the developer's shell sets must not reach the tests, nor what `make test` passes to a make that they run."""
-    ambient = ("DOLT_", "BEADS_", "BEADBOARD_", "AGENT_", "K_", "MAKE", "MFLAGS")
-    for name in list(os.environ):
-        if name.startswith(ambient) and name != "DOLT_DISABLE_EVENT_FLUSH":
-            monkeypatch.delenv(name)
+@pytest.fixture(scope="session", autouse=True)
+def _no_ambient_settings() -> Iterator[None]:
+    """What the developer's shell sets must not reach the tests, nor the processes that outlive a single one."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in list(os.environ):
+            if f"{name}=".startswith(AMBIENT) and name != "DOLT_DISABLE_EVENT_FLUSH":
+                environment.delenv(name)
+        yield

@@ -1,10 +1,13 @@
 """The tests' HTTP servers and waiting, which they share with the tools."""
 
+import functools
 import json
 import pathlib
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
+
+import httpx
 
 from tools import world
 from tools.servers import Agent, Behaviour, Handler, Sink, accepted, answers, half_a_body, hangs_up, job
@@ -18,16 +21,22 @@ __all__ = [
     "accepted",
     "answers",
     "closing",
+    "get",
     "half_a_body",
     "hangs_up",
     "job",
     "json_lines",
+    "post",
     "wait_for",
 ]
 
 # For what takes a moment on an idle machine. Only a test that fails waits so long, so it costs nothing to be generous:
 # where others use the machine, a process may start ten times slower, and a thread may not run for seconds.
 PATIENCE_SECONDS = 60.0
+
+# httpx's own limit is 5 s.
+get = functools.partial(httpx.get, timeout=PATIENCE_SECONDS)
+post = functools.partial(httpx.post, timeout=PATIENCE_SECONDS)
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:

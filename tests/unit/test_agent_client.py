@@ -21,7 +21,7 @@ def server() -> Iterator[support.Agent]:
 
 
 def client(url: str, **more: object) -> beadboard.BeadBoard:
-    return beadboard.BeadBoard(settings.AgentSettings(url, timeout_seconds=5, **more))  # type: ignore[arg-type]
+    return beadboard.BeadBoard(settings.AgentSettings(url, timeout_seconds=60, **more))  # type: ignore[arg-type]
 
 
 def test_nothing_was_sent_without_a_connection() -> None:

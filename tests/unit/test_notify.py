@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
@@ -187,7 +186,7 @@ def test_an_event_of_another_form_is_not_an_error(example: Example, webhook: Web
 
 def test_a_request_that_is_not_an_event_is_refused(example: Example, webhook: Webhook) -> None:
     """As the other functions do."""
-    assert httpx.post(example.url, content=b"{}", headers={"content-type": "application/json"}).status_code == 400
+    assert support.post(example.url, content=b"{}", headers={"content-type": "application/json"}).status_code == 400
     assert webhook.bodies == []
 
 

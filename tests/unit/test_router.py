@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-import httpx
 import pytest
 
 from beads_dispatch import events
@@ -128,9 +127,9 @@ def test_an_event_keeps_all_its_attributes(running: contextlib.ExitStack, subscr
     whole = json.dumps(attributes | {"data": data})
     encoded = {f"ce-{name}": value.replace("ü ", "%C3%BC%20") for name, value in attributes.items()}
 
-    sent = httpx.post(ingress.url, content=whole, headers={"content-type": "application/cloudevents+json"})
+    sent = support.post(ingress.url, content=whole, headers={"content-type": "application/cloudevents+json"})
     assert sent.status_code == 202
-    sent = httpx.post(ingress.url, json=data, headers=encoded)
+    sent = support.post(ingress.url, json=data, headers=encoded)
     assert sent.status_code == 202
 
     assert len(subscriber.received) == 2
@@ -146,8 +145,8 @@ def test_data_goes_on_as_it_came(running: contextlib.ExitStack, subscriber: Subs
     ingress = running.enter_context(router.serve(a_router(running, trigger(subscriber.url))))
     whole = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": data}
 
-    httpx.post(ingress.url, content=json.dumps(whole), headers={"content-type": "application/cloudevents+json"})
-    httpx.post(ingress.url, json=data, headers=WELL_FORMED)
+    support.post(ingress.url, content=json.dumps(whole), headers={"content-type": "application/cloudevents+json"})
+    support.post(ingress.url, json=data, headers=WELL_FORMED)
 
     assert [event.data for event in subscriber.received] == [data, data]
 
@@ -156,7 +155,7 @@ def test_an_event_without_data_goes_on(running: contextlib.ExitStack, subscriber
     """No body and no content type is an event without data."""
     ingress = running.enter_context(router.serve(a_router(running, trigger(subscriber.url))))
 
-    assert httpx.post(ingress.url, headers=WELL_FORMED).status_code == 202
+    assert support.post(ingress.url, headers=WELL_FORMED).status_code == 202
     assert [event.data for event in subscriber.received] == [None]
 
 
@@ -265,7 +264,7 @@ def test_the_producer_is_answered_500_for_an_event_that_is_lost(running: context
     headers, body = events.to_http(an_event())
 
     assert without.route(an_event()) == useless.route(an_event()) == router.NOT_DELIVERED
-    assert httpx.post(ingress.url, headers=headers, content=body).status_code == 500
+    assert support.post(ingress.url, headers=headers, content=body).status_code == 500
 
 
 def test_a_reply_that_cannot_be_delivered_dead_letters_the_question(
@@ -311,7 +310,7 @@ def test_a_closed_router_waits_for_no_retry(
             support.wait_for(lambda: subscriber.received, "the first try")
         finally:
             closing.close()
-        assert routed.result(15) == router.NOT_DELIVERED
+        assert routed.result(support.PATIENCE_SECONDS) == router.NOT_DELIVERED
 
     assert len(subscriber.received) == 1
 
@@ -329,7 +328,7 @@ def test_a_subscriber_that_answers_itself_is_stopped(
 
 def test_subscribers_do_not_wait_for_each_other(running: contextlib.ExitStack) -> None:
     """An event goes to all its subscribers at once: a slow one delays only the answer to the producer."""
-    both = threading.Barrier(2, timeout=15)
+    both = threading.Barrier(2, timeout=support.PATIENCE_SECONDS)
 
     def meets_the_other(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         both.wait()
@@ -381,7 +380,7 @@ def test_a_malformed_event_is_refused(
     """A request that is not a CloudEvent is answered 400 with the reason, and is not delivered."""
     ingress = running.enter_context(router.serve(a_router(running, trigger(subscriber.url))))
 
-    refused = httpx.post(ingress.url, headers=headers, content=body)
+    refused = support.post(ingress.url, headers=headers, content=body)
 
     assert refused.status_code == 400
     assert refused.text.strip()
@@ -392,7 +391,7 @@ def test_the_ingress_takes_only_posts(running: contextlib.ExitStack, subscriber:
     """A GET is answered 405, with the method that is allowed."""
     ingress = running.enter_context(router.serve(a_router(running, trigger(subscriber.url))))
 
-    refused = httpx.get(ingress.url)
+    refused = support.get(ingress.url)
 
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
 
@@ -400,7 +399,8 @@ def test_the_ingress_takes_only_posts(running: contextlib.ExitStack, subscriber:
 def test_a_body_that_is_too_large_is_refused(running: contextlib.ExitStack, subscriber: Subscriber) -> None:
     """Nothing larger than an event of ours is read."""
     ingress = running.enter_context(router.serve(a_router(running, trigger(subscriber.url))))
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", ingress.port, timeout=15)) as connection:
+    client = http.client.HTTPConnection("127.0.0.1", ingress.port, timeout=support.PATIENCE_SECONDS)
+    with contextlib.closing(client) as connection:
         connection.putrequest("POST", "/")
         connection.putheader("Content-Length", str(events.MAX_BODY_BYTES + 1))
         connection.endheaders()

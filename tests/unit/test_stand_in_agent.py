@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from local import wsgi_server
@@ -38,7 +37,7 @@ def agent(tmp_path: pathlib.Path, bd: pathlib.Path) -> Iterator[StandInAgent]:
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b"{}", b'"bd-1"', b'{"taskId": ""}', b'{"taskId": 7}'])
 def test_a_post_that_names_no_bead_is_refused(agent: StandInAgent, called: pathlib.Path, body: bytes) -> None:
     """Bad JSON and a missing taskId are 400 with an error, and bd is not asked."""
-    refused = httpx.post(f"{agent.url}/api/agent-dispatch", content=body)
+    refused = support.post(f"{agent.url}/api/agent-dispatch", content=body)
 
     assert refused.status_code == 400
     assert refused.json()["error"]
@@ -49,7 +48,7 @@ def test_a_post_that_names_no_bead_is_refused(agent: StandInAgent, called: pathl
 @pytest.mark.parametrize("bead", ["bd-1", "--help", "nul\0byte"])
 def test_a_missing_bead_is_refused(agent: StandInAgent, bead: str) -> None:
     """An id that bd does not know is 400, whatever it looks like; the POST is recorded."""
-    refused = httpx.post(f"{agent.url}/api/agent-dispatch", json={"taskId": bead})
+    refused = support.post(f"{agent.url}/api/agent-dispatch", json={"taskId": bead})
 
     assert refused.status_code == 400
     assert "not found" in refused.json()["error"]
@@ -58,8 +57,8 @@ def test_a_missing_bead_is_refused(agent: StandInAgent, bead: str) -> None:
 
 def test_an_idle_agent_is_not_busy(agent: StandInAgent) -> None:
     """BeadBoard answers not busy, and /health counts nothing."""
-    assert httpx.get(f"{agent.url}/api/agent-status").json() == {"busy": False}
-    assert httpx.get(f"{agent.url}/health").json() == {
+    assert support.get(f"{agent.url}/api/agent-status").json() == {"busy": False}
+    assert support.get(f"{agent.url}/health").json() == {
         "status": "ok", "busy": False, "active": 0, "queued": 0, "capacity": 1,
     }  # fmt: skip
 
@@ -67,7 +66,7 @@ def test_an_idle_agent_is_not_busy(agent: StandInAgent) -> None:
 @pytest.mark.parametrize("path", ["/jobs/unknown", "/jobs/", "/", "/api/agent-dispatch"])
 def test_unknown_jobs_and_routes_are_404(agent: StandInAgent, path: str) -> None:
     """404, not an error of another kind."""
-    assert httpx.get(f"{agent.url}{path}").status_code == 404
+    assert support.get(f"{agent.url}{path}").status_code == 404
 
 
 def test_a_port_in_use_is_one_line_and_exit_1(
@@ -81,7 +80,7 @@ def test_a_port_in_use_is_one_line_and_exit_1(
         [sys.executable, "-m", "local.stand_in_agent", "--bd", bd, "--workspace", tmp_path, "--port", port],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=support.PATIENCE_SECONDS,
     )
 
     assert done.returncode == 1
@@ -110,9 +109,9 @@ def test_sigterm_ends_it_cleanly(bd: pathlib.Path, tmp_path: pathlib.Path) -> No
     command = [*program, "--bd", str(bd), "--workspace", str(tmp_path), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
         assert agent.stderr is not None
-        started = support.wait_for(agent.stderr.readline, "it starts", 60)
+        started = support.wait_for(agent.stderr.readline, "it starts")
         assert "listening on http://127.0.0.1:" in started
         assert not started.startswith("{")
         agent.send_signal(signal.SIGTERM)
-        assert agent.wait(60) == 0
+        assert agent.wait(support.PATIENCE_SECONDS) == 0
         assert agent.stderr.read() == ""

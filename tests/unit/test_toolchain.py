@@ -340,6 +340,8 @@ class TestGo:
         with ended(child):
             support.wait_for((folder / "started").exists, "go runs")
             go = int(support.wait_for((folder / "started").read_text, "its number"))
+            # Go may run before the program that starts it has its number: from this line on it has.
+            support.wait_for(lambda: "still building" in (folder / "output").read_text(), "a line of progress")
             child.send_signal(signal.SIGINT)
             assert child.wait(120) == 130
         with pytest.raises(ProcessLookupError):
