@@ -14,12 +14,17 @@ class Status(StrEnum):
     OPEN = "open"
     IN_PROGRESS = "in_progress"
     BLOCKED = "blocked"
+    DEFERRED = "deferred"
     CLOSED = "closed"
 
 
 # Values of DispatchRecord.outcome. With both, the job may run.
 POSTING = "posting"
 UNKNOWN = "unknown"
+
+# The fields of DispatchRecord by their type in JSON.
+_TEXTS = ("claim", "at", "job", "outcome", "retry_at", "refused_at")
+_NUMBERS = ("attempt", "failures", "outages", "others")
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,9 @@ class DispatchRecord:
     outcome: str | None = None  # POSTING until the answer is recorded, UNKNOWN when none came; None otherwise
     failures: int = 0  # refusals in a row that count against the bead
     outages: int = 0  # failures of the agent with this bead, since its last job
-    retry_at: str | None = None  # not before this moment, same form as `at`
+    retry_at: str | None = None  # not before this moment, same form as `at`; with it also:
+    refused_at: str | None = None  # when the agent refused it last
+    others: int = 0  # audit rows by others by then; more of them end the retry delay
 
     @property
     def is_unsent(self) -> bool:
@@ -51,10 +58,8 @@ class DispatchRecord:
         if not isinstance(found, dict):
             return cls()
         return cls(
-            **{
-                name: found[name] for name in ("claim", "at", "job", "outcome", "retry_at") if _is(str, found.get(name))
-            },
-            **{name: found[name] for name in ("attempt", "failures", "outages") if _is(int, found.get(name))},
+            **{name: found[name] for name in _TEXTS if _is(str, found.get(name))},
+            **{name: found[name] for name in _NUMBERS if _is(int, found.get(name))},
         )
 
 

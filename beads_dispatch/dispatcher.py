@@ -44,6 +44,18 @@ HOLD_LIMIT_SECONDS = 600
 SLOT_WAIT_SECONDS = 15  # an agent's process ends a little after its bead
 _SLOT_POLL_SECONDS = 0.1
 _LOOK_AHEAD = 8  # beads among which one is chosen after a lost race
+# What a person may do to a bead between our claim and its POST, by the condition that fails then.
+_NO_LONGER = {
+    "type": "the bead became one of a type that is not dispatched",
+    "pinned": "the bead was pinned",
+    "template": "the bead became a template",
+    "ephemeral": "the bead became ephemeral",
+    "defer": "the bead was deferred",
+    "acceptance": "the bead lost its acceptance criteria",
+    "blocked": "the bead became blocked",
+    "parent": "the bead's parent was deferred",
+    "children": "the bead is an epic that got an open child",
+}
 _TRIES_PER_BEAD = 2  # a claim that was withdrawn is tried once more in the same pass
 
 
@@ -175,9 +187,10 @@ class Dispatcher:
 
     def _changed_since_claim(self, claimed: Bead) -> str | None:
         """What a person changed between our claim and now, in words; None when nobody did."""
-        found = self.store.claims.read_back(claimed.id)
-        if found is None:
+        diagnosis = self.store.claims.diagnose(claimed, self.clock())
+        if diagnosis is None:
             return "the bead was deleted"
+        found = diagnosis.bead
         if found.record.claim != claimed.record.claim:
             return "another claim replaced it"
         if found.assignee != claimed.assignee:
@@ -186,7 +199,8 @@ class Dispatcher:
             return f"the bead became {notes.one_line(found.status, 100)}"
         if found.updated_at != claimed.updated_at or found.row_lock != claimed.row_lock:
             return "the bead was changed at the same moment"
-        return None
+        # Dolt merges what others changed in other cells, and a dependency is a row of another table.
+        return next((words for name, words in _NO_LONGER.items() if not diagnosis.conditions[name]), None)
 
     def _only_this_one(self, bead: Bead, code: int) -> bool:
         """Whether a failure of the agent counts against the bead all the same: it failed with this bead before, and

@@ -69,6 +69,7 @@ class Beads(BeadsDatabase):
     def recompute_blocked(self) -> None:
         """After plain SQL: have bd compute its column, where it has one."""
         if self.sql("SHOW COLUMNS FROM issues LIKE 'is_blocked'"):
+            self.commit("before bd computes its column")
             self.workspace.run("recompute-blocked")
 
     def notes(self, bead: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The conditions that a bead has to meet to be dispatched: each in words, with the command that fixes it."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from beads_dispatch.agents.beadboard import BeadBoard
 from beads_dispatch.bead import Status
 from beads_dispatch.cli import terminal
 from beads_dispatch.settings import DispatchLimits
-from beads_dispatch.store import Blocker, Diagnosis, Snapshot, Store
+from beads_dispatch.store import CHILD, DEFERRED_PARENT, Blocker, Diagnosis, Snapshot, Store
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ def now(
 ) -> list[Condition]:
     """All conditions of a bead; without `agent` it is not asked whether it is busy. Raises StoreError."""
     return [
-        *_of_the_row(found, limits, moment),
-        _ready(found, beads.eligible.blockers(found.bead.id), moment),
+        *_of_the_bead(found, limits, beads.eligible.blockers(found, moment), moment),
         _suspension(beads),
         _hold(beads, moment, found.bead.id),
         _slots(beads, limits, moment, agent),
@@ -41,8 +40,7 @@ def then(past: Snapshot, limits: DispatchLimits, found: Diagnosis, moment: datet
     configured = "suspended" if past.control.configured().dispatch else "on"
     return without_fixes(
         [
-            *_of_the_row(found, limits, moment),
-            _ready(found, past.eligible.blockers(found.bead.id), moment),
+            *_of_the_bead(found, limits, past.eligible.blockers(found, moment), moment),
             Condition(
                 "suspension", None, f"unknown: it has no history; bd's committed config had dispatch {configured}"
             ),
@@ -57,33 +55,84 @@ def without_fixes(conditions: Sequence[Condition]) -> list[Condition]:
     return [Condition(one.name, one.holds, one.detail) for one in conditions]
 
 
-def _of_the_row(found: Diagnosis, limits: DispatchLimits, moment: datetime) -> list[Condition]:
-    """The conditions on the bead's own row; in the order of store.CONDITIONS."""
-    bead, holds = found.bead, found.conditions
-    name = shlex.quote(bead.id)
-    detail = {
-        "assignee": f"it is assigned to {terminal.cut(bead.assignee) or 'nobody'}"
-        + ("" if holds["assignee"] else f", not to {limits.assignee}"),
-        "status": f"it is {terminal.cut(bead.status)}" + ("" if holds["status"] else ", not open"),
-        "acceptance": f"it has {'' if holds['acceptance'] else 'no '}acceptance criteria",
-        "template": "it is not a template"
-        if holds["template"]
-        else "it is a template: beads are made from it, and those are dispatched",
-        "metadata": "its metadata can hold a claim"
-        if holds["metadata"]
-        else f"its metadata is a JSON {found.metadata_type.lower()}, and a claim has to be stored in an object",
-        "retry": "it has no retry delay" if holds["retry"] else _retry_delay(found, moment),
+def _of_the_bead(
+    found: Diagnosis, limits: DispatchLimits, blockers: Sequence[Blocker], moment: datetime
+) -> list[Condition]:
+    """The conditions of the predicate, in its order."""
+    unmet = _unmet(found, limits, moment)
+    written = []
+    for name, holds in found.conditions.items():
+        if holds:
+            written.append(Condition(name, True, _met(found, name)))
+        elif name in _RELATIONS:
+            reasons = [_blocker(one, found.bead.id) for one in blockers if _RELATIONS[name](one)] or [_STALE]
+            written.append(Condition(name, False, "; ".join(detail for detail, _ in reasons), reasons[0][1]))
+        else:
+            written.append(Condition(name, False, *unmet[name]))
+    return without_fixes(written) if found.bead.status == Status.CLOSED else written
+
+
+def _met(found: Diagnosis, name: str) -> str:
+    words = {
+        "assignee": f"it is assigned to {terminal.cut(found.bead.assignee)}",
+        "status": f"it is {terminal.cut(found.bead.status)}"
+        + (", and its date has passed" if _deferred(found) else ""),
+        "type": f"it is of type {terminal.cut(found.issue_type)}",
+        "pinned": "it is not pinned",
+        "template": "it is not a template",
+        "ephemeral": "it is not ephemeral",
+        "defer": "it is not deferred to a later date",
+        "acceptance": "it has acceptance criteria",
+        "metadata": "its metadata can hold a claim",
+        "retry": "it has no retry delay",
+        "blocked": "no other bead blocks it",
+        "parent": "no parent is deferred",
+        "children": "it is not an epic with open children",
     }
-    fix = {
-        "assignee": f"bd assign {name} {shlex.quote(limits.assignee)}",
-        "status": f"bd update {name} --status open",
-        "acceptance": f"bd update {name} --acceptance '<what is true when it is done>'",
-        # `bd update --metadata` merges, and refuses to merge with what is not an object.
-        "metadata": "bd sql " + shlex.quote(f"UPDATE issues SET metadata = '{{}}' WHERE id = '{bead.id}'"),
-        "retry": f"beads-dispatch dispatch {name}   (tries it now)",
+    return words[name]
+
+
+def _unmet(found: Diagnosis, limits: DispatchLimits, moment: datetime) -> dict[str, tuple[str, str | None]]:
+    """What each condition on the bead's own row says where it does not hold, and what fixes it."""
+    bead, name = found.bead, shlex.quote(found.bead.id)
+    later = found.deferred_until is not None and found.deferred_until > moment
+    date = f"it is deferred until {terminal.until(found.deferred_until, moment)}" if found.deferred_until else ""
+    status = f"it is {terminal.cut(bead.status)}, not open", f"bd update {name} --status open"
+    if _deferred(found):
+        detail = f"{date}, and is dispatched then" if later else "it is deferred without a date"
+        status = detail, f"bd undefer {name}"
+
+    def column(name: str, value: str) -> str:  # bd has no command for these
+        return "bd sql " + shlex.quote(f"UPDATE issues SET {name} = {value} WHERE id = '{bead.id}'")
+
+    return {
+        "assignee": (
+            f"it is assigned to {terminal.cut(bead.assignee) or 'nobody'}, not to {limits.assignee}",
+            f"bd assign {name} {shlex.quote(limits.assignee)}",
+        ),
+        "status": status,
+        "type": (
+            f"it is of type {terminal.cut(found.issue_type)}, which `bd ready` leaves out too",
+            f"bd update {name} --type task",
+        ),
+        "pinned": ("it is pinned: kept in sight, not worked on", column("pinned", "0")),
+        "template": ("it is a template: beads are made from it, and those are dispatched", None),
+        "ephemeral": ("it is ephemeral", f"bd update {name} --persistent"),
+        "defer": (f"{date}, and is dispatched then", f"bd update {name} --defer ''"),
+        "acceptance": (
+            "it has no acceptance criteria",
+            f"bd update {name} --acceptance '<what is true when it is done>'",
+        ),
+        "metadata": (
+            f"its metadata is a JSON {found.metadata_type.lower()}, and a claim has to be stored in an object",
+            column("metadata", "'{}'"),  # `bd update --metadata` merges, and refuses to merge with what is no object
+        ),
+        "retry": (_retry_delay(found, moment), f"beads-dispatch dispatch {name}   (tries it now)"),
     }
-    conditions = [Condition(one, holds[one], detail[one], None if holds[one] else fix.get(one)) for one in detail]
-    return without_fixes(conditions) if bead.status == Status.CLOSED else conditions
+
+
+def _deferred(found: Diagnosis) -> bool:
+    return found.bead.status == Status.DEFERRED
 
 
 def _retry_delay(found: Diagnosis, moment: datetime) -> str:
@@ -94,38 +143,39 @@ def _retry_delay(found: Diagnosis, moment: datetime) -> str:
         ends = terminal.until(datetime.fromisoformat(written), moment)
     except (ValueError, TypeError):  # people may edit metadata
         ends = terminal.cut(written)
-    return f"after {refused} its retry delay ends at {ends}"
+    return f"after {refused} its retry delay ends at {ends}, or when anybody else changes it"
 
 
-def _ready(found: Diagnosis, blockers: Sequence[Blocker], moment: datetime) -> Condition:
-    """Readiness, with what is in its way; bd's view decides."""
-    if found.conditions["ready"]:
-        return Condition("ready", True, "it is ready: not blocked, not deferred, not ephemeral")
-    bead = shlex.quote(found.bead.id)
-    reasons = []
-    if found.ephemeral:
-        reasons.append(("it is ephemeral", f"bd update {bead} --persistent"))
-    if found.deferred_until is not None and found.deferred_until > moment:
-        ends = terminal.until(found.deferred_until, moment)
-        reasons.append((f"it is deferred until {ends}", f"bd update {bead} --defer ''"))
-    reasons += [_blocker(one, found.bead.id) for one in blockers]
-    if reasons:
-        return Condition("ready", False, "; ".join(detail for detail, _ in reasons), reasons[0][1])
-    if not found.conditions["status"]:
-        return Condition("ready", None, "nothing blocks or defers it; only an open bead is ready")
-    detail = "bd's view ready_issues does not have it, for a reason of its own"
-    return Condition("ready", False, detail, "bd ready --explain")
+# The conditions on other beads, and which of these make each fail.
+_RELATIONS: Mapping[str, Callable[[Blocker], bool]] = {
+    "blocked": lambda one: one.how not in (DEFERRED_PARENT, CHILD),
+    "parent": lambda one: one.how == DEFERRED_PARENT,
+    "children": lambda one: one.how == CHILD,
+}
+_STALE = ("bd has marked it as blocked, and nothing that is open blocks it", "bd recompute-blocked")
 
 
 def _blocker(one: Blocker, bead: str) -> tuple[str, str]:
-    """What is in the way in words, and the command that removes it."""
+    """What another bead does to it in words, and the command that ends that."""
     name, other = f"{one.bead} ({terminal.cut(one.title, 40)})", shlex.quote(one.bead)
-    if one.deferred_until is not None:
+    if one.how == DEFERRED_PARENT and one.deferred_until:
         detail = f"its parent {name} is deferred until {terminal.moment(one.deferred_until)}"
         return detail, f"bd update {other} --defer ''"
+    if one.how == CHILD:
+        return f"it is an epic, and its child {name} is {terminal.cut(one.status)}", f"bd close {other}"
     which = "it" if one.through == bead else f"its ancestor {one.through}"
+    if one.gate is not None:
+        opens = "bd gate check" if one.gate in _CHECKED_GATES else f"bd gate resolve {other}"
+        return f"{which} is behind the gate {name}, which waits for: {terminal.cut(one.gate)}", opens
+    remove = f"bd dep remove {shlex.quote(one.through)} {shlex.quote(one.via or one.bead)}"
+    if one.how == "waits-for":
+        what = f"the child {name} of {one.via}" if one.via else name
+        return f"{which} waits for {what}, which is {terminal.cut(one.status)}", f"bd close {other}   (or: {remove})"
     detail = f"{which} is blocked by {name}, which is {terminal.cut(one.status)}"
-    return detail, f"bd close {other}   (or: bd dep remove {shlex.quote(one.through)} {other})"
+    return detail, f"bd close {other}   (or: {remove})"
+
+
+_CHECKED_GATES = ("timer", "gh:run", "gh:pr", "bead")  # bd closes these when somebody runs `bd gate check`
 
 
 def _suspension(beads: Store) -> Condition:

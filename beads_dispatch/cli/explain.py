@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import itertools
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +18,7 @@ from beads_dispatch.cli.context import now as present
 from beads_dispatch.cli.history import HistoryEntry
 from beads_dispatch.cli.terminal import Styled
 from beads_dispatch.settings import DispatchLimits
-from beads_dispatch.store import Diagnosis, Snapshot, Store
+from beads_dispatch.store import Diagnosis, Snapshot, Store, Wisp
 
 _DESCRIPTION = f"""\
 Names the first condition that keeps a bead from being dispatched and the command that fixes it, then all conditions,
@@ -48,10 +49,18 @@ class Explanation:
 
 
 class NoSuchBead(CommandError):
-    """The bead is not there."""
+    """The bead is not there, or where nothing is dispatched from."""
 
-    def __init__(self, bead_id: str, where: str) -> None:
-        super().__init__(f"there is no bead {bead_id} in {where}")
+    def __init__(self, bead_id: str, where: str, wisp: Wisp | None = None) -> None:
+        super().__init__(f"there is no bead {bead_id} in {where}" if wisp is None else _outside(wisp))
+
+
+def _outside(wisp: Wisp) -> str:
+    """Where a bead without history is, and the command that moves it."""
+    kind, name = "ephemeral" if wisp.ephemeral else "without history", shlex.quote(wisp.bead)
+    move = f"bd promote {name}" if wisp.ephemeral else f"bd update {name} --history"
+    fix = f"To fix: {move}" if wisp.movable else "This version of bd has no command that moves it; make it anew"
+    return f"{wisp.bead} is not dispatched: it is {kind}, so bd keeps it in the table wisps, not in issues. {fix}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +79,7 @@ def run(context: Context) -> int:
         found = now(context.store, limits, bead_id, present(), agent)
     else:
         commit, moment = context.at(context.arguments.as_of)
-        with contextlib.closing(Snapshot(context.dolt, commit.hash, moment)) as past:
+        with contextlib.closing(Snapshot(context.dolt, commit.hash)) as past:
             found = then(past, context.store, limits, bead_id, moment, commit.hash)
     context.show(found, lines)
     return 0
@@ -122,7 +131,7 @@ def diagnose(beads: Store | Snapshot, limits: DispatchLimits, bead_id: str, mome
     """The bead and its conditions in Dolt. Raises NoSuchBead, StoreError."""
     found = beads.eligible.diagnose(limits.assignee, moment, bead_id)
     if not found:
-        raise NoSuchBead(bead_id, where)
+        raise NoSuchBead(bead_id, where, beads.eligible.wisp(bead_id))
     return found[0]
 
 

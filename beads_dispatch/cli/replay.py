@@ -71,7 +71,7 @@ def run(context: Context) -> int:
         raise CommandError(f"--to ({terminal.moment(end)}) is before --from ({terminal.moment(start)})")
     report = terminal.warn if sys.stderr.isatty() else lambda message: None
     commits, limits = context.store.history.commits_between(first.hash, last.hash), context.limits
-    with contextlib.closing(Snapshot(context.dolt, first.hash, start)) as past:
+    with contextlib.closing(Snapshot(context.dolt, first.hash)) as past:
         recording = Walk(past, limits, end, report).run(first, start, commits)
     found = Replay(
         start=start,

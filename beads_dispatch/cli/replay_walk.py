@@ -40,7 +40,7 @@ class Walk:
             tables, new_schema = self._past.history.tables_between(before, commit.hash)
             if "issues" in tables:
                 self._read_changes(commit, before)
-            self._past.move(commit.hash, commit.at, same_schema=not new_schema)
+            self._past.move(commit.hash, same_schema=not new_schema)
             if not new_schema or self._past.has_beads():
                 self._read(commit.hash, commit.at, until, _RELEVANT if new_schema else tables)
             before = commit.hash
@@ -64,7 +64,6 @@ class Walk:
             self._due = past.eligible.due_moments(assignee, at, self._end)
             moments = [at]
         for moment in [*moments, *(due for due in self._due if at < due < until)]:
-            past.move(commit, moment, same_schema=True)
             found = past.eligible.first(assignee, moment, _ALL)
             self._recording.queue.append(QueueState(moment, [self._beads.setdefault(bead, bead) for bead in found]))
         if "config" in tables:

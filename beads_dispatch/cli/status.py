@@ -139,18 +139,22 @@ def _refused(one: Diagnosis) -> str:
 
 
 def _reasons(one: Diagnosis, moment: datetime) -> str:
+    deferred = one.deferred_until is not None and one.deferred_until > moment
     reasons = {
-        "acceptance": "no acceptance criteria",
+        "status": "deferred without a date" if one.deferred_until is None else "",
+        "type": f"of type {one.issue_type}",
+        "pinned": "pinned",
         "template": "a template",
+        "ephemeral": "ephemeral",
+        "defer": f"deferred until {terminal.moment(one.deferred_until)}" if deferred and one.deferred_until else "",
+        "acceptance": "no acceptance criteria",
         "metadata": f"metadata is a JSON {one.metadata_type.lower()}",
         "retry": "retry delay",
-        "ready": "blocked",
+        "blocked": "blocked",
+        "parent": "its parent is deferred",
+        "children": "an epic with open children",
     }
-    if one.ephemeral:
-        reasons["ready"] = "ephemeral"
-    elif one.deferred_until is not None and one.deferred_until > moment:
-        reasons["ready"] = f"deferred until {terminal.moment(one.deferred_until)}"
-    return ", ".join(words for condition, words in reasons.items() if not one.conditions[condition])
+    return ", ".join(words for name, words in reasons.items() if words and not one.conditions[name])
 
 
 def _feed(beads: Store) -> FeedStatus:
@@ -186,7 +190,7 @@ def lines(found: StatusReport) -> list[terminal.Line]:
             [(one.bead, one.until or "", one.detail, one.title) for one in found.retry_delayed],
         ),
         *_section(
-            f"Assigned and open, but not eligible: {len(found.not_eligible)}",
+            f"Assigned, but not eligible: {len(found.not_eligible)}",
             ("bead", "reason", "title"),
             [(one.bead, one.detail, one.title) for one in found.not_eligible],
             "`beads-dispatch explain <bead>` shows all reasons, and how to fix them.",

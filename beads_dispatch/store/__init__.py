@@ -7,11 +7,13 @@ from beads_dispatch import settings
 from beads_dispatch.store.activity import ActivityReads
 from beads_dispatch.store.claims import Claims
 from beads_dispatch.store.control import Control
-from beads_dispatch.store.eligible import CONDITIONS, Eligible
+from beads_dispatch.store.eligible import Eligible
 from beads_dispatch.store.errors import ClaimLost, StoreError
 from beads_dispatch.store.feed_state import FeedState
 from beads_dispatch.store.history import History
 from beads_dispatch.store.records import (
+    CHILD,
+    DEFERRED_PARENT,
     DISPATCHER,
     OURS,
     REAPER,
@@ -22,6 +24,7 @@ from beads_dispatch.store.records import (
     Hold,
     Overview,
     PublishedState,
+    Wisp,
 )
 from beads_dispatch.store.session import STATE_DATABASE, STATEMENT_SECONDS, Session, connect
 from beads_dispatch.store.snapshot import Snapshot

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from beads_dispatch import notes
 from beads_dispatch.bead import Bead
-from beads_dispatch.store.eligible import BEAD
+from beads_dispatch.store.predicate import BEAD
 from beads_dispatch.store.records import OURS, Activity
 from beads_dispatch.store.session import ReadSession, naive
 
@@ -27,7 +27,7 @@ _UNCHANGED = (
 def last_activity(session: ReadSession, updated: str = "i.updated_at") -> str:
     """SQL for the moment of the newest activity on a row `i`, in whose place `updated` may stand."""
     sources = [updated, f"COALESCE((SELECT MAX(c.created_at) FROM comments c WHERE c.issue_id = i.id), {updated})"]
-    if session.has_events:
+    if session.schema.events:
         sources.append(f"COALESCE((SELECT MAX(e.created_at) FROM events e WHERE e.issue_id = i.id), {updated})")
     if session.schema.leases:
         sources.append(f"COALESCE((SELECT l.heartbeat_at FROM leases l WHERE l.issue_id = i.id), {updated})")
@@ -103,7 +103,7 @@ class ActivityReads:
         sources = [
             "SELECT created_at AS at, CONCAT('comment by ', author) AS what FROM comments WHERE issue_id = %(id)s"
         ]
-        if self._session.has_events:
+        if self._session.schema.events:
             sources.append(
                 "SELECT created_at AS at, CONCAT('change by ', actor) AS what FROM events WHERE issue_id = %(id)s"
             )

@@ -11,9 +11,10 @@ from beads_dispatch import notes
 from beads_dispatch.bead import POSTING, UNKNOWN, Bead, DispatchRecord, Status
 from beads_dispatch.store.activity import TOKEN, last_activity
 from beads_dispatch.store.bead_change import BeadChange
-from beads_dispatch.store.eligible import BEAD, CONDITIONS, all_of, parameters
+from beads_dispatch.store.eligible import Eligible
 from beads_dispatch.store.errors import ClaimLost, RowChanged
-from beads_dispatch.store.records import DISPATCHER, OURS, REAPER
+from beads_dispatch.store.predicate import BEAD, changes_by_others, of_the_row, parameters
+from beads_dispatch.store.records import DISPATCHER, OURS, REAPER, Diagnosis
 from beads_dispatch.store.session import Session, naive, retry_on_conflict
 
 T = TypeVar("T")
@@ -31,7 +32,9 @@ class Claims:
         `ignore_retry_delay`: a person dispatches it now. Raises ClaimLost when it is no longer eligible or somebody
         else's change came first.
         """
-        conditions = all_of(*(name for name in CONDITIONS if name != "retry" or not ignore_retry_delay))
+        conditions = of_the_row(self._session.schema)
+        if ignore_retry_delay:
+            del conditions["retry"]
         token = str(uuid.uuid4())
         record = DispatchRecord(
             claim=token,
@@ -47,8 +50,9 @@ class Claims:
                 now,
                 note=notes.claimed(now),
                 record=record,
-                sets="i.status = 'in_progress', i.started_at = COALESCE(i.started_at, %(now)s)",
-                where=conditions + " AND COALESCE(i.defer_until, %(now)s) <= %(now)s",
+                # As `bd undefer` does: a deferral that is over must not come back with a later undated one.
+                sets="i.status = 'in_progress', i.started_at = COALESCE(i.started_at, %(now)s), i.defer_until = NULL",
+                where=" AND ".join(conditions.values()),
                 params=parameters(bead.assignee, now),
             )
             change.audit(bead.id, notes.claimed(now), now, (bead.status, Status.IN_PROGRESS))
@@ -82,6 +86,10 @@ class Claims:
         rows = self._session.elsewhere.rows(f"SELECT {BEAD}{lock} FROM issues i WHERE i.id = %(id)s", {"id": bead_id})
         return Bead.from_row(rows[0]) if rows else None
 
+    def diagnose(self, bead: Bead, now: datetime) -> Diagnosis | None:
+        """As read_back, with the conditions that hold; None when it was deleted."""
+        return next(iter(Eligible(self._session.elsewhere).diagnose(bead.assignee, now, bead.id)), None)
+
     def record_dispatched(self, bead: Bead, job_id: str, now: datetime) -> bool:
         """Record the job on a bead we claimed. False when the claim is no longer ours."""
         record = replace(bead.record, job=job_id, failures=0, outages=0)
@@ -109,11 +117,17 @@ class Claims:
         """
 
         def work(change: BeadChange) -> bool:
+            written = replace(record, claim=None)
+            if record.retry_at:
+                # What others change from here on ends the retry delay.
+                counted = f"SELECT {changes_by_others()} AS others FROM issues i WHERE i.id = %(id)s"
+                others = change.rows(counted, {"id": bead.id, "ours": (*OURS, bead.assignee)})[0]["others"]
+                written = replace(written, refused_at=notes.timestamp(now), others=others)
             change.update(
                 bead.id,
                 now,
                 note=note,
-                record=replace(record, claim=None),
+                record=written,
                 # started_at was set by our claim where it is the claim's moment; bd clears it too.
                 sets="i.status = %(status)s, i.started_at = IF(i.started_at = %(claimed)s, NULL, i.started_at)",
                 where=f"i.status = 'in_progress' AND {TOKEN} = %(token)s"

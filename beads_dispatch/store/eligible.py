@@ -1,56 +1,20 @@
-"""The predicate: which beads are eligible, in which order, and what keeps one from being eligible. Reads only."""
+"""The queue: which beads are eligible, in which order, and what keeps one from being eligible. Reads only."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from beads_dispatch import notes
 from beads_dispatch.bead import Bead
-from beads_dispatch.store.records import Blocker, Diagnosis
-from beads_dispatch.store.session import CLOCK, Params, ReadSession, Rows, naive
+from beads_dispatch.store import predicate
+from beads_dispatch.store.predicate import BEAD, ORDER, RELATIONS, parameters
+from beads_dispatch.store.records import Blocker, Diagnosis, Wisp
+from beads_dispatch.store.relations import Relations
+from beads_dispatch.store.session import Params, ReadSession, Rows, naive
 
-# What ECMAScript's trim() removes: BeadBoard refuses acceptance criteria that are blank after it. Spelled out,
-# because \s means less in Dolt's pure-Go regular expressions than in its ICU ones.
-NOT_BLANK = (
-    "[^\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
-    "\u2028\u2029\u202f\u205f\u3000\ufeff]"
-)
-
-# The predicate, written once: each condition has a name and holds on a row `i` of `issues`. A bead is eligible when
-# all hold and it is in the view `ready_issues` (not blocked, not deferred, not ephemeral), which hides what
-# differs between bd's schemas.
-CONDITIONS: Mapping[str, str] = {
-    "assignee": "i.assignee = %(assignee)s",
-    "status": "i.status = 'open'",
-    "acceptance": "i.acceptance_criteria REGEXP %(not_blank)s",
-    "template": "COALESCE(i.is_template, 0) = 0",
-    # A token has to be stored under metadata.dispatch; metadata that is a list or a text is a person's, and stays.
-    "metadata": "COALESCE(JSON_TYPE(i.metadata), 'NULL') IN ('OBJECT', 'NULL')",
-    "retry": "COALESCE(JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.retry_at')), '') <= %(now_text)s",
-}
-
-ORDER = ("i.priority", "i.updated_at", "i.id")
-BEAD = "i.id, i.title, i.priority, i.status, i.assignee, i.updated_at, i.metadata"  # columns for Bead.from_row
-
-_CHEAP = ("assignee", "status", "template")  # conditions on columns; the others read texts and JSON
-_CANDIDATES = 8  # beads read to find the first that is ready, and how many times more when none is
+_HEAD = 8  # beads read to find the first eligible one, and how many times more when none is
+_CHUNK = 512  # beads whose relations are read at once
 _COUNT_LIMIT = 100
-_DEPTH = 50  # as many ancestors bd's view follows
-
-# What the view asks of the row itself, the status aside, which is a condition too.
-_READY_ALONE = "COALESCE(i.ephemeral, 0) = 0 AND (i.defer_until IS NULL OR i.defer_until <= UTC_TIMESTAMP())"
-_OUTAGES = "COALESCE(CAST(JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.outages')) AS SIGNED), 0)"
-
-
-def all_of(*names: str) -> str:
-    """SQL for the conditions of these names."""
-    return " AND ".join(CONDITIONS[name] for name in names)
-
-
-def parameters(assignee: str, now: datetime) -> dict[str, Any]:
-    """The values that CONDITIONS refer to."""
-    return {"assignee": assignee, "not_blank": NOT_BLANK, "now": naive(now), "now_text": notes.timestamp(now)}
 
 
 class Eligible:
@@ -58,6 +22,7 @@ class Eligible:
 
     def __init__(self, session: ReadSession) -> None:
         self._session = session
+        self._relations = Relations(session)
 
     def first(
         self, assignee: str, now: datetime, limit: int, skip: Sequence[str] = (), *, probe: bool = False
@@ -66,133 +31,133 @@ class Eligible:
 
         `probe`: those with which the agent failed least come first.
         """
-        params = {**parameters(assignee, now), "skip": tuple(skip)}
-        order = f"ORDER BY {', '.join((_OUTAGES, *ORDER) if probe else ORDER)}"
+        order = f"ORDER BY {', '.join((predicate.OUTAGES, *ORDER) if probe else ORDER)}"
         skipped = " AND i.id NOT IN %(skip)s" if skip else ""
-        return [Bead.from_row(row) for row in self._rows(BEAD, skipped, order, limit, params)]
+        params = {**parameters(assignee, now), "skip": tuple(skip)}
+        return [Bead.from_row(row) for row in self._rows(BEAD, skipped, order, limit, params, now)]
 
     def count(self, assignee: str, now: datetime, at_most: int = _COUNT_LIMIT, *, enough: int | None = None) -> int:
         """How many beads dispatch would take now, slots aside. No more than `at_most` are counted, so that a long queue
         costs no more than a short one; and where `enough` were found, others are not looked for."""
-        return len(self._rows("i.id", "", "", at_most, parameters(assignee, now), enough=enough))
+        return len(self._rows("i.id", "", "", at_most, parameters(assignee, now), now, enough=enough))
 
     def oldest(self, assignee: str, now: datetime) -> tuple[int, datetime | None]:
         """How many are eligible, 100 at most, and the oldest `updated_at` among them."""
         order = "ORDER BY i.updated_at"
-        rows = self._rows("i.id, i.updated_at", "", order, _COUNT_LIMIT, parameters(assignee, now))
+        rows = self._rows("i.id, i.updated_at", "", order, _COUNT_LIMIT, parameters(assignee, now), now)
         return len(rows), rows[0]["updated_at"].replace(tzinfo=UTC) if rows else None
 
     def diagnose(self, assignee: str, now: datetime, bead_id: str | None = None) -> list[Diagnosis]:
-        """Which conditions hold for one bead, or for all that are assigned to the agent and open, in their order."""
-        which = "i.id = %(id)s" if bead_id is not None else all_of("assignee", "status")
-        conditions = ", ".join(f"{sql} AS holds_{name}" for name, sql in CONDITIONS.items())
-        params = {**parameters(assignee, now), "id": bead_id}
+        """Which conditions hold for one bead, or for all of the agent's that are open or deferred, in their order."""
+        own = predicate.of_the_row(self._session.schema)
+        names = dict.fromkeys([*own, *RELATIONS])
+        which = "i.id = %(id)s" if bead_id is not None else f"{own['assignee']} AND i.status IN ('open', 'deferred')"
+        lock = ", i.row_lock" if self._session.schema.row_lock else ""
         rows = self._session.rows(
-            f"SELECT {BEAD}, i.ephemeral, i.defer_until, COALESCE(JSON_TYPE(i.metadata), 'NULL') AS metadata_type,"
-            f" {conditions} FROM issues i WHERE {which} ORDER BY {', '.join(ORDER)}",
-            params,
+            f"SELECT {BEAD}{lock}, i.issue_type, i.defer_until, COALESCE(JSON_TYPE(i.metadata), 'NULL')"
+            f" AS metadata_type, {', '.join(f'{sql} AS holds_{name}' for name, sql in own.items())}"
+            f" FROM issues i WHERE {which} ORDER BY {', '.join(ORDER)}",
+            {**parameters(assignee, now), "id": bead_id},
         )
-        if not rows:
-            return []
-        ready = {
-            row["id"]
-            for row in self._session.rows(f"SELECT i.id FROM {self._session.ready_view} i WHERE {which}", params)
-        }
+        unmet = {bead: names for chunk in _chunks(rows) for bead, names in self._unmet(chunk, now).items()}
         return [
             Diagnosis(
                 Bead.from_row(row),
-                {**{name: bool(row[f"holds_{name}"]) for name in CONDITIONS}, "ready": row["id"] in ready},
-                ephemeral=bool(row["ephemeral"]),
+                {name: bool(row.get(f"holds_{name}", name not in unmet[row["id"]])) for name in names},
+                issue_type=row["issue_type"],
                 deferred_until=row["defer_until"].replace(tzinfo=UTC) if row["defer_until"] else None,
                 metadata_type=row["metadata_type"],
             )
             for row in rows
         ]
 
-    def blockers(self, bead_id: str) -> list[Blocker]:
+    def blockers(self, found: Diagnosis, now: datetime) -> list[Blocker]:
         """The beads that keep one from being ready."""
-        return [
-            Blocker(
-                row["id"],
-                row["title"],
-                row["status"],
-                through=row["issue_id"],
-                deferred_until=row["defer_until"].replace(tzinfo=UTC) if row["deferred"] else None,
-            )
-            for row, _ in self._blocking([bead_id])
-        ]
+        return self._relations.blockers(found.bead.id, now, epic=found.issue_type == "epic")
+
+    def wisp(self, bead_id: str) -> Wisp | None:
+        """A bead that bd keeps outside `issues`; None when it is not such a bead."""
+        if not self._session.schema.wisps:
+            return None
+        rows = self._session.rows("SELECT title, ephemeral FROM wisps WHERE id = %(id)s", {"id": bead_id})
+        movable = self._session.schema.is_blocked  # bd 1.0.2 has no command for it, and its `promote` loses the bead
+        return Wisp(bead_id, rows[0]["title"], bool(rows[0]["ephemeral"]), movable) if rows else None
+
+    def next_due(self, assignee: str, after: datetime) -> datetime | None:
+        """The next moment after another at which a bead of the agent may become eligible by itself."""
+        defer = "SELECT MIN(i.defer_until) AS at FROM issues i WHERE i.defer_until > %(after)s"
+        deferred = self._session.rows(defer, {"after": naive(after)})[0]["at"]
+        found = self._retry_moments(assignee, after) | ({deferred.replace(tzinfo=UTC)} if deferred else set())
+        return min(found, default=None)
 
     def due_moments(self, assignee: str, after: datetime, before: datetime) -> list[datetime]:
-        """The moments between two others at which a bead's retry delay or deferral ends by itself."""
+        """The moments between two others at which a bead of the agent may become eligible by itself."""
         rows = self._session.rows(
-            "SELECT JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.retry_at')) AS retry_at, i.defer_until"
-            " FROM issues i WHERE i.status = 'open' AND (i.assignee = %(assignee)s OR i.defer_until IS NOT NULL)",
-            {"assignee": assignee},
+            "SELECT DISTINCT i.defer_until AS at FROM issues i WHERE i.defer_until > %(after)s",
+            {"after": naive(after)},
         )
-        found = {row["defer_until"].replace(tzinfo=UTC) for row in rows if row["defer_until"]}
-        for row in rows:
-            with contextlib.suppress(ValueError, TypeError):  # people may edit metadata
-                found.add(datetime.fromisoformat(row["retry_at"]).astimezone(UTC))
+        found = {row["at"].replace(tzinfo=UTC) for row in rows} | self._retry_moments(assignee, after)
         return sorted(moment for moment in found if after < moment < before)
 
-    def _rows(
-        self, columns: str, more: str, order: str, limit: int, params: Params, *, enough: int | None = None
-    ) -> Rows:
-        """The first `limit` rows, in that order, that pass the whole predicate and `more`; or `enough` of them.
-
-        bd's view computes every dependency there is before it looks at a bead. So where its definition is one of those
-        we know, only the beads at the head of the queue are read, and what they depend on: a few at first, and more
-        where too few of these are ready.
-        """
-        everything = all_of(*CONDITIONS)
-        if not self._session.schema.known_view:
-            return self._session.rows(
-                f"SELECT {columns} FROM {self._session.ready_view} i WHERE {everything}{more} {order} LIMIT %(limit)s",
-                {**params, "limit": limit},
-            )
-        # Columns first, texts and JSON of those at the head only: half the time where the queue is ten thousand long.
-        first, then = all_of(*_CHEAP), all_of(*(name for name in CONDITIONS if name not in _CHEAP))
-        ready_alone = _READY_ALONE.replace(CLOCK, self._session.utc_now)
-        number = max(limit, _CANDIDATES)
-        while True:
-            # Ids in order, then the rows of a few: a row holds texts, and costs twice as much as its columns.
-            rows = self._session.rows(
-                f"SELECT {columns}, ({then}) AS passes FROM (SELECT i.id FROM issues i"
-                f" WHERE {first} AND {ready_alone}{more} {order} LIMIT %(number)s) h"
-                f" JOIN issues i ON i.id = h.id {order}",
-                {**params, "number": number},
-            )
-            found = [row for row in rows if row["passes"]]
-            blocked = {bead for _, beads in self._blocking([row["id"] for row in found]) for bead in beads}
-            ready = [row for row in found if row["id"] not in blocked]
-            if len(ready) >= (enough or limit) or len(rows) < number:
-                return ready[:limit]
-            first, then, number = everything, "TRUE", number * _CANDIDATES
-
-    def _blocking(self, beads: Sequence[str]) -> Iterator[tuple[dict[str, Any], set[str]]]:
-        """The other beads that keep these from being ready, as bd's view reads the dependencies: what blocks one or an
-        ancestor of it, and a deferred parent. Rows of `_depends_on`, each with the beads it keeps from being ready."""
-        level = {bead: {bead} for bead in beads}  # a bead to read -> the beads in question that it stands for
-        seen = {bead: {bead} for bead in beads}
-        for depth in range(_DEPTH + 1):
-            above: dict[str, set[str]] = {}
-            for row in self._depends_on(list(level)) if level else ():
-                below = level[row["issue_id"]]
-                if row["blocks"] or (depth == 0 and row["deferred"]):
-                    yield row, below
-                if row["type"] == "parent-child" and (new := below - seen.setdefault(row["id"], set())):
-                    above.setdefault(row["id"], set()).update(new)
-                    seen[row["id"]] |= new
-            level = above
-
-    def _depends_on(self, beads: Sequence[str]) -> Rows:
-        """What beads depend on: `issue_id`, and of the other bead id, title, status, defer_until, how (`type`), and
-        whether it `blocks` now, and whether it is a parent that is `deferred` now."""
-        return self._session.rows(
-            "SELECT d.issue_id, d.type, b.id, b.title, b.status, b.defer_until,"
-            " d.type = 'blocks' AND b.status NOT IN ('closed', 'pinned') AS blocks,"
-            f" d.type = 'parent-child' AND COALESCE(b.defer_until > {self._session.utc_now}, FALSE) AS deferred"
-            f" FROM dependencies d JOIN issues b ON b.id = d.{self._session.schema.target}"
-            " WHERE d.issue_id IN %(beads)s ORDER BY b.id",  # d.type here would have Dolt read all of that type
-            {"beads": tuple(beads)},
+    def _retry_moments(self, assignee: str, after: datetime) -> set[datetime]:
+        """When the agent's beads' retry delays end."""
+        rows = self._session.rows(
+            f"SELECT {predicate.RETRY_AT} AS at FROM issues i WHERE i.assignee = %(assignee)s AND i.status = 'open'"
+            f" AND {predicate.RETRY_AT} > %(now_text)s",
+            parameters(assignee, after),
         )
+        found = set()
+        for row in rows:
+            with contextlib.suppress(ValueError):  # people may edit metadata
+                found.add(datetime.fromisoformat(row["at"]).astimezone(UTC))
+        return {moment for moment in found if moment > after}
+
+    def _rows(
+        self,
+        columns: str,
+        more: str,
+        order: str,
+        limit: int,
+        params: Params,
+        now: datetime,
+        *,
+        enough: int | None = None,
+    ) -> Rows:
+        """The first `limit` rows, in that order, that meet all conditions and `more`; or `enough` of them."""
+        found: Rows = []
+        for chunk in self._candidates(columns, more, order, max(limit, _HEAD), params):
+            unmet = self._unmet(chunk, now)
+            found += [row for row in chunk if not unmet[row["id"]]]
+            if len(found) >= (enough or limit):
+                break
+        return found[:limit]
+
+    def _candidates(self, columns: str, more: str, order: str, number: int, params: Params) -> Iterator[Rows]:
+        """The rows that meet the conditions on themselves, in chunks: a few at first, which is enough nearly always."""
+        cheap, rest = predicate.cheap(self._session.schema)
+        # Ids in order by columns alone, then the rows of a few: a row holds texts, and costs twice as much.
+        read = self._head(columns, f"{cheap}{more}", order, number, params, passes=rest)
+        seen = {row["id"] for row in read}
+        yield from _chunks([row for row in read if row["passes"]])
+        while len(read) == number:
+            number *= _HEAD
+            read = self._head(columns, f"{cheap} AND {rest}{more}", order, number, params)
+            yield from _chunks([row for row in read if row["id"] not in seen])
+            seen = {row["id"] for row in read}
+
+    def _head(self, columns: str, where: str, order: str, number: int, params: Params, *, passes: str = "TRUE") -> Rows:
+        return self._session.rows(
+            f"SELECT {columns}, i.issue_type, ({passes}) AS passes FROM"
+            f" (SELECT i.id FROM issues i WHERE {where} {order} LIMIT %(number)s) h"
+            f" JOIN issues i ON i.id = h.id {order}",
+            {**params, "number": number},
+        )
+
+    def _unmet(self, rows: Sequence[dict[str, Any]], now: datetime) -> dict[str, set[str]]:
+        epics = [row["id"] for row in rows if row["issue_type"] == "epic"]
+        return self._relations.unmet([row["id"] for row in rows], epics, now)
+
+
+def _chunks(rows: Rows) -> Iterator[Rows]:
+    for start in range(0, len(rows), _CHUNK):
+        yield rows[start : start + _CHUNK]

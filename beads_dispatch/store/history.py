@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from beads_dispatch.store.eligible import NOT_BLANK
 from beads_dispatch.store.errors import StoreError
+from beads_dispatch.store.predicate import NOT_BLANK
 from beads_dispatch.store.records import OURS, Commit
 from beads_dispatch.store.session import ReadSession, Rows
 
@@ -59,7 +59,7 @@ class History:
     def audit(self, bead_id: str) -> Rows:
         """The bead's audit rows as they are now, oldest first: created_at (UTC, whole seconds), actor, and what was
         changed (500 characters at most)."""
-        if not self._session.has_events:
+        if not self._session.schema.events:
             return []
         return self._session.rows(
             "SELECT created_at, actor, LEFT(CONCAT(event_type, ' ', COALESCE(new_value, '')), 500) AS what FROM events"

@@ -12,6 +12,10 @@ DISPATCHER = "beads-dispatcher"
 REAPER = "beads-reaper"
 OURS = (DISPATCHER, REAPER)
 
+# Values of Blocker.how besides the types of dependencies.
+DEFERRED_PARENT = "deferred parent"
+CHILD = "child"  # of an epic
+
 
 @dataclass(frozen=True)
 class PublishedState:
@@ -52,8 +56,8 @@ class Diagnosis:
     """A bead, and whether each condition of the predicate holds for it."""
 
     bead: Bead
-    conditions: Mapping[str, bool]  # by the names in CONDITIONS, and `ready`: whether bd's view has it
-    ephemeral: bool
+    conditions: Mapping[str, bool]  # by the names of the predicate
+    issue_type: str
     deferred_until: datetime | None
     metadata_type: str  # as JSON_TYPE names it; NULL without metadata
 
@@ -69,8 +73,21 @@ class Blocker:
     bead: str
     title: str
     status: str
+    how: str  # the type of the dependency, DEFERRED_PARENT or CHILD
     through: str  # the bead that it blocks: the one asked about, or an ancestor of it
-    deferred_until: datetime | None = None  # a parent that is deferred; None for one that blocks
+    via: str | None = None  # of waits-for: the bead whose child this is
+    gate: str | None = None  # what a gate waits for, `timer` for example; None for other beads
+    deferred_until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Wisp:
+    """A bead in bd's table `wisps`, which has no history: ephemeral, or made with --no-history."""
+
+    bead: str
+    title: str
+    ephemeral: bool
+    movable: bool  # whether this bd can move it to `issues`
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from beads_dispatch.store import schema
 from beads_dispatch.store.errors import ClaimLost, StoreError
 
 STATE_DATABASE = "beads_dispatch"  # what is ours and no bead's
-CLOCK = "UTC_TIMESTAMP()"  # the clock of bd's view
 
 _CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 30.0  # far above the slowest query (tens of ms); PyMySQL waits indefinitely without it
@@ -81,21 +80,6 @@ class ReadSession:
         if self._schema is None:
             self._schema = schema.read(self.rows)
         return self._schema
-
-    @property
-    def ready_view(self) -> str:
-        """SQL for the rows that bd calls ready."""
-        return "ready_issues"
-
-    @property
-    def utc_now(self) -> str:
-        """SQL for the clock of bd's view."""
-        return CLOCK
-
-    @property
-    def has_events(self) -> bool:
-        """Whether the audit rows can be read."""
-        return True
 
     def refresh(self) -> None:
         """Drop a connection that died since it was last used, so that a pass does not begin on it."""

@@ -1,8 +1,7 @@
-"""The beads as they were at a Dolt commit, with a clock of that time."""
+"""The beads as they were at a Dolt commit."""
 
 import re
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from beads_dispatch import settings
@@ -10,43 +9,25 @@ from beads_dispatch.store.activity import ActivityReads
 from beads_dispatch.store.control import ConfiguredSuspension
 from beads_dispatch.store.eligible import Eligible
 from beads_dispatch.store.history import History
-from beads_dispatch.store.session import CLOCK, Connection, ReadSession, connect, naive
+from beads_dispatch.store.session import Connection, ReadSession, connect
 
 
 class SnapshotSession(ReadSession):
     """Reads a revision of bd's database (`beads/<commit>`), in which Dolt refuses every write, in a transaction that is
     read-only."""
 
-    def __init__(self, dolt: settings.DoltSettings, commit: str, moment: datetime) -> None:
+    def __init__(self, dolt: settings.DoltSettings, commit: str) -> None:
         super().__init__(dolt)
         self._commit = commit
-        self._moment = moment
-        self._events: bool | None = None
 
-    def move(self, commit: str, moment: datetime, *, same_schema: bool) -> None:
-        """Go to another commit and moment, on the same connection."""
-        self._moment = moment
+    def move(self, commit: str, *, same_schema: bool) -> None:
+        """Go to another commit, on the same connection."""
         if commit != self._commit:
             self._commit = commit
             if not same_schema:
-                self._schema = self._events = None
+                self._schema = None
             if self._connection is not None:
                 self.rows(f"USE `{self._revision()}`")
-
-    @property
-    def ready_view(self) -> str:
-        """bd's view as it was defined then, with the clock of then."""
-        return f"({self.schema.view.replace('%', '%%').replace(CLOCK, self.utc_now)})"
-
-    @property
-    def utc_now(self) -> str:
-        return f"'{naive(self._moment):%Y-%m-%d %H:%M:%S}'"
-
-    @property
-    def has_events(self) -> bool:
-        if self._events is None:
-            self._events = bool(self.rows("SHOW TABLES LIKE 'events'"))
-        return self._events
 
     def _revision(self) -> str:
         if not re.fullmatch("[0-9a-v]{32}", self._commit):
@@ -68,27 +49,26 @@ class Snapshot:
     and heartbeats since bd 1.3.0; a setting of bd's config until something commits it).
     """
 
-    def __init__(self, dolt: settings.DoltSettings, commit: str, moment: datetime) -> None:
-        self._session = SnapshotSession(dolt, commit, moment)
+    def __init__(self, dolt: settings.DoltSettings, commit: str) -> None:
+        self._session = SnapshotSession(dolt, commit)
         self.eligible = Eligible(self._session)
         self.activity = ActivityReads(self._session)
         self.control = ConfiguredSuspension(self._session)
         self.history = History(self._session)
 
-    def move(self, commit: str, moment: datetime, *, same_schema: bool = False) -> None:
-        """Go to another commit and moment. `same_schema`: bd's tables and views are as they were, so they need not be
-        read again."""
-        self._session.move(commit, moment, same_schema=same_schema)
+    def move(self, commit: str, *, same_schema: bool = False) -> None:
+        """Go to another commit. `same_schema`: bd's tables are as they were, so they need not be read again."""
+        self._session.move(commit, same_schema=same_schema)
 
     def has_beads(self) -> bool:
         """Whether bd's tables were there by then."""
-        return {"issues", "ready_issues", "dependencies", "comments"} <= {
+        return {"issues", "dependencies", "comments"} <= {
             name for row in self._session.rows("SHOW TABLES") for name in row.values()
         }
 
     def has_all_activity(self) -> bool:
         """Whether all activity can be read: not since bd 1.3.0."""
-        return self._session.has_events
+        return self._session.schema.events
 
     def close(self) -> None:
         """Close what is open; a later call connects again."""

@@ -10,6 +10,7 @@ from beads_dispatch import events
 from local.stand_in_agent import StandInAgent
 from local.system import Ports, System
 from tests.conftest import Beads
+from tests.support import wait_for
 from tools import toolchain
 
 
@@ -24,6 +25,10 @@ class Running:
 
     def posts(self, bead: str) -> int:
         return sum(name == bead for _, name in self.agent.received)
+
+    def wait_until_recorded(self, bead: str) -> None:
+        """Wait until dispatch has recorded the bead's job, which may be a moment after the agent closed it."""
+        wait_for(lambda: any(note.startswith("dispatched: ") for note in self.beads.notes(bead)), "the job's record")
 
 
 def programs() -> dict[str, str]:

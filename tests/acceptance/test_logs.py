@@ -1,6 +1,5 @@
 """What the dispatch function logs of a pass, read from its process."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -8,7 +7,7 @@ import pytest
 
 from local.system import Ports, System
 from tests.conftest import Beads
-from tests.support import wait_for
+from tests.support import json_lines, wait_for
 from tools.servers import Agent, Behaviour, answers, job
 
 AGENT_FAILED = "agent failed (HTTP 502); dispatch is held for 30 s, {bead} is open again"
@@ -30,9 +29,9 @@ def test_the_line_of_a_pass(
         log = system.processes["dispatch"].log
 
         def line() -> dict[str, Any] | None:
-            lines = [json.loads(text) for text in log.read_text().splitlines() if text.startswith("{")]
+            lines = json_lines(log)
             return next((line for line in lines if line.get("action") == "pass" and bead in line["message"]), None)
 
-        found = wait_for(line, "the pass in the log", 30)
+        found = wait_for(line, "the pass in the log")
     assert (found["level"], found["message"]) == (level, message.format(bead=bead))
     assert found["dispatched" if level == "info" else "agent_failed"] == [bead]

@@ -26,7 +26,7 @@ def test_dolt_killed_between_beads_loses_nothing(tmp_path: pathlib.Path) -> None
             for number in range(2):
                 bead = workspace.create(f"outage {number}", "ok")
                 workspace.run("assign", bead, "agent")
-                wait_for(lambda bead=bead: workspace.show(bead)["status"] == "closed", "closed", 40)  # type: ignore[misc]
+                wait_for(lambda bead=bead: workspace.show(bead)["status"] == "closed", "closed")  # type: ignore[misc]
                 server.kill()
                 log = system.processes["feeder"].log
                 wait_for(
@@ -34,7 +34,7 @@ def test_dolt_killed_between_beads_loses_nothing(tmp_path: pathlib.Path) -> None
                     "the outage in the feeder's log",
                 )
                 server.start()
-            wait_for(lambda: log.read_text().count('"action": "feed-up"') == 2, "the feed continuing", 60)
+            wait_for(lambda: log.read_text().count('"action": "feed-up"') == 2, "the feed continuing", 90)
             system.require_running()
             assert [name for _, name in agent.received] == list(dict.fromkeys(name for _, name in agent.received))
             logged = "".join(process.log.read_text() for process in system.processes.values())

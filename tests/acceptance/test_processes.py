@@ -18,7 +18,7 @@ from local import processes
 from local.processes import Process
 from local.system import Ports
 from tests.acceptance.conftest import Running, programs
-from tests.support import wait_for
+from tests.support import PATIENCE_SECONDS, wait_for
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCUMENTED_PORTS = Ports.counted_from(18080)
@@ -37,7 +37,7 @@ def test_the_documented_curl_lines_work_as_written(running: Running) -> None:
     for line in lines:
         for name in ("dispatch", "reap"):
             line = line.replace(f":{getattr(DOCUMENTED_PORTS, name)}/", f":{getattr(running.system.ports, name)}/")
-        done = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=30)
+        done = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         head, _, body = done.stdout.replace("\r", "").partition("\n\n")
         assert head.startswith("HTTP/1.1 204 "), done.stdout + done.stderr
         assert body == ""
@@ -50,7 +50,7 @@ def test_curl_dispatches_the_queue(running: Running) -> None:
     line = documented(f"curl -i http://127.0.0.1:{DOCUMENTED_PORTS.dispatch}/ -H 'Ce-")[0]
     subprocess.run(
         shlex.split(line.replace(f":{DOCUMENTED_PORTS.dispatch}/", f":{running.system.ports.dispatch}/")),
-        check=True, capture_output=True, timeout=30,
+        check=True, capture_output=True, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
     assert running.posts(bead) == 1
 
@@ -107,7 +107,7 @@ def test_malformed_events_are_4xx_and_change_nothing(running: Running, part: str
 def test_other_methods_are_405(running: Running, part: str) -> None:
     """The answer to GET / names the method that is expected."""
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"http://127.0.0.1:{getattr(running.system.ports, part)}/", timeout=10)
+        urllib.request.urlopen(f"http://127.0.0.1:{getattr(running.system.ports, part)}/", timeout=PATIENCE_SECONDS)
     with refused.value:
         assert refused.value.code == 405
         assert b"POST" in refused.value.read()
@@ -127,7 +127,9 @@ def test_half_a_request_does_not_keep_others_waiting(running: Running) -> None:
 # --- starting ------------------------------------------------------------------------------------------------
 
 
-def run(*command: str | pathlib.Path, env: Mapping[str, str] | None = None, seconds: float = 60) -> tuple[int, str]:
+def run(
+    *command: str | pathlib.Path, env: Mapping[str, str] | None = None, seconds: float = PATIENCE_SECONDS
+) -> tuple[int, str]:
     done = subprocess.run(
         [str(word) for word in command], cwd=ROOT, env={**os.environ, **(env or {})},
         capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL,
@@ -214,16 +216,19 @@ def test_dolt_down_at_the_start_is_waited_for_and_logged_once(tmp_path: pathlib.
         "HOST": "127.0.0.1",
     }
     feeder = Process("feeder", processes.python("-m", "feeder"), tmp_path / "feeder.log", env)
-    feeder.wait_until(lambda: processes.answers(f"http://127.0.0.1:{port}/healthz"), "answer")
-    wait_for(lambda: "cannot reach Dolt" in feeder.log.read_text(), "the message")
-    status, _ = post(f"http://127.0.0.1:{port}/", b"{}", {
-        **GOOD, "Ce-Type": events.TICK, "Ce-Source": "/x/pingsources/dispatch",
-    })  # fmt: skip
-    assert status == 503
-    assert not processes.answers(f"http://127.0.0.1:{port}/readyz")
-    os.kill(feeder.pid, signal.SIGTERM)
-    wait_for(lambda: not feeder.running, "the end")
-    assert feeder.stop() == 0
+    try:
+        feeder.wait_until(lambda: processes.answers(f"http://127.0.0.1:{port}/healthz"), "answer")
+        wait_for(lambda: "cannot reach Dolt" in feeder.log.read_text(), "the message")
+        status, _ = post(f"http://127.0.0.1:{port}/", b"{}", {
+            **GOOD, "Ce-Type": events.TICK, "Ce-Source": "/x/pingsources/dispatch",
+        })  # fmt: skip
+        assert status == 503
+        assert not processes.answers(f"http://127.0.0.1:{port}/readyz")
+        os.kill(feeder.pid, signal.SIGTERM)
+        wait_for(lambda: not feeder.running, "the end")
+    finally:
+        ended = feeder.stop()
+    assert ended == 0
     logged = feeder.log.read_text()
     assert logged.count("waiting for it") == 1
     assert "Traceback" not in logged and "s3cret" not in logged

@@ -77,7 +77,7 @@ def run(command: str, beads: Beads, actor: str = "ann") -> str:
     """Run a command of the README in the workspace, as a person types it; returns its output."""
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], cwd=beads.workspace.folder, env=environment(beads, actor),
-        capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -122,7 +122,8 @@ def test_the_session_runs_as_it_is_shown(running: Running) -> None:
         # The README shows what the newest bd prints.
         if not (command.startswith("bd ") and "1.0.2" in str(running.beads.workspace.bd)):
             assert re.fullmatch(pattern(shown, bead), output), output
-        wait_for(lambda: running.beads.row(bead)["status"] == "closed", "closed", 30)
+        wait_for(lambda: running.beads.row(bead)["status"] == "closed", "closed")
+        running.wait_until_recorded(bead)
 
 
 def pattern(shown: str, bead: str) -> str:
@@ -168,10 +169,15 @@ def test_watch(beads: Beads, tmp_path: pathlib.Path) -> None:
     ) as watch:  # fmt: skip
         try:
             wait_for(lambda: "Ctrl-C" in output.read_text(), "it watches")
-            beads.workspace.run("assign", bead, "agent")
-            wait_for(lambda: bead in output.read_text(), "the assignment")
+
+            def assigned_and_shown() -> bool:  # again and again: that line comes a moment before it watches
+                beads.workspace.run("assign", bead, "ann")
+                beads.workspace.run("assign", bead, "agent")
+                return bead in output.read_text()
+
+            wait_for(assigned_and_shown, "the assignment")
             watch.send_signal(signal.SIGINT)
-            assert watch.wait(20) == 0
+            assert watch.wait(support.PATIENCE_SECONDS) == 0
         finally:
             watch.kill()
 
@@ -189,11 +195,11 @@ def test_make_up_on_a_workspace_of_ones_own(beads: Beads, agent: support.Agent, 
     )  # fmt: skip
     try:
         feeder = f"http://127.0.0.1:{Ports.counted_from(port).feeder}/readyz"
-        wait_for(lambda: up.running and processes.answers(feeder), "it runs", 60)
+        wait_for(lambda: up.running and processes.answers(feeder), "it runs", 120)
         bead = beads.workspace.create("mine", "ok")
         beads.workspace.run("assign", bead, "agent")
-        wait_for(lambda: agent.posts == [bead], "the POST", 20)
+        wait_for(lambda: agent.posts == [bead], "the POST")
         os.kill(up.pid, signal.SIGINT)
-        wait_for(lambda: not up.running, "the end", 30)
+        wait_for(lambda: not up.running, "the end")
     finally:
         assert up.stop() == 0, up.log.read_text()

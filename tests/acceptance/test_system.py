@@ -10,7 +10,7 @@ from beads_dispatch import events, store, suspension
 from beads_dispatch.bead import DispatchRecord
 from beads_dispatch.store.bead_change import BeadChange
 from tests.acceptance.conftest import Running
-from tests.support import wait_for
+from tests.support import PATIENCE_SECONDS, wait_for
 
 
 def tick(running: Running, name: str, **extensions: str) -> int:
@@ -20,7 +20,7 @@ def tick(running: Running, name: str, **extensions: str) -> int:
         events.Event(f"tick-{time.monotonic_ns()}", source, events.TICK, None, extensions, {})
     )
     url = f"http://127.0.0.1:{running.system.ports.router}/"
-    with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=60) as response:
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=120) as response:
         return int(response.status)
 
 
@@ -28,7 +28,8 @@ def test_an_assigned_bead_is_worked_and_closed(running: Running) -> None:
     """`bd assign <id> agent`, and nothing else: one POST, both notes, closed by the agent."""
     bead = running.beads.workspace.create("do it", "it is done")
     running.beads.workspace.run("assign", bead, "agent", actor="alice")
-    wait_for(lambda: running.beads.row(bead)["status"] == "closed", "closed", 30)
+    wait_for(lambda: running.beads.row(bead)["status"] == "closed", "closed")
+    running.wait_until_recorded(bead)
     assert running.posts(bead) == 1
     firsts = [line.split(" ")[0] for line in running.beads.notes(bead)]
     assert firsts[0] == "auto-dispatcher"
@@ -44,11 +45,14 @@ def test_an_assigned_bead_is_worked_and_closed(running: Running) -> None:
 
 def test_the_next_bead_follows_without_a_tick(running: Running) -> None:
     """The close of one frees the slot for the next."""
-    names = [running.beads.workspace.create(f"bead {number}", "ok") for number in range(3)]
+    workspace = running.beads.workspace
+    names = [workspace.create(f"bead {number}", "ok") for number in range(3)]
+    workspace.run("config", "set", suspension.CONFIG_KEY, "true")  # or one may be closed before the next is assigned
     for bead in names:
-        running.beads.workspace.run("assign", bead, "agent")
+        workspace.run("assign", bead, "agent")
+    workspace.run("config", "set", suspension.CONFIG_KEY, "false")
     for bead in names:
-        wait_for(lambda bead=bead: running.beads.row(bead)["status"] == "closed", f"{bead} closed", 40)  # type: ignore[misc]
+        wait_for(lambda bead=bead: running.beads.row(bead)["status"] == "closed", f"{bead} closed")  # type: ignore[misc]
     assert [running.posts(bead) for bead in names] == [1, 1, 1]
     causes = {e.extensions["cause"] for e in running.routed if e.type == events.DISPATCH_REQUESTED}
     assert "slot" in causes and "tick" not in causes
@@ -76,7 +80,8 @@ def test_suspending_and_resuming(running: Running) -> None:
     assert running.beads.notes(bead) == []
     assert not [e for e in running.routed if e.type == events.DISPATCH_REQUESTED]
     workspace.run("config", "set", suspension.CONFIG_KEY, "false")
-    wait_for(lambda: running.posts(bead), "the POST", 5)
+    # At once: less than the 30 s until the binlog's next heartbeat, and far less than a tick's period.
+    wait_for(lambda: running.posts(bead), "the POST", 20)
     assert next(e.extensions["cause"] for e in running.routed if e.type == events.DISPATCH_REQUESTED) == "resume"
 
 
@@ -86,9 +91,9 @@ def test_a_manual_post_is_not_suspended(running: Running) -> None:
     workspace.run("config", "set", suspension.CONFIG_KEY, "true")
     bead = workspace.create("manual", "ok", "--assignee", "agent")
     request = urllib.request.Request(f"{running.agent.url}/api/agent-dispatch", json.dumps({"taskId": bead}).encode())
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response:
         assert "job_id" in json.load(response)
-    wait_for(lambda: running.beads.row(bead)["status"] == "closed", "closed by the agent", 20)
+    wait_for(lambda: running.beads.row(bead)["status"] == "closed", "closed by the agent")
 
 
 def test_a_tick_with_nothing_to_do_starts_no_pass(running: Running) -> None:
@@ -125,10 +130,10 @@ def test_with_the_feeder_gone_the_tick_reaches_dispatch_as_a_dead_letter(running
     bead = running.beads.workspace.create("no feeder", "ok")
     running.beads.workspace.run("assign", bead, "agent")
     assert tick(running, "dispatch") == 202
-    wait_for(lambda: running.posts(bead), "the POST", 10)
+    wait_for(lambda: running.posts(bead), "the POST")
     assert not [e for e in running.routed if e.subject == bead]
     running.system.start_feeder()
-    wait_for(lambda: [e for e in running.routed if e.subject == bead], "the change events of the gap", 30)
+    wait_for(lambda: [e for e in running.routed if e.subject == bead], "the change events of the gap")
     assert running.posts(bead) == 1
 
 
@@ -151,7 +156,7 @@ def test_a_process_that_crashed_loses_nothing(running: Running, part: str) -> No
         running.system.start_feeder()
     else:
         running.system.start_function(part)
-    wait_for(lambda: running.beads.row(bead)["status"] == "closed", "closed", 60)
+    wait_for(lambda: running.beads.row(bead)["status"] == "closed", "closed", 120)
     assert running.posts(bead) == 1
 
 

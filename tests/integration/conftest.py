@@ -18,9 +18,14 @@ class Clock:
     """The present, plus what a test has let pass."""
 
     passed: timedelta = timedelta()
+    stopped_at: datetime | None = None
 
     def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.passed
+        return (self.stopped_at or datetime.now(UTC)) + self.passed
+
+    def stop(self) -> None:
+        """From now on only the test lets time pass: for one that counts seconds, which a busy machine adds to."""
+        self.stopped_at = datetime.now(UTC)
 
     def sleep(self, seconds: float) -> None:
         self.passed += timedelta(seconds=seconds)
@@ -38,7 +43,7 @@ DispatcherFactory = Callable[..., Dispatcher]
 def make_dispatcher(beads: Beads, agent: support.Agent, clock: Clock) -> DispatcherFactory:
     """Builds a dispatcher; `url` and `timeout_seconds` replace the agent's, the rest are rules."""
 
-    def make(*, url: str = "", health: bool = False, timeout_seconds: float = 10, **rules: object) -> Dispatcher:
+    def make(*, url: str = "", health: bool = False, timeout_seconds: float = support.PATIENCE_SECONDS, **rules: object) -> Dispatcher:
         service = beadboard.BeadBoard(
             settings.AgentSettings(url or agent.url, f"{agent.url}/health" if health else None, timeout_seconds)
         )

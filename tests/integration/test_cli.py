@@ -426,7 +426,7 @@ def test_a_deferral_and_a_retry_count_by_the_clock_of_then(beads: Beads, ask: Co
     commit = beads.store.history.commit("HEAD")
     assert commit is not None
     for moment, eligible in ((until - timedelta(seconds=1), []), (until, ["x-1", "x-2"])):
-        past = store.Snapshot(beads.dolt, commit.hash, moment)
+        past = store.Snapshot(beads.dolt, commit.hash)
         assert [bead.id for bead in past.eligible.first("agent", moment, 9)] == eligible
         assert [one.conditions["ready"] for one in past.eligible.diagnose("agent", moment, "x-1")] == [bool(eligible)]
         past.close()
@@ -781,7 +781,7 @@ def test_a_replay_and_the_past_write_nothing(beads: Beads, ask: Command, played:
     ask("explain", "x-1", "--as-of", played, status=1)
     ask("explain", "x-1", "--as-of", "HEAD")
     assert state() == before
-    past = SnapshotSession(beads.dolt, played, datetime.now(UTC))
+    past = SnapshotSession(beads.dolt, played)
     control, now = Control(past), datetime.now(UTC)
     bead = _bead(beads, "x-3")
     writes: list[Callable[[], Any]] = [

@@ -304,6 +304,7 @@ def test_a_refused_bead_is_rolled_back_and_waits_for_its_retry(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
 ) -> None:
     """A 400 is the bead's: open again, the note byte for byte, and retry times of 2, 5, 10, 30 minutes."""
+    clock.stop()
     beads.add("x-1", metadata='{"team": "blue"}')
     agent.behaviour = support.answers(400, b'{"error": "no such bead"}')
     dispatch = make_dispatcher()
@@ -355,6 +356,7 @@ def test_a_failing_agent_sets_a_hold_and_counts_against_no_bead(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock, code: int
 ) -> None:
     """5xx, busy, or not letting us in: one bead gets one note, dispatch is held for 30 s."""
+    clock.stop()
     beads.add("x-1")
     beads.add("x-2")
     agent.behaviour = support.answers(code, b"down", Location="http://127.0.0.1:9/")
@@ -451,11 +453,12 @@ def test_an_agent_that_never_answers_times_out(
     beads.add("x-1")
 
     def never_answers(handler: Handler) -> None:
-        agent.released.wait(30)
+        agent.released.wait(support.PATIENCE_SECONDS)
         handler.hang_up()
 
     agent.behaviour = never_answers
-    assert kinds(make_dispatcher(timeout_seconds=0.5).run_once()) == [OutcomeUnknown, NothingEligible]
+    # Long enough for the question before the POST, which is answered: whether the agent is busy.
+    assert kinds(make_dispatcher(timeout_seconds=2).run_once()) == [OutcomeUnknown, NothingEligible]
     assert "ReadTimeout" in beads.notes("x-1")[-1]
 
 

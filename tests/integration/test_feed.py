@@ -23,19 +23,30 @@ from tests.support import wait_for
 from tools import toolchain
 
 
+class Check(EligibilityCheck):
+    """Keeps whether it has been asked."""
+
+    asked = False
+
+    def count_eligible(self) -> int:
+        found = super().count_eligible()
+        self.asked = True
+        return found
+
+
 class Running:
     """A feed in this process, as `python -m feeder` runs it, but stopped and started by the test."""
 
     def __init__(self, dolt: settings.DoltSettings, sink: str) -> None:
         self.health, self.stop, self.store = HealthState(), threading.Event(), store.Store(dolt)
-        feeder = settings.FeederSettings(sink, {}, sink_timeout_seconds=5)
+        feeder = settings.FeederSettings(sink, {}, sink_timeout_seconds=support.PATIENCE_SECONDS)
         self._emitters = [Emitter(feeder), Emitter(feeder)]
         position = checkpoint.wait_for_position(self.store, self.health, self.stop)
         assert position is not None
         checkpointer, pending = checkpoint.Checkpointer(self.store, position, self.health), PendingRequest()
         pending.add(changes.RequestReason("resume", "start"))
         self.feed = ChangeFeed(dolt, "agent", checkpointer, self._emitters[0], pending, self.health, self.stop)
-        check = EligibilityCheck(store.Store(dolt), settings.DispatchLimits(), None)
+        self._check = check = Check(store.Store(dolt), settings.DispatchLimits(), None)
         self._threads = [
             threading.Thread(target=self.feed.run),
             threading.Thread(target=checkpointer.run, args=(self.stop,)),
@@ -44,11 +55,24 @@ class Running:
         for thread in self._threads:
             thread.start()
 
+    def wait_until_reading(self, beads: Beads) -> None:
+        """Wait until it reads the binlog, and has checked whether to request a pass for what was eligible before.
+
+        A heartbeat may be 30 s away: a write of ours shows at once that the stream is open.
+        """
+
+        def reads() -> bool:
+            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.write', UUID())")
+            self.stop.wait(0.2)
+            return self.health.connected and self._check.asked
+
+        wait_for(reads, "the feed reads the binlog")
+
     def close(self) -> None:
         self.stop.set()
         self.feed.close()
         for thread in self._threads:
-            thread.join(15)
+            thread.join(support.PATIENCE_SECONDS)
             assert not thread.is_alive()
         for emitter in self._emitters:
             emitter.close()

@@ -39,7 +39,7 @@ def test_eight_dispatchers_post_each_bead_once(beads: Beads, agent: support.Agen
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(120)
+        worker.join(300)
     assert [worker.exitcode for worker in workers] == [0] * PROCESSES
     assert collections.Counter(agent.posts) == dict.fromkeys(names, 1)
     for name in names:

@@ -52,6 +52,7 @@ def reap(beads: Beads, clock: Clock) -> reaper.ReapResult:
 
 def test_an_inactive_bead_is_blocked_with_a_note(beads: Beads, clock: Clock) -> None:
     """No activity for 30 minutes: blocked, the note byte for byte, by beads-reaper."""
+    clock.stop()
     dispatched(beads, clock)
     clock.passed += timedelta(minutes=31, seconds=30)
     assert reap(beads, clock) == reaper.ReapResult(blocked=["x-1"])
@@ -120,6 +121,7 @@ def test_a_bead_that_changed_since_it_was_read_is_left_alone(beads: Beads, clock
 
 def test_an_orphaned_claim_is_released(beads: Beads, clock: Clock) -> None:
     """No job, no outcome, no activity for 120 s: open again, with a note, and claimed anew."""
+    clock.stop()
     claimed(beads, clock)
     clock.passed += timedelta(seconds=119)
     assert reap(beads, clock) == reaper.ReapResult()

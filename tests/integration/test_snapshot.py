@@ -22,7 +22,7 @@ def snapshot(beads: Beads) -> Iterator[Snapshot]:
     beads.sql("CALL DOLT_COMMIT('-Am', 'one bead')")
     commit = beads.store.history.commit("HEAD")
     assert commit is not None
-    with contextlib.closing(Snapshot(beads.dolt, commit.hash, datetime.now(UTC))) as snapshot:
+    with contextlib.closing(Snapshot(beads.dolt, commit.hash)) as snapshot:
         yield snapshot
 
 

@@ -9,7 +9,8 @@ import yaml
 
 from beads_dispatch import notes, settings
 from beads_dispatch.log import Action
-from beads_dispatch.store.eligible import CONDITIONS
+from beads_dispatch.store import predicate
+from beads_dispatch.store.schema import BdSchema
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -52,9 +53,10 @@ def test_every_note_is_documented(note: str) -> None:
 
 
 def test_every_condition_is_documented() -> None:
-    """The conditions of the predicate, and bd's view, in their order."""
+    """The conditions of the predicate, in its order."""
+    schema = BdSchema(row_lock=True, is_blocked=True, leases=True, events=True, wisps=True, edges=(), notes_limit=0)
     named = re.findall(r"^\| (\w+) \|", (DOCS / "rules.md").read_text().partition("## Dispatch")[0], re.MULTILINE)
-    assert named == ["condition", *CONDITIONS, "ready"]
+    assert named == ["condition", *dict.fromkeys([*predicate.of_the_row(schema), *predicate.RELATIONS])]
 
 
 def test_every_alert_has_its_section() -> None:

@@ -1,0 +1,88 @@
+"""The predicate: the conditions that make a bead eligible, written once.
+
+Each condition has a name. Those of `of_the_row` are SQL on a row `i` of `issues`; those of RELATIONS depend on other
+beads, and relations.py reads them for a few beads at a time.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from beads_dispatch import notes
+from beads_dispatch.store.records import OURS
+from beads_dispatch.store.schema import BdSchema
+from beads_dispatch.store.session import naive
+
+# What ECMAScript's trim() removes: BeadBoard refuses acceptance criteria that are blank after it. Spelled out,
+# because \s means less in Dolt's pure-Go regular expressions than in its ICU ones.
+NOT_BLANK = (
+    "[^\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\ufeff]"
+)
+
+# The types that `bd ready` leaves out (bd's ReadyWorkExcludeTypes).
+HIDDEN_TYPES = ("merge-request", "gate", "molecule", "rig", "agent", "role", "message")
+
+ORDER = ("i.priority", "i.updated_at", "i.id")
+BEAD = "i.id, i.title, i.priority, i.status, i.assignee, i.updated_at, i.metadata"  # columns for Bead.from_row
+
+BLOCKED = "blocked"  # a condition on the row where bd keeps it in a column, and on other beads where not
+RELATIONS = (BLOCKED, "parent", "children")
+CLAIM_CHANGES = ("status", "metadata", "retry")  # conditions that our own claim decides on
+
+_RECORD = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.{}'))"
+RETRY_AT = _RECORD.format("retry_at")
+OUTAGES = f"COALESCE(CAST({_RECORD.format('outages')} AS SIGNED), 0)"
+# Few, because each costs a millisecond for 10,000 beads in the queue; the others are for those at its head.
+_CHEAP = ("assignee", "status", BLOCKED)
+
+
+def of_the_row(schema: BdSchema) -> dict[str, str]:
+    """The conditions on the bead's own row, as SQL that is never NULL: those on columns first, then texts and JSON."""
+    retry = f"COALESCE({RETRY_AT}, '') <= %(now_text)s"
+    # Somebody changed it since it was refused, or assigned it again: it was fixed. Dolt keeps whole seconds, so a
+    # change of the same second shows only in the number of their audit rows.
+    refused_at = _RECORD.format("refused_at")
+    retry += f" OR DATE_FORMAT(i.updated_at, '%%Y-%%m-%%dT%%H:%%i:%%sZ') > {refused_at}"
+    if schema.events:
+        retry += f" OR {changes_by_others()} > CAST({_RECORD.format('others')} AS SIGNED)"
+    found = {
+        "assignee": "i.assignee = %(assignee)s",
+        # bd returns a bead whose date has passed to open only when somebody runs `bd ready`.
+        "status": "(i.status = 'open' OR (i.status = 'deferred' AND COALESCE(i.defer_until <= %(now)s, FALSE)))",
+        "type": "i.issue_type NOT IN %(hidden_types)s",
+        "pinned": "COALESCE(i.pinned, 0) = 0",
+        "template": "COALESCE(i.is_template, 0) = 0",
+        "ephemeral": "COALESCE(i.ephemeral, 0) = 0",
+        "defer": "COALESCE(i.defer_until, %(now)s) <= %(now)s",
+        "acceptance": "i.acceptance_criteria REGEXP %(not_blank)s",
+        # A token has to be stored under metadata.dispatch; metadata that is a list or a text is a person's, and stays.
+        "metadata": "COALESCE(JSON_TYPE(i.metadata), 'NULL') IN ('OBJECT', 'NULL')",
+        "retry": f"COALESCE({retry}, FALSE)",
+    }
+    return {**found, BLOCKED: "i.is_blocked = 0"} if schema.is_blocked else found
+
+
+def cheap(schema: BdSchema) -> tuple[str, str]:
+    """SQL for the conditions that select the queue, and for the others."""
+    found = of_the_row(schema)
+    return (
+        " AND ".join(sql for name, sql in found.items() if name in _CHEAP),
+        " AND ".join(sql for name, sql in found.items() if name not in _CHEAP),
+    )
+
+
+def changes_by_others() -> str:
+    """SQL for how often somebody else than us and the agent changed the bead, by its audit rows."""
+    return "(SELECT COUNT(*) FROM events e WHERE e.issue_id = i.id AND e.actor NOT IN %(ours)s)"
+
+
+def parameters(assignee: str, now: datetime) -> dict[str, Any]:
+    """The values that the conditions refer to."""
+    return {
+        "assignee": assignee,
+        "not_blank": NOT_BLANK,
+        "hidden_types": HIDDEN_TYPES,
+        "ours": (*OURS, assignee),
+        "now": naive(now),
+        "now_text": notes.timestamp(now),
+    }
