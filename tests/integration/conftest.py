@@ -43,7 +43,7 @@ DispatcherFactory = Callable[..., Dispatcher]
 def make_dispatcher(beads: Beads, agent: support.Agent, clock: Clock) -> DispatcherFactory:
     """Builds a dispatcher; `url` and `timeout_seconds` replace the agent's, the rest are rules."""
 
-    def make(*, url: str = "", health: bool = False, timeout_seconds: float = support.PATIENCE_SECONDS, **rules: object) -> Dispatcher:
+    def make(*, url: str = "", health: bool = False, timeout_seconds: float = 60, **rules: object) -> Dispatcher:
         service = beadboard.BeadBoard(
             settings.AgentSettings(url or agent.url, f"{agent.url}/health" if health else None, timeout_seconds)
         )

@@ -22,6 +22,8 @@ from tests.conftest import Beads, make_workspace
 from tests.support import wait_for
 from tools import toolchain
 
+WRITE = "REPLACE INTO config (`key`, value) VALUES ('test.write', UUID())"  # a transaction without an event
+
 
 class Check(EligibilityCheck):
     """Keeps whether it has been asked."""
@@ -55,18 +57,23 @@ class Running:
         for thread in self._threads:
             thread.start()
 
-    def wait_until_reading(self, beads: Beads) -> None:
-        """Wait until it reads the binlog, and has checked whether to request a pass for what was eligible before.
+    @property
+    def started(self) -> bool:
+        """It reads the binlog, and has checked whether to request a pass for what was eligible before."""
+        return self.health.connected and self._check.asked
 
-        A heartbeat may be 30 s away: a write of ours shows at once that the stream is open.
-        """
+    def wait_until_started(self, beads: Beads) -> None:
+        self.wait_for(beads, lambda: self.started, "the feed reads the binlog")
 
-        def reads() -> bool:
-            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.write', UUID())")
+    def wait_for(self, beads: Beads, condition: Callable[[], bool], what: str) -> None:
+        """Wait with a write now and then: without one, the stream may bring nothing until its heartbeat after 30 s."""
+
+        def after_a_write() -> bool:
+            beads.sql(WRITE)
             self.stop.wait(0.2)
-            return self.health.connected and self._check.asked
+            return condition()
 
-        wait_for(reads, "the feed reads the binlog")
+        wait_for(after_a_write, what)
 
     def close(self) -> None:
         self.stop.set()
@@ -87,7 +94,7 @@ def feed(beads: Beads, sink: support.Sink) -> Iterator[Callable[[], Running]]:
         for old in running:
             old.close()
         running[:] = [Running(beads.dolt, sink.url)]
-        wait_for(lambda: running[0].health.connected, "the feed reads the binlog", 40)
+        wait_for(lambda: running[0].started, "the feed reads the binlog")
         return running[0]
 
     # A heartbeat may be 30 s away: a write of ours shows at once that the stream is open.
@@ -95,15 +102,17 @@ def feed(beads: Beads, sink: support.Sink) -> Iterator[Callable[[], Running]]:
 
     def write() -> None:
         while not stop.wait(0.3):
-            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.write', UUID())")
+            beads.sql(WRITE)
 
     thread = threading.Thread(target=write)
     thread.start()
-    yield start
-    stop.set()
-    thread.join()
-    for old in running:
-        old.close()
+    try:
+        yield start
+    finally:
+        stop.set()
+        thread.join()
+        for old in running:
+            old.close()
 
 
 def published(sink: support.Sink, bead: str) -> list[tuple[str, str, str]]:
@@ -283,24 +292,22 @@ def test_a_real_gap_is_recovered(tmp_path: pathlib.Path, sink: support.Sink) -> 
     try:
         workspace = make_workspace("1.3.0", server, tmp_path / "workspace")
         dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
-        running = Running(dolt, sink.url)
-        bead = workspace.create("t", "ok")
-        workspace.run("assign", bead, "bob")
-        wait_for(lambda: sink.about(bead), "the first change")
-        running.close()
+        with support.closing(Running(dolt, sink.url)):
+            bead = workspace.create("t", "ok")
+            workspace.run("assign", bead, "bob")
+            wait_for(lambda: sink.about(bead), "the first change")
         workspace.run("assign", bead, "carol")
         server.stop()
         for log in tmp_path.glob("dolt/**/binlog"):
             shutil.rmtree(log)
         server.start()
-        running = Running(dolt, sink.url)
-        found = wait_for(lambda: sink.about(bead)[1:], "the change that the binlog no longer holds", 30)
-        assert [event.extensions["assignee"] for event in found] == ["carol"]
-        assert found[0].extensions["recovered"] == "true"
-        workspace.run("assign", bead, "dave")
-        wait_for(lambda: sink.about(bead)[2:], "the feed continues after the gap")
-        assert published(sink, bead)[-1][1] == "dave"
-        running.close()
+        with support.closing(Running(dolt, sink.url)):
+            found = wait_for(lambda: sink.about(bead)[1:], "the change that the binlog no longer holds")
+            assert [event.extensions["assignee"] for event in found] == ["carol"]
+            assert found[0].extensions["recovered"] == "true"
+            workspace.run("assign", bead, "dave")
+            wait_for(lambda: sink.about(bead)[2:], "the feed continues after the gap")
+            assert published(sink, bead)[-1][1] == "dave"
     finally:
         server.stop()
 

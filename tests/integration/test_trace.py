@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-import httpx
 import pytest
 
 from beads_dispatch import events, settings, store, trace
@@ -54,9 +53,7 @@ def raw() -> Iterator[RawSink]:
 @pytest.fixture
 def feed(beads: Beads, raw: RawSink) -> Iterator[Running]:
     with support.closing(Running(beads.dolt, raw.url)) as running:
-        pause = threading.Event()
-        while not running.health.connected and not pause.wait(0.3):
-            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.write', UUID())")
+        running.wait_until_started(beads)
         yield running
 
 
@@ -87,10 +84,8 @@ def test_a_recovered_change_is_as_its_schema_says(beads: Beads, raw: RawSink) ->
     beads.sql(f"UPDATE {state} SET assignee = 'carol' WHERE bead = 'x-1'")
     beads.sql(f"INSERT INTO {state} (feed, bead, assignee, status, event) VALUES (%s, 'x-2', '', 'closed', 'e')",
               beads.dolt.database)  # fmt: skip
-    pause = threading.Event()
-    with support.closing(Running(beads.dolt, raw.url)):
-        while len(raw.of_type(events.ISSUE_CHANGED)) < 2 and not pause.wait(0.3):
-            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.write', UUID())")
+    with support.closing(Running(beads.dolt, raw.url)) as running:
+        running.wait_for(beads, lambda: len(raw.of_type(events.ISSUE_CHANGED)) >= 2, "both changes")
     published = [sent for sent in raw.sent if sent["type"] == events.ISSUE_CHANGED]
     assert {sent["subject"] for sent in published} == {"x-1", "x-2"}
     for sent in published:
@@ -111,7 +106,7 @@ def test_the_reply_to_a_tick_is_as_its_schema_says(beads: Beads) -> None:
     try:
         for name in ("dispatch", "reap"):
             headers, _ = events.to_http(events.Event(f"t-{name}", f"/x/pingsources/{name}", events.TICK))
-            answer = httpx.post(f"http://127.0.0.1:{feed.port}/", headers=headers, content=b"{}", timeout=30)
+            answer = support.post(f"http://127.0.0.1:{feed.port}/", headers=headers, content=b"{}")
             sent = in_json(answer.headers, answer.content)
             assert (sent["type"], sent["cause"]) == (f"dev.beads.{name}.requested.v1", "tick")
             assert refusals(f"urn:beads:schema:{sent['type']}#/$defs/event", sent) == []
@@ -122,19 +117,17 @@ def test_the_reply_to_a_tick_is_as_its_schema_says(beads: Beads) -> None:
 
 def test_an_event_that_is_published_again_has_the_same_trace(beads: Beads, raw: RawSink, feed: Running) -> None:
     """By the same feed, because the sink did not accept it; and by the next one, whose position does not cover it."""
+    position = beads.store.feed_state.position()
+    assert position is not None
     raw.behaviour = support.answers(503)
     beads.add("x-1", assignee="bob")
     wait_for(lambda: len(raw.sent) > 1, "two tries")
     raw.behaviour = support.accepted
     wait_for(lambda: raw.about("x-1"), "the change")
-    position = beads.store.feed_state.position()
-    assert position is not None
     feed.close()
     beads.store.feed_state.set_position(position, {})  # as if it had been killed before it could store the next one
-    pause = threading.Event()
-    with support.closing(Running(beads.dolt, raw.url)):
-        while len(raw.about("x-1")) < 2 and not pause.wait(0.3):
-            beads.sql("REPLACE INTO config (`key`, value) VALUES ('test.write', UUID())")
+    with support.closing(Running(beads.dolt, raw.url)) as running:
+        running.wait_for(beads, lambda: len(raw.about("x-1")) >= 2, "the change again")
     published = [sent for sent in raw.sent if sent["type"] == events.ISSUE_CHANGED]
     assert len(published) > 2
     assert len({sent["id"] for sent in published}) == len({sent["traceparent"] for sent in published}) == 1
@@ -151,7 +144,7 @@ class Traced:
 
     def lines(self, name: str = "dispatch") -> list[dict[str, Any]]:
         """What the function has logged."""
-        return [json.loads(line) for line in (self._logs / f"{name}.log").read_text().splitlines() if line[:1] == "{"]
+        return support.json_lines(self._logs / f"{name}.log")
 
     def send(self, function: str, **extensions: str) -> None:
         """A request straight to a function."""
@@ -161,7 +154,7 @@ class Traced:
     def post(self, function: str, event: events.Event) -> None:
         headers, body = events.to_http(event)
         port = getattr(self.system.ports, function)
-        assert httpx.post(f"http://127.0.0.1:{port}/", headers=headers, content=body, timeout=60).status_code == 204
+        assert support.post(f"http://127.0.0.1:{port}/", headers=headers, content=body).status_code == 204
 
 
 @pytest.fixture
@@ -185,7 +178,7 @@ def test_one_trace_from_the_change_to_the_job(beads: Beads, traced: Traced) -> N
     """The change, the request and the POST are in it, each in a span of its own; the function's lines name it."""
     bead = beads.workspace.create("do it", "ok")
     beads.workspace.run("assign", bead, "agent")
-    wait_for(lambda: bead in traced.headers, "the POST", 30)
+    wait_for(lambda: bead in traced.headers, "the POST")
     wait_for(lambda: [line for line in traced.lines() if line.get("action") == "pass" and line.get("jobs")], "its line")
     posted = trace.parse(traced.headers[bead])
     assert posted is not None

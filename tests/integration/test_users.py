@@ -47,7 +47,7 @@ def as_user(beads: Beads, users: None) -> As:
 
 @pytest.fixture
 def dispatcher(as_user: As, agent: support.Agent, clock: Clock) -> Iterator[Dispatcher]:
-    backend = beadboard.BeadBoard(settings.AgentSettings(agent.url, None, 5))
+    backend = beadboard.BeadBoard(settings.AgentSettings(agent.url, None, support.PATIENCE_SECONDS))
     with support.closing(store.Store(as_user("dispatch"))) as beads:
         yield Dispatcher(beads, backend, settings.DispatchLimits(), clock, clock.sleep)
 
@@ -84,14 +84,14 @@ def test_the_feeder_can_do_its_work(beads: Beads, as_user: As, sink: support.Sin
         beads.sql(f"DROP TABLE {store.STATE_DATABASE}.{table}")
     feeder = Running(as_user("feeder"), sink.url)
     try:
-        wait_for(lambda: feeder.health.connected, "the feed reads the binlog", 40)
+        feeder.wait_until_started(beads)
         with support.closing(store.Store(as_user("feeder"))) as ours:
             ours.control.mirror_pingsource("reap", True)
             assert ours.feed_state.unpublished(1) == []
             assert ours.overview("agent", datetime.now(UTC)).running == 0
         beads.add("x-1")
-        wait_for(lambda: sink.of_type(events.DISPATCH_REQUESTED), "the request", 10)
-        wait_for(lambda: [event.subject for event in sink.of_type(events.ISSUE_CHANGED)] == ["x-1"], "the change", 10)
+        wait_for(lambda: sink.of_type(events.DISPATCH_REQUESTED), "the request")
+        wait_for(lambda: [event.subject for event in sink.of_type(events.ISSUE_CHANGED)] == ["x-1"], "the change")
     finally:
         feeder.close()
     assert beads.store.feed_state.position() is not None and beads.store.control.suspension().reap
