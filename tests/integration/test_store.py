@@ -8,6 +8,7 @@ from beads_dispatch import settings, store, suspension
 from beads_dispatch.suspension import Suspension
 from tests.conftest import Beads
 from tests.integration.conftest import Clock
+from tests.support import wait_for
 
 
 def test_after_a_write_the_same_connection_reads_what_others_wrote_since(beads: Beads, clock: Clock) -> None:
@@ -70,6 +71,7 @@ def test_a_connection_that_died_is_replaced(beads: Beads, clock: Clock) -> None:
     assert beads.store.eligible.first("agent", clock(), 1)
     number = beads.store._session.rows("SELECT CONNECTION_ID() AS n")[0]["n"]
     beads.sql(f"KILL {number}")
+    wait_for(lambda: number not in [row["Id"] for row in beads.sql("SHOW PROCESSLIST")], "the end of the connection")
     beads.store.refresh()
     assert beads.store.eligible.first("agent", clock(), 1)
 
