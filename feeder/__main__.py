@@ -14,10 +14,11 @@ from beads_dispatch.agents import beadboard
 from beads_dispatch.log import Action
 from feeder import checkpoint, http, metrics, pingsources, preflight
 from feeder.changes import RequestReason
-from feeder.eligibility_check import EligibilityCheck, PendingRequest, send_requests
+from feeder.eligibility_check import EligibilityCheck
 from feeder.emitter import Emitter
 from feeder.feed import ChangeFeed
 from feeder.health import HealthState
+from feeder.requests import PendingRequest, send_requests
 
 logger = log.get("feeder")
 

@@ -86,6 +86,7 @@ class Stream:
     ) -> None:
         self._dolt = dolt
         self._columns = columns
+        self._databases = (dolt.database, store.STATE_DATABASE)
         self._opened: list[Any] = []
         self._closed = False
         self._reader = BinLogStreamReader(
@@ -117,7 +118,7 @@ class Stream:
                     yield Transaction(gtid, database)
             elif isinstance(event, XidEvent):
                 yield Transaction(gtid, database, tuple(rows))
-            elif event.schema == self._dolt.database and event.table in self._columns:
+            elif event.schema in self._databases and event.table in self._columns:
                 rows.extend(_rows(event, self._columns[event.table]))
 
     def close(self) -> None:

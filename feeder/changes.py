@@ -10,11 +10,14 @@ from beads_dispatch.bead import Status
 
 # The columns that are kept of a row; long texts, descriptions of a megabyte among them, are dropped at once.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "issues": ("id", "title", "priority", "assignee", "status"),
+    "issues": ("id", "title", "priority", "assignee", "status", "defer_until"),
     "events": ("issue_id", "actor"),
     "dependencies": ("issue_id",),
     "config": ("key", "value"),
+    "holds": ("feed",),
 }
+
+_COMPARED = ("id", "title", "priority", "assignee", "status")  # what store.feed_state.unpublished gives of each side
 
 Side = Mapping[str, str | None]  # a bead's assignee and status, before or after a change
 
@@ -65,7 +68,7 @@ class Change:
 class RequestReason:
     """Why a pass is requested, and the id of what caused it."""
 
-    cause: str  # change, slot, tick or resume
+    cause: str  # change, slot, due, tick or resume
     id: str
 
 
@@ -87,7 +90,7 @@ def recovered(rows: Iterable[Mapping[str, Any]], sequence: str) -> Iterator[Chan
     """
     for found in rows:
         before, after = (
-            {name: found[f"{side}_{name}"] for name in COLUMNS["issues"]} if found[f"{side}_id"] is not None else None
+            {name: found[f"{side}_{name}"] for name in _COMPARED} if found[f"{side}_id"] is not None else None
             for side in ("from", "to")
         )
         row = RowChange("issues", before, after)
@@ -118,6 +121,16 @@ def request_reason_in(transaction: Transaction, assignee: str) -> RequestReason 
         if cause and (reason is None or cause == "slot"):
             reason = RequestReason(cause, f"{transaction.gtid}:{index}")
     return reason
+
+
+def moves_a_moment(transaction: Transaction, assignee: str) -> bool:
+    """Whether the next due moment may be another one after a transaction: a defer date, a retry delay or a hold."""
+    return any(
+        row.table == "holds" or (side.get("assignee") == assignee or side.get("defer_until") is not None)
+        for row in transaction.rows
+        if row.table in ("issues", "holds")
+        for side in (row.before or {}, row.after or {})
+    )
 
 
 def actors_of(rows: Iterable[RowChange]) -> dict[str, str]:
@@ -183,8 +196,11 @@ def _bead_cause(
     in_progress = (assignee, Status.IN_PROGRESS)
     if (before.get("assignee"), before.get("status")) == in_progress != (after.get("assignee"), after.get("status")):
         return "slot"
-    assigned = after.get("assignee") == assignee and after.get("status") == Status.OPEN
-    if assigned and actors.get(after["id"], "") not in store.OURS:
+    # A date that has passed makes a deferred bead eligible; and the date of a parent holds back its children.
+    waiting = after.get("status") == Status.OPEN or after.get("defer_until") is not None
+    if after.get("assignee") == assignee and waiting and actors.get(after["id"], "") not in store.OURS:
+        return "change"
+    if before.get("defer_until") != after.get("defer_until") and before.get("defer_until") is not None:
         return "change"
     closed = before.get("status") != Status.CLOSED and after.get("status", Status.CLOSED) == Status.CLOSED
     return "change" if closed else None

@@ -1,15 +1,11 @@
 """Is there work that dispatch, or reap, would do now? Only then is a pass requested."""
 
-import threading
 from datetime import UTC, datetime
 
-from beads_dispatch import agents, events, log, reaper, store
+from beads_dispatch import agents, log, reaper, store
 from beads_dispatch.agents import beadboard, slots
 from beads_dispatch.log import Action
 from beads_dispatch.settings import DispatchLimits
-from feeder import changes, metrics
-from feeder.changes import RequestReason
-from feeder.emitter import Backoff, Emitter, SinkError
 
 logger = log.get("feeder")
 
@@ -34,6 +30,11 @@ class EligibilityCheck:
             return 0
         return count
 
+    def next_due(self, now: datetime) -> datetime | None:
+        """The next moment at which work may come up by itself: a defer date, or the end of a retry delay or a hold."""
+        hold, due = self._beads.control.hold(), self._beads.eligible.next_due(self._limits.assignee, now)
+        return min(filter(None, (hold.until if hold.active_at(now) else None, due)), default=None)
+
     def count_eligible_with_slot(self) -> int:
         """As count_eligible, and 0 when no slot is free: a tick does not start dispatch to find the agent busy."""
         count = self.count_eligible()
@@ -53,44 +54,3 @@ class EligibilityCheck:
         if self._beads.control.suspension().reap:
             return 0
         return sum(len(find(self._beads, self._limits, now)) for find in (reaper.orphaned, reaper.inactive))
-
-
-class PendingRequest:
-    """The request that is to be made next: several reasons that come meanwhile make one more request."""
-
-    def __init__(self) -> None:
-        self._reason: RequestReason | None = None
-        self._changed = threading.Condition()
-
-    def add(self, reason: RequestReason) -> None:
-        """Request a pass soon. A freed slot is not replaced by another reason."""
-        with self._changed:
-            if self._reason is None or self._reason.cause != "slot":
-                self._reason = reason
-            self._changed.notify()
-
-    def take(self, timeout_seconds: float) -> RequestReason | None:
-        """Wait for a reason and take it; None when none comes in that time."""
-        with self._changed:
-            if self._reason is None:
-                self._changed.wait(timeout_seconds)
-            reason, self._reason = self._reason, None
-            return reason
-
-
-def send_requests(pending: PendingRequest, check: EligibilityCheck, emitter: Emitter, stop: threading.Event) -> None:
-    """Send a request for each reason for which there is an eligible bead, one at a time, until `stop` is set."""
-    backoff = Backoff()
-    while not stop.is_set():
-        reason = pending.take(timeout_seconds=1.0)
-        if reason is None:
-            continue
-        try:
-            count = check.count_eligible()
-            if count:
-                emitter.send(changes.request(reason, count, events.DISPATCH_REQUESTED))
-                metrics.REQUESTS.labels("dispatch", reason.cause).inc()
-            backoff.reset()
-        except (SinkError, store.StoreError) as exc:
-            pending.add(reason)
-            stop.wait(backoff.failed(f"cannot request a pass: {exc}; trying again", Action.REQUEST))

@@ -13,10 +13,10 @@ from beads_dispatch.log import Action
 from feeder import binlog, changes, metrics, preflight
 from feeder.changes import RequestReason
 from feeder.checkpoint import Checkpointer
-from feeder.eligibility_check import PendingRequest
 from feeder.emitter import Backoff, Emitter, retry_until_accepted
 from feeder.gap_recovery import GapRecovery
 from feeder.health import HealthState
+from feeder.requests import PendingRequest
 
 logger = log.get("feeder")
 
@@ -127,6 +127,8 @@ class ChangeFeed:
         reason = changes.request_reason_in(transaction, self._assignee)
         if reason:
             self._pending.add(reason)
+        if changes.moves_a_moment(transaction, self._assignee):
+            self._pending.add_moved()
         published, states = False, {}
         for change in changes.changes_in(transaction):
             if changes.is_published(change):
@@ -153,6 +155,7 @@ class ChangeFeed:
             self._checkpointer.advance(str(self._position), {change.bead: change.published_state}, published=True)
         if number:
             self._pending.add(RequestReason("change", f"missed-{uuid.uuid4()}"))
+            self._pending.add_moved()
             logger.warning(
                 f"published {number} changes that the binlog does not hold",
                 extra=log.context(action=Action.GAP_RECOVERED, changes=number),

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from beads_dispatch.bead import Bead
@@ -15,6 +15,10 @@ from beads_dispatch.store.session import Params, ReadSession, Rows, naive
 _HEAD = 8  # beads read to find the first eligible one, and how many times more when none is
 _CHUNK = 512  # beads whose relations are read at once
 _COUNT_LIMIT = 100
+_LONGEST_RETRY_DELAY = timedelta(hours=1)  # longer than any that is written; a bead that changed before has none left
+
+# In this order and with LIMIT 1 the index on defer_until answers, where the schema has one (bd 1.3.0).
+_DEFER_DATES = "SELECT i.defer_until AS at FROM issues i WHERE i.defer_until > %(after)s AND i.status <> 'closed'"
 
 
 class Eligible:
@@ -84,27 +88,23 @@ class Eligible:
         return Wisp(bead_id, rows[0]["title"], bool(rows[0]["ephemeral"]), movable) if rows else None
 
     def next_due(self, assignee: str, after: datetime) -> datetime | None:
-        """The next moment after another at which a bead of the agent may become eligible by itself."""
-        defer = "SELECT MIN(i.defer_until) AS at FROM issues i WHERE i.defer_until > %(after)s"
-        deferred = self._session.rows(defer, {"after": naive(after)})[0]["at"]
-        found = self._retry_moments(assignee, after) | ({deferred.replace(tzinfo=UTC)} if deferred else set())
-        return min(found, default=None)
+        """The next moment after another at which a bead of the agent may become eligible by itself: its own defer date
+        or a parent's, or its retry delay."""
+        deferred = self._session.rows(f"{_DEFER_DATES} ORDER BY i.defer_until LIMIT 1", {"after": naive(after)})
+        return min({*_moments(deferred), *self._retry_moments(assignee, after)}, default=None)
 
     def due_moments(self, assignee: str, after: datetime, before: datetime) -> list[datetime]:
-        """The moments between two others at which a bead of the agent may become eligible by itself."""
-        rows = self._session.rows(
-            "SELECT DISTINCT i.defer_until AS at FROM issues i WHERE i.defer_until > %(after)s",
-            {"after": naive(after)},
-        )
-        found = {row["at"].replace(tzinfo=UTC) for row in rows} | self._retry_moments(assignee, after)
+        """All such moments between two others."""
+        deferred = self._session.rows(_DEFER_DATES, {"after": naive(after)})
+        found = {*_moments(deferred), *self._retry_moments(assignee, after)}
         return sorted(moment for moment in found if after < moment < before)
 
     def _retry_moments(self, assignee: str, after: datetime) -> set[datetime]:
         """When the agent's beads' retry delays end."""
         rows = self._session.rows(
             f"SELECT {predicate.RETRY_AT} AS at FROM issues i WHERE i.assignee = %(assignee)s AND i.status = 'open'"
-            f" AND {predicate.RETRY_AT} > %(now_text)s",
-            parameters(assignee, after),
+            f" AND i.updated_at >= %(since)s AND {predicate.RETRY_AT} > %(now_text)s",
+            {**parameters(assignee, after), "since": naive(after - _LONGEST_RETRY_DELAY)},
         )
         found = set()
         for row in rows:
@@ -156,6 +156,10 @@ class Eligible:
     def _unmet(self, rows: Sequence[dict[str, Any]], now: datetime) -> dict[str, set[str]]:
         epics = [row["id"] for row in rows if row["issue_type"] == "epic"]
         return self._relations.unmet([row["id"] for row in rows], epics, now)
+
+
+def _moments(rows: Rows) -> set[datetime]:
+    return {row["at"].replace(tzinfo=UTC) for row in rows}
 
 
 def _chunks(rows: Rows) -> Iterator[Rows]:

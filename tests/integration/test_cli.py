@@ -124,8 +124,40 @@ def blocked_parent(beads: Beads) -> None:
     link(beads, parent, blocker, "blocks")
 
 
-def deferred(beads: Beads) -> None:
+def conditionally_blocked(beads: Beads) -> None:
+    link(beads, "x-1", beads.add("x-2", assignee=None), "conditional-blocks")
+
+
+def waiting_for_a_child(beads: Beads) -> None:
+    spawner, child = beads.add("x-2", assignee=None), beads.add("x-3", assignee=None)
+    link(beads, child, spawner, "parent-child")
+    link(beads, "x-1", spawner, "waits-for")
+
+
+def behind_a_timer(beads: Beads) -> None:
+    """A gate whose time has come: bd opens it when somebody runs the check."""
+    timer = {"issue_type": "gate", "await_type": "timer", "timeout_ns": 10**9, "created_at": "2026-01-01"}
+    link(beads, "x-1", beads.add("x-2", assignee=None, **timer), "blocks")
+
+
+def behind_a_persons_gate(beads: Beads) -> None:
+    link(beads, "x-1", beads.add("x-2", assignee=None, issue_type="gate", await_type="human"), "blocks")
+
+
+def of_a_type_that_bd_hides(beads: Beads) -> None:
+    beads.sql("UPDATE issues SET issue_type = 'molecule' WHERE id = 'x-1'")
+
+
+def pinned(beads: Beads) -> None:
+    beads.sql("UPDATE issues SET pinned = 1 WHERE id = 'x-1'")
+
+
+def open_with_a_date(beads: Beads) -> None:
     beads.sql("UPDATE issues SET defer_until = %s WHERE id = 'x-1'", in_an_hour())
+
+
+def deferred_without_a_date(beads: Beads) -> None:
+    beads.workspace.run("defer", "x-1")
 
 
 def deferred_parent(beads: Beads) -> None:
@@ -142,10 +174,17 @@ BROKEN: dict[Callable[[Beads], None], tuple[str, str]] = {
     blocked_by_status: ("status", "it is blocked, not open"),
     blank_acceptance: ("acceptance", "it has no acceptance criteria"),
     metadata_is_a_list: ("metadata", "its metadata is a JSON array"),
-    blocked_by_another: ("ready", "it is blocked by x-2 (Comes first), which is open"),
-    blocked_parent: ("ready", "its ancestor x-2 is blocked by x-3"),
-    deferred: ("ready", "it is deferred until"),
-    deferred_parent: ("ready", "its parent x-2 (Bead x-2) is deferred until"),
+    blocked_by_another: ("blocked", "it is blocked by x-2 (Comes first), which is open"),
+    blocked_parent: ("blocked", "its ancestor x-2 is blocked by x-3"),
+    conditionally_blocked: ("blocked", "it is blocked by x-2"),
+    waiting_for_a_child: ("blocked", "it waits for the child x-3 (Bead x-3) of x-2, which is open"),
+    behind_a_timer: ("blocked", "it is behind the gate x-2 (Bead x-2), which waits for: timer"),
+    behind_a_persons_gate: ("blocked", "it is behind the gate x-2 (Bead x-2), which waits for: human"),
+    of_a_type_that_bd_hides: ("type", "it is of type molecule, which `bd ready` leaves out too"),
+    pinned: ("pinned", "it is pinned"),
+    open_with_a_date: ("defer", "it is deferred until"),
+    deferred_without_a_date: ("status", "it is deferred without a date"),
+    deferred_parent: ("parent", "its parent x-2 (Bead x-2) is deferred until"),
     suspended: ("suspension", f"dispatch is suspended: bd config {suspension.CONFIG_KEY} is true"),
 }
 
@@ -169,6 +208,55 @@ def test_explain_names_the_unmet_condition_and_the_command_that_fixes_it(
     if again["fix"]:
         assert "assigned to nobody" in again["verdict"]
         fix(beads, again["fix"])
+    assert ask("explain", "x-1", "--json").json["verdict"] == NEXT
+
+
+def test_a_bead_with_a_date_is_dispatched_by_itself_and_explain_says_when(beads: Beads, ask: Command) -> None:
+    """Deferred until later: both conditions say so, and the one command opens it now."""
+    beads.add("x-1")
+    until = datetime.now(UTC) + timedelta(hours=2)
+    beads.workspace.run("defer", "x-1", "--until", until.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    answer = ask("explain", "x-1", "--json").json
+    assert "it is deferred until" in answer["verdict"] and "and is dispatched then" in answer["verdict"]
+    fix(beads, answer["fix"])
+    assert ask("explain", "x-1", "--json").json["verdict"] == NEXT
+
+
+def test_an_epic_waits_for_its_children(beads: Beads, ask: Command) -> None:
+    """An epic with an open child is not dispatched; the child is."""
+    beads.add("x-1", issue_type="epic")
+    link(beads, beads.add("x-2"), "x-1", "parent-child")
+    answer = ask("explain", "x-1", "--json").json
+    assert answer["verdict"] == "it is an epic, and its child x-2 (Bead x-2) is open"
+    assert answer["fix"] == "bd close x-2"
+    assert ask("explain", "x-2", "--json").json["verdict"] == NEXT
+    beads.sql("UPDATE issues SET status = 'closed' WHERE id = 'x-2'")
+    assert ask("explain", "x-1", "--json").json["verdict"] == NEXT
+
+
+@pytest.mark.parametrize("option", ["--no-history", "--ephemeral"])
+def test_a_bead_without_history_is_found_and_its_command_moves_it(beads: Beads, ask: Command, option: str) -> None:
+    """bd keeps it in another table: explain says which, and how to move it; never that there is no such bead."""
+    arguments = ("create", "Elsewhere", option, "--assignee", "agent", "--acceptance", "It works.", "--silent")
+    bead = beads.workspace.run(*arguments).strip()
+    answer = ask("explain", bead, status=1)
+    assert f"{bead} is not dispatched: it is " in answer.err and "in the table wisps, not in issues" in answer.err
+    if "This version of bd has no command" in answer.err:
+        assert not beads.store._session.schema.is_blocked
+        return
+    fix(beads, answer.err.partition("To fix: ")[2].strip())
+    assert ask("explain", bead, "--json").json["verdict"] == NEXT
+
+
+def test_a_stale_mark_of_bds_is_named_with_the_command_that_recomputes_it(beads: Beads, ask: Command) -> None:
+    """bd's column says blocked, and nothing is in the way."""
+    if not beads.store._session.schema.is_blocked:
+        pytest.skip("this bd has no such column")
+    beads.add("x-1", is_blocked=1)
+    beads.commit("a pull that was resolved by hand")
+    answer = ask("explain", "x-1", "--json").json
+    assert "nothing that is open blocks it" in answer["verdict"]
+    fix(beads, answer["fix"])
     assert ask("explain", "x-1", "--json").json["verdict"] == NEXT
 
 
@@ -420,7 +508,6 @@ def test_a_deferral_and_a_retry_count_by_the_clock_of_then(beads: Beads, ask: Co
     until = (now + timedelta(seconds=30)).replace(microsecond=0)
     beads.add("x-1", defer_until=until.replace(tzinfo=None))
     beads.add("x-2", metadata=json.dumps({"dispatch": {"failures": 1, "retry_at": notes.timestamp(until)}}))
-    # A parent makes bd's view decide.
     link(beads, "x-1", beads.add("x-3", assignee=None), "parent-child")
     beads.sql("CALL DOLT_COMMIT('-Am', 'deferred', '--allow-empty')")
     commit = beads.store.history.commit("HEAD")
@@ -428,7 +515,7 @@ def test_a_deferral_and_a_retry_count_by_the_clock_of_then(beads: Beads, ask: Co
     for moment, eligible in ((until - timedelta(seconds=1), []), (until, ["x-1", "x-2"])):
         past = store.Snapshot(beads.dolt, commit.hash)
         assert [bead.id for bead in past.eligible.first("agent", moment, 9)] == eligible
-        assert [one.conditions["ready"] for one in past.eligible.diagnose("agent", moment, "x-1")] == [bool(eligible)]
+        assert [one.holds() for one in past.eligible.diagnose("agent", moment, "x-1")] == [bool(eligible)]
         past.close()
 
 
@@ -613,7 +700,7 @@ def test_dispatch_by_hand_is_the_functions_own_dispatch(beads: Beads, ask: Comma
     assert answer.err.count("dispatched by hand all the same") == 3
 
 
-@pytest.mark.parametrize("break_it", [assigned_to_a_person, closed, blank_acceptance, blocked_by_another, deferred])
+@pytest.mark.parametrize("break_it", [assigned_to_a_person, closed, blank_acceptance, blocked_by_another, open_with_a_date])
 def test_a_bead_that_is_not_eligible_is_not_dispatched_by_hand_either(
     beads: Beads, ask: Command, agent: support.Agent, break_it: Callable[[Beads], None]
 ) -> None:

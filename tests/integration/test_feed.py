@@ -10,11 +10,12 @@ import pytest
 
 from beads_dispatch import events, settings, store, suspension
 from feeder import binlog, changes, checkpoint, gap_recovery
-from feeder.eligibility_check import EligibilityCheck, PendingRequest, send_requests
+from feeder.eligibility_check import EligibilityCheck
 from feeder.emitter import Emitter
 from feeder.feed import ChangeFeed
 from feeder.health import HealthState
 from feeder.preflight import Unfit
+from feeder.requests import PendingRequest, send_requests
 from local import processes
 from local.dolt import DoltServer
 from tests import support
