@@ -35,11 +35,13 @@ def orphaned(store: Store, limits: DispatchLimits, now: datetime) -> list[Bead]:
 
 def inactive(store: Store | Snapshot, limits: DispatchLimits, now: datetime) -> list[Bead]:
     """The beads that a pass would block, those with an orphaned claim among them. Raises StoreError."""
-    return store.activity.inactive(limits.assignee, now - limits.reap_after)
+    return store.activity.inactive(limits.assignee, now - limits.reap_after, only_ours=limits.reap_only_ours)
 
 
-def due_at(bead: Bead, limits: DispatchLimits) -> datetime:
-    """When a bead in progress is reaped if it stays inactive: an orphaned claim soon, all else later."""
+def due_at(bead: Bead, limits: DispatchLimits) -> datetime | None:
+    """When a bead in progress is reaped if it stays inactive: an orphaned claim soon, all else later, or never."""
+    if limits.reap_only_ours and not bead.record.claim:
+        return None
     last_activity = bead.last_activity or bead.updated_at
     return last_activity + (limits.claim_timeout if bead.record.is_unsent else limits.reap_after)
 

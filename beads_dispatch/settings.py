@@ -62,6 +62,8 @@ class DispatchLimits:
     # REAP_AFTER_MINUTES: a bead in progress without activity for this long is blocked. Longer than the agent's
     # longest single step without a note.
     reap_after_minutes: float = 30.0
+    # REAP_ONLY_OURS: reap blocks only beads with a claim of ours, not what a person works on under the agent's name.
+    reap_only_ours: bool = False
 
     @property
     def slot_silence(self) -> timedelta:
@@ -148,6 +150,7 @@ def limits(env: Environment) -> DispatchLimits:
         slot_silence_minutes=_number(env, "SLOT_SILENCE_MINUTES", DispatchLimits.slot_silence_minutes),
         claim_timeout_seconds=_number(env, "CLAIM_TIMEOUT_SECONDS", DispatchLimits.claim_timeout_seconds),
         reap_after_minutes=_number(env, "REAP_AFTER_MINUTES", DispatchLimits.reap_after_minutes),
+        reap_only_ours=_flag(env, "REAP_ONLY_OURS"),
     )
     timeout = _number(env, "AGENT_TIMEOUT_SECONDS", AgentSettings.timeout_seconds)
     if found.claim_timeout_seconds <= timeout:
@@ -246,6 +249,13 @@ def _number(env: Environment, name: str, default: float, *, whole: bool = False)
         kind = "a whole number of at least 1" if whole else "a number above 0"
         raise SettingsError(f"{name} is {text!r}, expected {kind}. Its default is {default:g}.")
     return value
+
+
+def _flag(env: Environment, name: str) -> bool:
+    text = env.get(name, "").lower()
+    if text not in ("", "true", "false"):
+        raise SettingsError(f"{name} is {text!r}, expected true or false. Its default is false.")
+    return text == "true"
 
 
 def _http_url(text: str, name: str) -> str:

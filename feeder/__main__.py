@@ -35,7 +35,8 @@ environment:
   AGENT_ASSIGNEE       the agent: the name that beads are assigned to (agent)
   BEADBOARD_URL, AGENT_HEALTH_URL
                        the agent's backend; without it a tick does not ask whether the agent is busy
-  MAX_IN_FLIGHT (1), SLOT_SILENCE_MINUTES (10), CLAIM_TIMEOUT_SECONDS (120), REAP_AFTER_MINUTES (30)
+  MAX_IN_FLIGHT (1), SLOT_SILENCE_MINUTES (10), CLAIM_TIMEOUT_SECONDS (120), REAP_AFTER_MINUTES (30),
+  REAP_ONLY_OURS (false)
 """
 
 

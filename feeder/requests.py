@@ -3,6 +3,7 @@
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from beads_dispatch import events, log, store
@@ -57,31 +58,35 @@ class PendingRequest:
 class DueMoment:
     """The next moment at which time alone may make work available. For the thread that sends requests."""
 
-    def __init__(self, check: EligibilityCheck) -> None:
+    def __init__(self, check: EligibilityCheck, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._check = check
+        self._clock = clock
         self._next: datetime | None = None
         self._stale = True
         self._read_at = 0.0  # time.monotonic()
-        self._clocks = time.time() - time.monotonic()
+        self._offset = self._clock_offset()
 
     def seconds_left(self) -> float:
         """How long to wait before the next look."""
-        left = (self._next - datetime.now(UTC)).total_seconds() if self._next else _LOOK_SECONDS
+        left = (self._next - self._clock()).total_seconds() if self._next else _LOOK_SECONDS
         return min(max(left, 0.0), _LOOK_SECONDS)
 
     def look(self, pending: PendingRequest) -> None:
         """Request a pass where the moment has come, and read the next one where it may be another. Raises StoreError,
         and tries again at the next look then."""
-        now = datetime.now(UTC)
+        now = self._clock()
         if self._next is not None and self._next <= now:
             pending.add(RequestReason("due", f"due-{uuid.uuid4()}"))
             self._next, self._stale = None, True
-        clocks = time.time() - time.monotonic()
-        self._stale |= abs(clocks - self._clocks) > _LOOK_SECONDS  # somebody set the clock
+        offset = self._clock_offset()
+        self._stale |= abs(offset - self._offset) > _LOOK_SECONDS  # somebody set the clock
         self._stale |= pending.take_moved() or time.monotonic() - self._read_at > _REREAD_SECONDS
         if self._stale:
             self._next = self._check.next_due(now)
-            self._stale, self._read_at, self._clocks = False, time.monotonic(), clocks
+            self._stale, self._read_at, self._offset = False, time.monotonic(), offset
+
+    def _clock_offset(self) -> float:
+        return self._clock().timestamp() - time.monotonic()
 
 
 def send_requests(pending: PendingRequest, check: EligibilityCheck, emitter: Emitter, stop: threading.Event) -> None:

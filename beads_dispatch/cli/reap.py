@@ -50,8 +50,8 @@ def lines(found: ReapForecast) -> list[terminal.Line]:
         *(f"would block: {bead} (inactive)" for bead in found.to_block),
         *([] if found.to_reopen or found.to_block else ["would do nothing now"]),
         *(
-            f"in progress: {one.bead}, last activity {terminal.span(found.at - one.last_activity)} ago; reaped at"
-            f" {terminal.moment(one.reap_at)} if it stays inactive"
+            f"in progress: {one.bead}, last activity {terminal.span(found.at - one.last_activity)} ago; "
+            + (f"reaped at {terminal.moment(one.reap_at)} if it stays inactive" if one.reap_at else "not reaped")
             for one in found.later
         ),
     ]

@@ -24,7 +24,7 @@ class InProgress:
     claimed_at: str | None  # None without a claim of ours
     last_activity: datetime
     activity: str
-    reap_at: datetime  # when it is reaped if it stays inactive
+    reap_at: datetime | None  # when it is reaped if it stays inactive; None: never (REAP_ONLY_OURS)
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,12 @@ def _feed_line(feed: FeedStatus) -> str:
     return f"{'feed:':<10} {state}, position {terminal.cut(feed.position or '', 100)}"
 
 
+def _reap_at(one: InProgress, moment: datetime) -> str:
+    if one.reap_at is None:
+        return "never: no claim of ours"
+    return terminal.moment(one.reap_at) if one.reap_at > moment else "due"
+
+
 def _in_progress_lines(found: StatusReport) -> list[str]:
     rows = [
         (
@@ -227,7 +233,7 @@ def _in_progress_lines(found: StatusReport) -> list[str]:
             one.job or one.outcome or "-",
             one.claimed_at or "not by us",
             f"{terminal.span(found.at - one.last_activity)} ago, {one.activity}",
-            terminal.moment(one.reap_at) if one.reap_at > found.at else "due",
+            _reap_at(one, found.at),
             one.title,
         )
         for one in found.in_progress

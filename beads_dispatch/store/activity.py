@@ -54,10 +54,11 @@ class ActivityReads:
         )
         return int(rows[0]["n"])
 
-    def inactive(self, assignee: str, before: datetime) -> list[Bead]:
-        """Beads in progress for the agent whose newest activity is older than `before`."""
+    def inactive(self, assignee: str, before: datetime, *, only_ours: bool = False) -> list[Bead]:
+        """Beads in progress for the agent whose newest activity is older than `before`; `only_ours`: with a claim."""
+        claimed = f" WHERE {TOKEN} IS NOT NULL" if only_ours else ""
         rows = self._session.rows(
-            f"SELECT * FROM (SELECT {BEAD}, {last_activity(self._session)} AS last_activity FROM {_UNCHANGED}) p"
+            f"SELECT * FROM (SELECT {BEAD}, {last_activity(self._session)} AS last_activity FROM {_UNCHANGED}{claimed}) p"
             " WHERE p.last_activity < %(before)s ORDER BY p.last_activity, p.id",
             {"assignee": assignee, "before": naive(before)},
         )

@@ -136,7 +136,12 @@ def waiting_for_a_child(beads: Beads) -> None:
 
 def behind_a_timer(beads: Beads) -> None:
     """A gate whose time has come: bd opens it when somebody runs the check."""
-    timer = {"issue_type": "gate", "await_type": "timer", "timeout_ns": 10**9, "created_at": "2026-01-01"}
+    timer: dict[str, Any] = {
+        "issue_type": "gate",
+        "await_type": "timer",
+        "timeout_ns": 10**9,
+        "created_at": "2026-01-01",
+    }
     link(beads, "x-1", beads.add("x-2", assignee=None, **timer), "blocks")
 
 
@@ -700,7 +705,7 @@ def test_dispatch_by_hand_is_the_functions_own_dispatch(beads: Beads, ask: Comma
     assert answer.err.count("dispatched by hand all the same") == 3
 
 
-@pytest.mark.parametrize("break_it", [assigned_to_a_person, closed, blank_acceptance, blocked_by_another, open_with_a_date])
+@pytest.mark.parametrize("break_it", [assigned_to_a_person, closed, blank_acceptance, blocked_by_another, pinned])
 def test_a_bead_that_is_not_eligible_is_not_dispatched_by_hand_either(
     beads: Beads, ask: Command, agent: support.Agent, break_it: Callable[[Beads], None]
 ) -> None:

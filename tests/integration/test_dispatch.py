@@ -3,12 +3,13 @@
 import json
 import os
 import subprocess
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from beads_dispatch import notes, outcomes, store, suspension
-from beads_dispatch.bead import DispatchRecord
+from beads_dispatch.bead import Bead, DispatchRecord
 from beads_dispatch.outcomes import (
     AgentFailed,
     Dispatched,
@@ -516,6 +517,87 @@ def test_a_change_merged_with_our_claim_is_found_and_only_our_part_undone(
     assert record(beads, "x-1").claim is None
     assert beads.notes("x-1")[-1] == "auto-dispatcher withdrew its claim: the bead was assigned to bob"
     assert agent.posts == []
+
+
+# What somebody may do to a bead just after it was claimed, without touching a cell that the claim wrote.
+MERGED = {
+    "UPDATE issues SET issue_type = 'gate' WHERE id = 'x-1'": "the bead became one of a type that is not dispatched",
+    "UPDATE issues SET pinned = 1 WHERE id = 'x-1'": "the bead was pinned",
+    "UPDATE issues SET is_template = 1 WHERE id = 'x-1'": "the bead became a template",
+    "UPDATE issues SET ephemeral = 1 WHERE id = 'x-1'": "the bead became ephemeral",
+    "UPDATE issues SET defer_until = '2100-01-01' WHERE id = 'x-1'": "the bead was deferred",
+    "UPDATE issues SET acceptance_criteria = ' ' WHERE id = 'x-1'": "the bead lost its acceptance criteria",
+    "UPDATE issues SET defer_until = '2100-01-01' WHERE id = 'x-parent'": "the bead's parent was deferred",
+    "bd dep add x-1 x-other": "the bead became blocked",
+    "bd dep add x-1 x-other --type conditional-blocks": "the bead became blocked",
+}
+
+
+@pytest.mark.parametrize("change", MERGED)
+def test_what_makes_a_claimed_bead_not_eligible_is_found_before_the_post(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, change: str
+) -> None:
+    """A dependency is a row of another table, and Dolt merges other cells of ours: the read-back finds both."""
+    beads.add("x-1", priority=0)
+    beads.add("x-parent", assignee=None)
+    beads.add("x-other", assignee=None)
+    beads.depend(("x-1", "x-parent", "parent-child"))
+    beads.commit("beads")
+    dispatch = make_dispatcher()
+    mark = beads.store.claims.mark_posting
+
+    def mark_then_somebody_changes_it(bead: Bead) -> None:
+        mark(bead)
+        if change.startswith("bd "):
+            beads.workspace.run(*change.split()[1:])
+        else:
+            beads.sql(f"{change.replace(' WHERE', ', updated_at = updated_at WHERE')}")
+
+    beads.store.claims.mark_posting = mark_then_somebody_changes_it  # type: ignore[method-assign]
+    outcomes = dispatch.run_once()
+    assert kinds(outcomes) == [Withdrawn, NothingEligible]
+    assert beads.row("x-1")["status"] == "open"
+    assert beads.notes("x-1")[-1] == f"auto-dispatcher withdrew its claim: {MERGED[change]}"
+    assert agent.posts == []
+
+
+@pytest.mark.parametrize("change", [
+    lambda beads: beads.workspace.run("note", "x-1", "mended"),
+    # bd 1.3.0 writes nothing where the assignee stays, so nothing can be seen of that.
+    lambda beads: [beads.workspace.run("assign", "x-1", name) for name in ("ann", "agent")],
+    lambda beads: beads.workspace.run("update", "x-1", "--priority", "1"),
+    lambda beads: beads.sql("UPDATE issues SET title = 'Clearer', updated_at = '2100-01-01' WHERE id = 'x-1'"),
+], ids=["note", "assigned again", "priority", "plain SQL"])  # fmt: skip
+def test_a_refused_bead_that_somebody_changes_is_tried_at_once(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, change: Callable[[Beads], object]
+) -> None:
+    """It was fixed: its retry delay is over. Without a change it is not, even within the second of the refusal."""
+    beads.workspace.run("create", "A bead", "--id", "x-1", "--assignee", "agent", "--acceptance", "Works.", "--force")
+    agent.behaviour = support.answers(400)
+    dispatch = make_dispatcher()
+    assert kinds(dispatch.run_once()) == [Rejected, NothingEligible]
+    assert kinds(dispatch.run_once()) == [NothingEligible]
+    change(beads)
+    agent.behaviour = support.job
+    assert kinds(dispatch.run_once())[0] is Dispatched
+
+
+def test_a_deferred_bead_is_claimed_when_its_date_has_passed(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """Nobody runs `bd ready`. bd reads it well afterwards, and no old date is left on it."""
+    beads.add("x-1")
+    beads.commit("a bead")
+    until = datetime.now(UTC) + timedelta(hours=1)
+    beads.workspace.run("defer", "x-1", "--until", until.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    dispatch = make_dispatcher()
+    assert kinds(dispatch.run_once()) == [NothingEligible]
+    clock.passed += timedelta(hours=1, seconds=2)
+    assert kinds(dispatch.run_once())[0] is Dispatched
+    shown = json.loads(beads.workspace.run("show", "x-1", "--json"))[0]
+    assert (shown["status"], shown.get("defer_until")) == ("in_progress", None)
+    assert "x-1" not in beads.workspace.run("ready")
+    assert "in_progress" in beads.workspace.run("history", "x-1")
 
 
 def test_withdrawing_does_not_undo_what_they_did(beads: Beads, clock: Clock) -> None:

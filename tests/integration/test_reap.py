@@ -100,6 +100,18 @@ def test_a_bead_that_was_dispatched_by_hand_is_reaped_too(beads: Beads, clock: C
     assert json.loads(beads.row("x-1")["metadata"]) == {"team": "blue"}
 
 
+def test_a_persons_own_work_under_the_agents_name_is_left_alone_on_request(beads: Beads, clock: Clock) -> None:
+    """REAP_ONLY_OURS: what has a claim of ours is blocked, what a person set in progress is not."""
+    dispatched(beads, clock)
+    beads.add("x-2", status="in_progress")
+    clock.passed += timedelta(minutes=31)
+    only_ours = DispatchLimits(reap_only_ours=True)
+    assert reaper.run_once(beads.store, only_ours, clock()).blocked == ["x-1"]
+    assert beads.row("x-2")["status"] == "in_progress"
+    assert reaper.due_at(beads.store.activity.in_progress("agent")[0][0], only_ours) is None
+    assert reap(beads, clock).blocked == ["x-2"]
+
+
 @pytest.mark.parametrize("change", [
     "UPDATE issues SET updated_at = '2027-01-01' WHERE id = 'x-1'",
     "UPDATE issues SET status = 'closed' WHERE id = 'x-1'",

@@ -38,6 +38,7 @@ def test_a_password_is_read_from_a_file_and_never_shown(tmp_path: pathlib.Path) 
 
 @pytest.mark.parametrize(("name", "value"), [
     ("MAX_IN_FLIGHT", "0"), ("MAX_IN_FLIGHT", "1.5"), ("MAX_IN_FLIGHT", "many"), ("REAP_AFTER_MINUTES", "-1"),
+    ("REAP_ONLY_OURS", "yes"),
     ("CLAIM_TIMEOUT_SECONDS", "nan"), ("SLOT_SILENCE_MINUTES", "inf"), ("CLAIM_TIMEOUT_SECONDS", "30"),
 ])  # fmt: skip
 def test_a_wrong_limit_is_named_with_what_was_found(name: str, value: str) -> None:
