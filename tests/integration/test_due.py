@@ -41,9 +41,15 @@ def text(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def due(sink: support.Sink) -> list[datetime]:
-    """When passes were requested because a moment had come."""
-    return [event.received_at for event in list(sink.received) if event.extensions.get("cause") == "due"]
+def requested(sink: support.Sink, cause: str, after: int = 0) -> bool:
+    """Whether a pass was requested for this cause, after so many events."""
+    return any(event.extensions.get("cause") == cause for event in list(sink.received)[after:])
+
+
+def wait_until_due(sink: support.Sink, at: datetime) -> None:
+    """A pass is requested because a moment has come, and not before it."""
+    support.wait_for(lambda: requested(sink, "due"), "a pass is requested at the moment")
+    assert datetime.now(UTC) >= at
 
 
 def by_bd_defer(beads: Beads, at: datetime) -> None:
@@ -81,8 +87,7 @@ def test_a_pass_is_requested_when_the_moment_comes(
     beads.add("x-1")
     at = moment()
     hold_back(beads, at)
-    support.wait_for(lambda: due(sink), "a pass is requested at the moment")
-    assert due(sink)[0] >= at
+    wait_until_due(sink, at)
     assert [bead.id for bead in beads.store.eligible.first("agent", datetime.now(UTC), 9)] == ["x-1"]
 
 
@@ -93,8 +98,7 @@ def test_a_bead_that_is_created_with_a_date_starts_then(
     feeder()
     at = moment()
     beads.workspace.run("create", "Later", "--assignee", "agent", "--acceptance", "Done.", "--defer", text(at))
-    support.wait_for(lambda: due(sink), "a pass is requested at the moment")
-    assert due(sink)[0] >= at
+    wait_until_due(sink, at)
 
 
 def test_a_moment_that_is_moved_counts_as_it_stands(
@@ -106,15 +110,11 @@ def test_a_moment_that_is_moved_counts_as_it_stands(
     by_bd_defer(beads, moment(timedelta(days=30)))
     at = moment()
     by_bd_defer(beads, at)
-    support.wait_for(lambda: due(sink), "a pass is requested at the moment")
-    assert due(sink)[0] >= at
+    wait_until_due(sink, at)
     by_bd_defer(beads, moment(timedelta(days=30)))
     before = len(sink.received)
     beads.workspace.run("undefer", "x-1")
-    support.wait_for(
-        lambda: [e for e in list(sink.received)[before:] if e.extensions.get("cause") == "change"],
-        "the change requests a pass",
-    )
+    support.wait_for(lambda: requested(sink, "change", before), "the change requests a pass")
 
 
 def test_a_moment_that_passed_while_no_feeder_ran_is_not_missed(
@@ -123,9 +123,7 @@ def test_a_moment_that_passed_while_no_feeder_ran_is_not_missed(
     """The first request of a feeder that starts covers it."""
     beads.add("x-1", status="deferred", defer_until=datetime(2026, 1, 1))
     feeder()
-    support.wait_for(
-        lambda: [e for e in list(sink.received) if e.extensions.get("cause") == "resume"], "a pass is requested"
-    )
+    support.wait_for(lambda: requested(sink, "resume"), "the start requests a pass")
 
 
 class SetClock:
