@@ -1,7 +1,7 @@
 # One command for each task; `make help` lists them.
 .DEFAULT_GOAL := help
 .PHONY: help up demo test test-cluster chaos mutation-test bench bench-latency bench-chain bench-idle bench-scale \
-  bench-throughput bench-write-overhead bench-cold bench-race bench-cluster check format lock clean
+  bench-throughput bench-write-overhead bench-cold bench-due bench-race bench-cluster check format lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -53,10 +53,13 @@ bench-latency: $(VENV)/.ready ## from bd assign to the POST, 500 times, beside t
 bench-chain: $(VENV)/.ready ## the next bead after a close, 50 in a row (about 1 minute)
 	$(PY) -m tools.bench.chain
 
+bench-due: $(VENV)/.ready ## from the moment of a deferred bead to its POST, 100 times (about 2 minutes)
+	$(PY) -m tools.bench.due
+
 bench-idle: $(VENV)/.ready ## the cost of waiting: an hour's ticks and 10 quiet minutes
 	$(PY) -m tools.bench.idle
 
-bench-scale: $(VENV)/.ready ## eligibility check, claim and reap on 1,000, 10,000 and 100,000 beads (about 3 minutes)
+bench-scale: $(VENV)/.ready ## eligibility check, passes and explain on 1,000 to 1,000,000 beads (about 15 minutes)
 	$(PY) -m tools.bench.scale
 
 bench-throughput: $(VENV)/.ready ## changes a second, and catching up after 10,000 (about 4 minutes)

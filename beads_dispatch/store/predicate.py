@@ -48,7 +48,8 @@ def of_the_row(schema: BdSchema) -> dict[str, str]:
     found = {
         "assignee": "i.assignee = %(assignee)s",
         # bd returns a bead whose date has passed to open only when somebody runs `bd ready`.
-        "status": "(i.status = 'open' OR (i.status = 'deferred' AND COALESCE(i.defer_until <= %(now)s, FALSE)))",
+        # IN, because Dolt takes no index for the OR: half a second instead of 4 ms on 100,000 beads.
+        "status": "i.status IN ('open', 'deferred') AND (i.status = 'open' OR COALESCE(i.defer_until <= %(now)s, FALSE))",
         "type": "i.issue_type NOT IN %(hidden_types)s",
         "pinned": "COALESCE(i.pinned, 0) = 0",
         "template": "COALESCE(i.is_template, 0) = 0",

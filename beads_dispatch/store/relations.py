@@ -14,7 +14,7 @@ from beads_dispatch.store.session import ReadSession, Rows, naive
 
 _INACTIVE = ("closed", "pinned")  # a bead of these statuses blocks nothing
 _BLOCKING = ("blocks", "conditional-blocks")
-_OTHER = "{0}.id, {0}.title, {0}.status, {0}.issue_type, {0}.await_type, {0}.defer_until"
+_OTHER = "{0}.title, {0}.status, {0}.issue_type, {0}.await_type, {0}.defer_until"
 
 
 class Relations:
@@ -86,21 +86,23 @@ class Relations:
                     yield {**child, "issue_id": row["issue_id"], "type": "waits-for", "via": row["id"]}
 
     def _depends_on(self, beads: Sequence[str]) -> Rows:
-        """What beads depend on: issue_id, type, gate and also_blocks (of waits-for), and the other bead."""
+        """What beads depend on: issue_id, type, gate and also_blocks (of waits-for), and the other bead; of one that is
+        in no table that is read, a wisp for bd 1.0.2, only its id: its children may be in one."""
         of_waits_for = ", ".join(
             f"JSON_UNQUOTE(JSON_EXTRACT(d.metadata, '$.{name}')) AS {name}" for name in ("gate", "also_blocks")
         )
         # d.type in WHERE would have Dolt read all dependencies of that type.
-        return self._of_edges(
-            f"SELECT d.issue_id, d.type, {of_waits_for}, {_OTHER.format('b')} FROM {{edge.table}} d"
-            " JOIN {edge.target} b ON b.id = d.{edge.column} WHERE d.issue_id IN %(beads)s",
+        rows = self._of_edges(
+            f"SELECT d.issue_id, d.type, {of_waits_for}, d.{{edge.column}} AS id, {_OTHER.format('b')}"
+            " FROM {edge.table} d LEFT JOIN {edge.target} b ON b.id = d.{edge.column} WHERE d.issue_id IN %(beads)s",
             beads,
         )
+        return [row for row in rows if row["id"]]
 
     def _children(self, parents: Sequence[str]) -> Rows:
         """The children of beads: `parent`, and the child."""
         rows = self._of_edges(
-            f"SELECT d.{{edge.column}} AS parent, d.type, {_OTHER.format('c')} FROM {{edge.table}} d"
+            f"SELECT d.{{edge.column}} AS parent, d.type, c.id, {_OTHER.format('c')} FROM {{edge.table}} d"
             " JOIN {edge.source} c ON c.id = d.issue_id WHERE d.{edge.column} IN %(beads)s",
             parents,
         )
@@ -114,7 +116,7 @@ class Relations:
 
 
 def _active(row: Mapping[str, Any]) -> bool:
-    return row["status"] not in _INACTIVE
+    return row["status"] not in (*_INACTIVE, None)  # None: not in a table that is read
 
 
 def _deferred(edges: Rows, now: datetime) -> Rows:

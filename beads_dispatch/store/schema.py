@@ -34,7 +34,7 @@ def read(rows: Callable[[str], Sequence[dict[str, Any]]]) -> BdSchema:
     tables = {str(name) for row in rows("SHOW TABLES") for name in row.values()}
     split = any(row["Field"] == "depends_on_issue_id" for row in rows("SHOW COLUMNS FROM dependencies"))
     edges = [Edges("dependencies", "issues", "issues", "depends_on_issue_id" if split else "depends_on_id")]
-    if split and {"wisps", "wisp_dependencies"} <= tables:  # 1.0.2 lets nothing depend on a wisp
+    if split and {"wisps", "wisp_dependencies"} <= tables:  # for 1.0.2 a wisp blocks nothing
         edges += [
             Edges("dependencies", "issues", "wisps", "depends_on_wisp_id"),
             Edges("wisp_dependencies", "wisps", "issues", "depends_on_issue_id"),

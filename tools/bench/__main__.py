@@ -10,11 +10,12 @@ import time
 # Each measurement and its options; `make bench-<name>` runs each at its full size.
 PLAN: tuple[tuple[str, ...], ...] = (
     ("cold", "--rounds", "10"),
-    ("scale", "--rounds", "15"),
+    ("scale", "--rounds", "15", "--largest", "100000"),
     ("write_overhead", "--rounds", "60"),
     ("throughput", "--changes", "3000", "--seconds", "15"),
     ("idle", "--minutes", "2"),
     ("chain", "--beads", "50"),
+    ("due", "--moments", "30"),
     ("race", "--beads", "100"),
     ("latency", "--samples", "120"),
 )

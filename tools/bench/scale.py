@@ -1,8 +1,9 @@
 """What a growing database costs: python -m tools.bench.scale [--rounds N]
 
-The eligibility check, the dispatch pass and the reap pass on 1,000, 10,000 and 100,000 beads, of which 1, 100 and
-10,000 are eligible. The two passes are the functions' own, without the event's way to them; the agent answers at once.
-The plans of their queries are shown, and written down whole.
+The eligibility check, the dispatch pass, the reap pass and explain on 1,000, 100,000 and 1,000,000 beads, of which 99 %
+are closed and 10 eligible; then with 20,000 blocked beads before one that is free, and with a queue of 1,000.
+The passes are the functions' own, without the event's way to them; the agent answers at once. The plans of their
+queries are shown, and written down whole.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 from beads_dispatch import reaper, settings
+from beads_dispatch.cli import explain
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.store.session import ReadSession
 from feeder.eligibility_check import EligibilityCheck
@@ -23,9 +25,13 @@ from tools.bench import generate, report
 from tools.database import AGENT, BeadsDatabase
 from tools.servers import Agent
 
-SIZES = ((1_000, 1), (10_000, 100), (100_000, 10_000))
+SIZES = (1_000, 100_000, 1_000_000)
+ELIGIBLE = 10
+BLOCKED = 20_000
+QUEUE = 1_000
 IN_PROGRESS = 1
 AIM = 2.0  # times 1,000 beads' cost
+AIM_BEHIND_BLOCKED_MS = 300
 
 _LIMITS = settings.DispatchLimits()
 _TABLES = ("issues", "dependencies", "events", "comments")
@@ -74,11 +80,13 @@ def access(plan: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def measure(number: int, eligible: int, rounds: int) -> tuple[dict[str, float], dict[str, str]]:
+def measure(number: int, eligible: int, rounds: int, blocked: int = 0) -> tuple[dict[str, float], dict[str, str]]:
     """Medians in ms, and the plans."""
-    with world.world() as here, contextlib.closing(Agent()) as agent:
+    with world.world(log_bin=False) as here, Agent() as agent:
         print(f"making {number} beads, {eligible} of them eligible", flush=True)
         generate.fill(here, number, eligible, IN_PROGRESS)
+        if blocked:
+            generate.fill_blocked(here, blocked)
         print(f"measuring, {rounds} rounds", flush=True)
         with world.dispatcher(here.dolt, agent.url, max_in_flight=1) as dispatcher, recorded_queries() as queries:
             dispatcher.store.feed_state.prepare()
@@ -98,6 +106,7 @@ def _rounds(here: world.World, dispatcher: Dispatcher, agent: Agent, rounds: int
         _time(found, "first eligible", lambda: beads.eligible.first(AGENT, datetime.now(UTC), 1))
         agent.active = 0
         _time(found, "dispatch pass", lambda: _one_bead(dispatcher, agent))
+        _time(found, "explain", lambda: explain.now(beads, _LIMITS, agent.posts[-1], datetime.now(UTC), None))
         _time(found, "reap check", check.count_reapable)
         _time(found, "reap pass", lambda: reaper.run_once(beads, _LIMITS, quiet))
         here.sql("UPDATE issues SET status = 'open', notes = '', metadata = '{}' WHERE id = %s", agent.posts[-1])
@@ -119,18 +128,25 @@ def _time(found: dict[str, list[float]], name: str, act: Callable[[], object]) -
 
 
 def main() -> int:
-    rounds = report.options(__doc__, rounds=30).rounds
+    options = report.options(__doc__, rounds=30, largest=SIZES[-1])
+    rounds = options.rounds
     rows: dict[str, dict[str, float]] = {}
     queries: dict[str, str] = {}
-    for number, eligible in SIZES:
-        rows[f"{number} beads"], queries = measure(number, eligible, rounds)
+    for number in [size for size in SIZES if size <= options.largest]:
+        rows[f"{number} beads"], queries = measure(number, ELIGIBLE, rounds)
     small, *_, large = rows.values()
     times = {name: round(large[name] / small[name], 1) for name in small}
-    report.table(f"median ms of {rounds} (aim: 100,000 beads at most {AIM:g} times 1,000)", {**rows, "times": times})
-    print("\nhow the queries read their rows, at 100,000 beads")
+    report.table(
+        f"median ms of {rounds} (aim: the largest at most {AIM:g} times the smallest)", {**rows, "times": times}
+    )
+    behind, _ = measure(SIZES[0], 0, rounds, BLOCKED)
+    queue, _ = measure(SIZES[0] * 10, QUEUE, rounds)
+    more = {f"behind {BLOCKED} blocked": behind, f"a queue of {QUEUE}": queue}
+    report.table(f"the same (aim: a dispatch pass behind blocked beads within {AIM_BEHIND_BLOCKED_MS} ms)", more)
+    print(f"\nhow the queries read their rows, at {number} beads")
     for sql, plan in queries.items():
         print(f"  {'; '.join(access(plan))}\n      {sql[:110]}…")
-    report.write("scale", {"unit": "ms", "rounds": rounds, **rows, "times": times, "plans": queries})
+    report.write("scale", {"unit": "ms", "rounds": rounds, **rows, "times": times, **more, "plans": queries})
     return 0
 
 
