@@ -17,7 +17,7 @@ from local import processes
 from tools import world
 from tools.chaos import checks
 
-PARTS = ("feed", "gap", "claims", "crash", "outage", "concurrent_edits", "fuzz", "feeders")
+PARTS = ("feed", "gap", "claims", "crash", "outage", "concurrent_edits", "fuzz", "feeders", "oracle")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,136 @@
+"""bd is the oracle: what is eligible is what `bd ready` shows, for random workspaces made with the real bd.
+
+One graph alone, in a workspace of its own: python -m tools.chaos.oracle BD_VERSION SEED NUMBER
+"""
+
+import contextlib
+import pathlib
+import random
+import secrets
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from beads_dispatch.store import Store
+from local.workspace import Workspace
+from tools import toolchain, world
+from tools.chaos import oracle_commands, oracle_compare, oracle_graph
+from tools.chaos.checks import Check, check, progress
+from tools.chaos.oracle_graph import Graph
+from tools.database import BeadsDatabase
+from tools.world import World
+
+VERSIONS = ("1.3.0", "1.0.2")
+
+_GRAPHS, _ROUND = 100, 10  # for each version of bd; compared after each round
+_SHORT = 5
+
+
+@dataclass
+class Report:
+    """What was made and found on one version of bd."""
+
+    graphs: int = 0
+    commands: int = 0
+    refused: int = 0
+    beads: int = 0
+    ready: int = 0
+    met: Counter[str] = field(default_factory=Counter)
+    unnamed: list[str] = field(default_factory=list)
+    inconsistent: list[str] = field(default_factory=list)
+
+
+class Place:
+    """A workspace of one version of bd; graphs gather in it."""
+
+    def __init__(self, version: str, port: int, folder: pathlib.Path) -> None:
+        """`port`: of the Dolt server; `folder`: where the workspace's folder is made."""
+        self.version = version
+        self.prefix = f"o{version.replace('.', '')}{secrets.token_hex(2)}"
+        workspace = Workspace(toolchain.bd(version), folder / self.prefix)
+        workspace.init(port, self.prefix)
+        self.database = BeadsDatabase(workspace)
+        oracle_graph.prepare(self.database)
+
+    def graph(self, seed: int, number: int) -> Graph:
+        """The random graph of this number."""
+        graph = self.empty_graph(number, random.Random(f"{seed} {self.version} {number}"))
+        oracle_commands.fill(graph)
+        return graph
+
+    def empty_graph(self, number: int, chance: random.Random | None = None) -> Graph:
+        """One without beads."""
+        newest = self.version == VERSIONS[0]
+        return Graph(self.database, f"{self.prefix}-{number}x", chance or random.Random(number), newest=newest)
+
+    def compare(self, graphs: dict[int, Graph], seed: int, report: Report) -> None:
+        """Compare what these graphs hold, and print the commands of those that show what should not be."""
+        watched = {bead: number for number, graph in graphs.items() for bead in graph.beads}
+        with contextlib.closing(Store(self.database.dolt)) as store:
+            found = oracle_compare.compare(self.version, self.database, store, watched)
+        report.graphs += len(graphs)
+        report.commands += sum(len(graph.commands) for graph in graphs.values())
+        report.refused += sum(graph.refused for graph in graphs.values())
+        report.beads += len(watched)
+        report.ready += found.ready
+        report.met += found.met
+        report.unnamed += [f"graph {watched[bead]}: {bead}: {what}" for bead, what in found.unnamed.items()]
+        report.inconsistent += [
+            f"graph {watched.get(bead)}: {bead}: {what}" for bead, what in found.inconsistent.items()
+        ]
+        wrong = {**found.unnamed, **found.inconsistent}
+        for number, graph in graphs.items():
+            if beads := [bead for bead in graph.beads if bead in wrong]:
+                print(f"--- python -m tools.chaos.oracle {self.version} {seed} {number}", *graph.commands, sep="\n")
+                print(*(f"--> {bead}: {wrong[bead]}" for bead in beads), sep="\n", flush=True)
+
+
+def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
+    seed = chance.randrange(2**32)
+    places = [Place(version, here.server.port, here.folder) for version in VERSIONS]
+    with ThreadPoolExecutor() as pool:
+        reports = list(pool.map(lambda place: _explore(place, seed, _SHORT if short else _GRAPHS), places))
+    for place, report in zip(places, reports, strict=True):
+        yield from checks_of(place.version, report)
+    if not short:
+        met = sum((report.met for report in reports), Counter[str]())
+        names = [each.name for each in (*oracle_compare.STRICTER, *oracle_compare.LOOSER)]
+        never = [f"{name} was never met" for name in names if not met[name]]
+        yield check("oracle", "each difference that is meant occurs", f"{len(names)} names", never)
+
+
+def checks_of(version: str, report: Report) -> Iterator[Check]:
+    figures = (
+        f"{report.graphs} graphs, {report.commands} commands ({report.refused} refused), {report.beads} beads,"
+        f" {report.ready} ready; meant differences: "
+    )
+    figures += ", ".join(f"{count} x {name}" for name, count in sorted(report.met.items())) or "none"
+    yield check("oracle", f"bd {version}: eligible is what bd ready shows", figures, report.unnamed)
+    yield check(
+        "oracle", f"bd {version}: the queue, explain and bd agree", f"{report.beads} beads", report.inconsistent
+    )
+
+
+def _explore(place: Place, seed: int, number: int) -> Report:
+    report = Report()
+    for start in range(0, number, _ROUND):
+        graphs = {each: place.graph(seed, each) for each in range(start, min(start + _ROUND, number))}
+        place.compare(graphs, seed, report)
+        progress(f"bd {place.version}: {report.graphs} graphs, {report.beads} beads")
+    return report
+
+
+def main(version: str, seed: str, number: str) -> int:
+    """Make and compare one graph."""
+    with world.world() as here:
+        place, report = Place(version, here.server.port, here.folder), Report()
+        graph = place.graph(int(seed), int(number))
+        print(*graph.commands, sep="\n")
+        place.compare({int(number): graph}, int(seed), report)
+        return 1 if any(found.broken for found in list(checks_of(version, report))) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
