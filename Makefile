@@ -34,8 +34,8 @@ test-cluster: $(VENV)/.ready ## on the Kubernetes of KUBECONFIG, which has IMAGE
 	@$(PY) -m tools.toolchain dolt bd
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pytest -m cluster tests/cluster $(PYTEST)
 
-chaos: $(VENV)/.ready ## the promises under faults: kills, outages, gaps, races, bad input (40 minutes; CHAOS='feed --seed 1')
-	@$(PY) -m tools.toolchain dolt bd
+chaos: $(VENV)/.ready ## the promises under faults: kills, outages, gaps, races, bad input (50 minutes; CHAOS='feed --seed 1')
+	@$(PY) -m tools.toolchain dolt bd bd@1.0.2
 	$(PY) -m tools.chaos $(CHAOS)
 
 mutation-test: $(VENV)/.ready ## break the product in one place after another: does make chaos notice? (about 6 minutes)
