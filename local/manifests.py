@@ -67,6 +67,13 @@ def table(value: Any, name: str, known: Collection[str] | None = None) -> Manife
     return value
 
 
+def require_text(value: Any, name: str) -> str:
+    """The value. Raises ManifestError if it is not a text."""
+    if not isinstance(value, str):
+        raise ManifestError(f"{name} is {value!r}, expected a text; put it in quotes")
+    return value
+
+
 def seconds(text: Any, name: str) -> float:
     """An ISO 8601 duration such as PT0.2S. Raises ManifestError."""
     found = _DURATION.fullmatch(text) if isinstance(text, str) else None

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from local.terminal import readable
 
@@ -33,7 +33,7 @@ class StartError(Exception):
 
 
 class Process:
-    """One child. `stop` is safe to call twice, and after the child died."""
+    """One child, until `stop` or the end of a with block. `stop` is safe to call twice, and after the child died."""
 
     _started: ClassVar[set["Process"]] = set()  # and not stopped yet
 
@@ -76,6 +76,12 @@ class Process:
         self._signal(signal.SIGKILL)
         self._started.discard(self)
         return self._child.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     @classmethod
     def kill_all(cls) -> None:

@@ -32,6 +32,7 @@ NOT_DELIVERED = 500  # a subscriber did not get it, and no dead-letter sink acce
 NO_CONNECTION = 500  # Knative's code for a subscriber that did not answer
 NO_EVENT = 502  # its code for an answer that is neither empty nor a CloudEvent
 
+_TIMEOUT_SECONDS = 300  # a subscriber's time to answer: Knative Serving's own limit for a request
 _RETRIED = frozenset({404, 408, 409, 425, 429})  # and every 5xx
 _ERROR_DATA_LIMIT = 1024  # characters of base64
 
@@ -59,20 +60,13 @@ class Answer:
 class Router:
     """Delivers events; safe to use from many threads. Close it when done."""
 
-    def __init__(
-        self,
-        loaded: Iterable[triggers.Trigger],
-        observe: Observer | None = None,
-        # A subscriber's time to answer: Knative Serving's own limit for a request.
-        timeout_seconds: float = 300.0,
-    ) -> None:
+    def __init__(self, loaded: Iterable[triggers.Trigger], observe: Observer | None = None) -> None:
         self._triggers = tuple(loaded)
         self._observe = observe or (lambda event, trigger, status: None)
         self._stopped = threading.Event()
         # No kept-alive connections: a subscriber that was restarted would look like a failed delivery.
-        self._client = httpx.Client(
-            timeout=timeout_seconds, limits=httpx.Limits(max_keepalive_connections=0), trust_env=False
-        )
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._client = httpx.Client(timeout=_TIMEOUT_SECONDS, limits=limits, trust_env=False)
 
     def close(self) -> None:
         """End the waits for retries, send nothing more, and close the connections."""
@@ -177,12 +171,12 @@ def application(router: Router) -> WSGIApplication:
     return handle
 
 
-def serve(router: Router, host: str = "127.0.0.1", port: int = 0, threads: int = 8) -> wsgi_server.Server:
+def serve(router: Router, port: int = 0) -> wsgi_server.Server:
     """Start the ingress: POST to its `url`, end it by `stop`. Raises CannotListen.
 
     A thread is in use for as long as an event is being delivered.
     """
-    return wsgi_server.Server(application(router), host, port, threads)
+    return wsgi_server.Server(application(router), port=port)
 
 
 def _interpret(response: httpx.Response) -> Answer:

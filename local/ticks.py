@@ -22,6 +22,7 @@ logger = log.get("ticks")
 SOURCES = "sources.knative.dev"
 NAMESPACE = "local"
 
+_TIMEOUT_SECONDS = 120  # the Broker answers when the subscribers are done; above a cold start and its retries
 _EVERY = re.compile(r"\*/([1-9][0-9]?) \* \* \* \*")
 
 
@@ -65,13 +66,10 @@ class Ticks:
         sink: str,
         # Seconds between ticks, by the source's name, in place of its schedule.
         period_seconds: Mapping[str, float] | None = None,
-        # The Broker answers when the subscribers are done; above a cold start and its retries.
-        timeout_seconds: float = 120.0,
     ) -> None:
         self._sources = sources
         self._sink = sink
         self._periods = dict(period_seconds or {})
-        self._timeout_seconds = timeout_seconds
         unknown = self._periods.keys() - {source.name for source in sources}
         if unknown:
             raise ValueError(f"a period is given for {', '.join(sorted(unknown))}, but no PingSource has that name")
@@ -88,16 +86,19 @@ class Ticks:
             thread.join()
 
     def _run_one(self, source: TickSource, stop: threading.Event) -> None:
-        accepted = True
-        with httpx.Client(timeout=self._timeout_seconds, trust_env=False) as client:
-            while not stop.wait(self._wait_seconds(source)):
+        period, accepted = self._periods.get(source.name), True
+        with httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
+            while not stop.wait(source.seconds_until_next(datetime.now(UTC)) if period is None else period):
                 problem = self._send(client, source)
-                if not stop.is_set():
-                    accepted = _log_outage(source, problem, accepted)
-
-    def _wait_seconds(self, source: TickSource) -> float:
-        period = self._periods.get(source.name)
-        return period if period is not None else source.seconds_until_next(datetime.now(UTC))
+                if stop.is_set():
+                    return
+                if problem and accepted:
+                    extra = log.context(action=Action.SINK_DOWN, source=source.name)
+                    logger.warning(f"a tick was not accepted: {problem}", extra=extra)
+                if not problem and not accepted:
+                    extra = log.context(action=Action.SINK_UP, source=source.name)
+                    logger.warning("ticks are accepted again", extra=extra)
+                accepted = not problem
 
     def _send(self, client: httpx.Client, source: TickSource) -> str | None:
         """POST one tick; returns what failed, or None. A lost tick is not sent again: the next one does its work."""
@@ -109,16 +110,6 @@ class Ticks:
         return None if response.is_success else f"HTTP {response.status_code}"
 
 
-def _log_outage(source: TickSource, problem: str | None, accepted_before: bool) -> bool:
-    """Log the first failure of an outage, and its end; returns whether this tick was accepted."""
-    if problem and accepted_before:
-        extra = log.context(action=Action.SINK_DOWN, source=source.name)
-        logger.warning(f"a tick was not accepted: {problem}", extra=extra)
-    elif not problem and not accepted_before:
-        logger.warning("ticks are accepted again", extra=log.context(action=Action.SINK_UP, source=source.name))
-    return problem is None
-
-
 def _source(name: str, spec: manifests.Manifest) -> TickSource:
     manifests.table(spec, "spec", ("schedule", "contentType", "data", "sink", "ceOverrides"))
     schedule = _EVERY.fullmatch(str(spec.get("schedule")))
@@ -127,12 +118,11 @@ def _source(name: str, spec: manifests.Manifest) -> TickSource:
     if spec.get("contentType") != "application/json":
         raise ManifestError(f"spec.contentType is {spec.get('contentType')!r}, expected application/json")
     overrides = manifests.table(spec.get("ceOverrides"), "spec.ceOverrides", ("extensions",))
-    return TickSource(
-        name=name,
-        every_minutes=int(schedule[1]),
-        data=_json(spec.get("data")),
-        extensions=_extensions(overrides.get("extensions")),
-    )
+    where = "spec.ceOverrides.extensions"
+    extensions = manifests.table(overrides.get("extensions"), where)
+    for attribute, value in extensions.items():
+        manifests.require_text(value, f"{where}.{attribute}")
+    return TickSource(name, int(schedule[1]), _json(spec.get("data")), extensions)
 
 
 def _json(text: Any) -> Any:
@@ -140,11 +130,3 @@ def _json(text: Any) -> Any:
         return json.loads(text) if text else None
     except (TypeError, ValueError):
         raise ManifestError(f"spec.data is {text!r}, expected JSON in quotes") from None
-
-
-def _extensions(value: Any) -> Mapping[str, str]:
-    found = manifests.table(value, "spec.ceOverrides.extensions")
-    for name, text in found.items():
-        if not isinstance(text, str):
-            raise ManifestError(f"spec.ceOverrides.extensions.{name} is {text!r}, expected a text; put it in quotes")
-    return found

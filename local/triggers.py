@@ -109,14 +109,9 @@ def matches(what: Filter, event: events.Event) -> bool:
 
 def _attribute(event: events.Event, name: str) -> str | None:
     own = {
-        "id": event.id,
-        "source": event.source,
-        "type": event.type,
-        "subject": event.subject,
-        "specversion": "1.0",
-        "datacontenttype": "application/json",
-        "dataschema": event.dataschema,
-    }
+        "id": event.id, "source": event.source, "type": event.type, "subject": event.subject, "specversion": "1.0",
+        "datacontenttype": "application/json", "dataschema": event.dataschema,
+    }  # fmt: skip
     return own[name] if name in own else event.extensions.get(name)
 
 
@@ -173,9 +168,7 @@ def _filter(value: Any, where: str) -> Filter:
 def _text(how: str, attribute: Any, value: Any, where: str) -> Text:
     if not isinstance(attribute, str) or not _ATTRIBUTE.fullmatch(attribute):
         raise ManifestError(f"{where} names {attribute!r}, expected an attribute: lower-case letters and digits")
-    if not isinstance(value, str):
-        raise ManifestError(f"{where}.{attribute} is {value!r}, expected a text; put it in quotes")
-    return Text(how, attribute, value)
+    return Text(how, attribute, manifests.require_text(value, f"{where}.{attribute}"))
 
 
 def _target(value: Any, where: str, addresses: Mapping[str, str]) -> Target:

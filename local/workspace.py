@@ -80,7 +80,7 @@ class Workspace:
         return bead
 
     def titles(self, status: str = "") -> list[tuple[str, str]]:
-        """Ids and titles of the beads, all or those with a status, in the order they were created; those of one second by id."""
+        """Ids and titles of the beads, all or those with a status, oldest first; those of one second by id."""
         which = ("--status", status) if status else ("--all",)
         beads = json.loads(self.run("list", *which, "--json") or "[]")
         return [(bead["id"], bead["title"]) for bead in sorted(beads, key=lambda b: (b["created_at"], b["id"]))]

@@ -2,24 +2,25 @@
 
 import contextlib
 import socket
+import socketserver
 import threading
 import time
+from typing import Any
 
 
-class Proxy:
+class Proxy(socketserver.ThreadingTCPServer):
     """A port of `host` that passes every connection on to one of 127.0.0.1, from its making until `close`."""
+
+    daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._target = port
-        self._lock = threading.Lock()
+        self._pairs_lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._listener = socket.create_server((host, 0), backlog=64)
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def accepts(self) -> bool:
-        """Asked for each new connection."""
-        return True
+        super().__init__((host, 0), socketserver.BaseRequestHandler)
+        self.port = int(self.server_address[1])
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def forward(self, data: bytes, source: socket.socket, target: socket.socket) -> None:
         """Pass on what came."""
@@ -27,7 +28,7 @@ class Proxy:
 
     def cut(self) -> None:
         """End every connection, as a router that restarts does."""
-        with self._lock:
+        with self._pairs_lock:
             pairs, self._pairs = self._pairs, []
         for pair in pairs:
             for end in pair:
@@ -35,29 +36,23 @@ class Proxy:
                     end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self._listener.close()
+        self.shutdown()
+        self.server_close()
         self.cut()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                if not self.accepts():
-                    raise ConnectionRefusedError
-                server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
-            except OSError:
-                client.close()
-                continue
-            server.settimeout(None)
-            for end in (client, server):
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._lock:
-                self._pairs.append((client, server))
-            for source, target in ((client, server), (server, client)):
-                threading.Thread(target=self._copy, args=(source, target), daemon=True).start()
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """One connection, in a thread of its own."""
+        try:
+            server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
+        except OSError:
+            return
+        server.settimeout(None)
+        for end in (request, server):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self._pairs_lock:
+            self._pairs.append((request, server))
+        threading.Thread(target=self._copy, args=(server, request), daemon=True).start()
+        self._copy(request, server)
 
     def _copy(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -77,12 +72,12 @@ class FaultyProxy(Proxy):
         self._lost: set[socket.socket] = set()
         super().__init__(port)
 
-    def accepts(self) -> bool:
+    def verify_request(self, request: Any, client_address: Any) -> bool:
         return self.mode != "refuse"
 
     def lose(self) -> None:
         """Move nothing on the present connections any more and notify neither side, as a router that lost its table."""
-        with self._lock:
+        with self._pairs_lock:
             self._lost.update(end for pair in self._pairs for end in pair)
 
     def cut(self) -> None:
@@ -133,7 +128,7 @@ class CountingProxy(Proxy):
         super().__init__(port)
 
     def forward(self, data: bytes, source: socket.socket, target: socket.socket) -> None:
-        with self._lock:
+        with self._pairs_lock:
             if target.getpeername()[1] == self._port:
                 self._commands.setdefault(source, Commands()).feed(data)
                 self._sent += len(data)
@@ -142,7 +137,7 @@ class CountingProxy(Proxy):
         target.sendall(data)
 
     def counts(self) -> dict[str, int]:
-        with self._lock:
+        with self._pairs_lock:
             return {
                 "queries": sum(commands.number for commands in self._commands.values()),
                 "KiB to Dolt": self._sent // 1024, "KiB from Dolt": self._received // 1024,

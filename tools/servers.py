@@ -52,7 +52,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class HttpServer(http.server.ThreadingHTTPServer):
-    """Serves on a free port from its making until `close`."""
+    """Serves on a free port from its making until `close`, or until the end of a with block."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -67,6 +67,9 @@ class HttpServer(http.server.ThreadingHTTPServer):
         self.behaviour = hangs_up  # ends those that last as long as the behaviour does
         self.shutdown()
         self.server_close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def get(self, handler: Handler) -> None:
         handler.answer(405)
@@ -141,7 +144,7 @@ class Agent(HttpServer):
     A POST is answered by `behaviours[bead]`, or else by `behaviour`, unless `choose` is replaced.
     """
 
-    def __init__(self, behaviour: Behaviour = job, on_post: Callable[[str], None] = lambda bead: None) -> None:
+    def __init__(self, behaviour: Behaviour = job, on_post: Callable[[str], object] = lambda bead: None) -> None:
         self.received: list[tuple[float, str]] = []  # when each POST came, and for which bead
         self.jobs: Counter[str] = Counter()  # how many jobs each bead got, whether the answer arrived or not
         self.asked: list[float] = []  # when somebody asked for the load

@@ -3,8 +3,9 @@
 import contextlib
 import pathlib
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,12 +16,13 @@ from beads_dispatch.dispatcher import Dispatcher
 from local import processes
 from local.dolt import DoltServer
 from local.processes import Process
+from local.system import Ports, System
 from local.workspace import Workspace
 from tools import toolchain
 from tools.database import BeadsDatabase
 
 MANY = 10**6  # a concurrency limit that is never reached
-NO_TICKS = {"dispatch": 1e6, "reap": 1e6}  # seconds between ticks, for a System
+_NO_TICKS = {"dispatch": 1e6, "reap": 1e6}  # seconds between ticks
 
 
 class TimedOut(AssertionError):
@@ -37,11 +39,28 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> 
     return found
 
 
-def seconds_until(condition: Callable[[], Any], what: str, seconds: float) -> float:
-    """As `wait_for`; returns how long it took."""
-    started = time.monotonic()
-    wait_for(condition, what, seconds)
-    return time.monotonic() - started
+def not_in_time(condition: Callable[[], Any], what: str, seconds: float) -> list[str]:
+    """As `wait_for`, for a check: how the promise is broken."""
+    try:
+        wait_for(condition, what, seconds)
+    except TimedOut as exc:
+        return [str(exc)]
+    return []
+
+
+@contextlib.contextmanager
+def meanwhile(*works: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Run each in a thread of its own until the block ends, when the event that it is given is set."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=work, args=(stop,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+    for thread in threads:  # not after an error, which may be what one of them waits for
+        thread.join()
 
 
 @dataclass
@@ -57,20 +76,20 @@ class SimulatedClock:
         self.now += timedelta(seconds=seconds)
 
 
-@dataclass(frozen=True)
-class Feeder:
-    """A feeder process and the port of its endpoint."""
+class Feeder(Process):
+    """A feeder process."""
 
-    process: Process
-    port: int
+    def __init__(self, command: tuple[str, ...], log: pathlib.Path, environment: Mapping[str, str]) -> None:
+        self._port = processes.free_port()
+        super().__init__("feeder", processes.python(*command), log, {**environment, "PORT": str(self._port)})
 
-    def wait_until_reading(self, seconds: float = 60) -> None:
+    def wait_until_reading(self) -> None:
         """Wait until it is ready and reads the binlog."""
-        self.process.wait_until(lambda: processes.answers(f"http://127.0.0.1:{self.port}/readyz"), "get ready", seconds)
+        self.wait_until(lambda: processes.answers(f"http://127.0.0.1:{self._port}/readyz"), "get ready")
 
-    @property
-    def log(self) -> str:
-        return self.process.log.read_text(errors="replace")
+    def printed(self) -> str:
+        """Its log."""
+        return self.log.read_text(errors="replace")
 
 
 class World(BeadsDatabase):
@@ -109,12 +128,13 @@ class World(BeadsDatabase):
         self, sink_url: str, *, command: tuple[str, ...] = (), log: pathlib.Path | None = None, port: int | None = None
     ) -> Feeder:
         """Start a feeder process; it is not waited for. `port`: as `dolt_port`."""
-        listens = processes.free_port()
-        environment = {
-            **self.environment(port), "K_SINK": sink_url, "PORT": str(listens), "SINK_TIMEOUT_SECONDS": "3",
-        }  # fmt: skip
-        python = processes.python(*(command or self.feeder_command))
-        return Feeder(Process("feeder", python, log or self.log("feeder"), environment), listens)
+        environment = {**self.environment(port), "K_SINK": sink_url, "SINK_TIMEOUT_SECONDS": "3"}
+        return Feeder(command or self.feeder_command, log or self.log("feeder"), environment)
+
+    def system(self, agent_url: str, dolt: settings.DoltSettings | None = None, **more: Any) -> System:
+        """All of ours without ticks; `dolt`: of a proxy before Dolt, `more`: arguments of System."""
+        more["environment"] = {"AGENT_HEALTH_URL": f"{agent_url}/health", **more.get("environment", {})}
+        return System(dolt or self.dolt, agent_url, Ports.free(), self.folder / "log", tick_seconds=_NO_TICKS, **more)
 
 
 @contextlib.contextmanager

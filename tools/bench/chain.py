@@ -5,12 +5,10 @@ it. The gap is what the system adds: from the end of `bd close` to the next POST
 average.
 """
 
-import queue
 import sys
 import threading
 import time
 
-from local.system import Ports, System
 from local.workspace import Workspace
 from tools import world
 from tools.bench import report
@@ -27,40 +25,30 @@ class ClosingAgent(Agent):
     def __init__(self, workspace: Workspace) -> None:
         self.closed: list[float] = []  # when each `bd close` ended, in the order of the POSTs
         self._workspace = workspace
-        self._queue: queue.Queue[str] = queue.Queue()
         super().__init__(on_post=self._take)
-        threading.Thread(target=self._work, daemon=True).start()
-
-    def wait_until_closed(self, number: int) -> None:
-        """Wait until so many beads are closed. Raises TimedOut."""
-        world.wait_for(lambda: len(self.closed) >= number, f"close number {number}", _PATIENCE_SECONDS)
 
     def _take(self, bead: str) -> None:
         self.active = 1
-        self._queue.put(bead)
+        threading.Thread(target=self._close, args=(bead,), daemon=True).start()
 
-    def _work(self) -> None:
-        while True:
-            self._workspace.run("close", self._queue.get(), actor=AGENT)
-            self.closed.append(time.time())
-            self.active = 0
+    def _close(self, bead: str) -> None:
+        self._workspace.run("close", bead, actor=AGENT)
+        self.closed.append(time.time())
+        self.active = 0
 
 
 def measure(number: int) -> tuple[list[float], float]:
     """The gaps in ms, and the seconds from the first POST to the last."""
-    with world.world() as here:
-        agent = ClosingAgent(here.workspace)
-        environment = {"MAX_IN_FLIGHT": "1", "AGENT_HEALTH_URL": f"{agent.url}/health"}
-        with System(
-            here.dolt, agent.url, Ports.free(), here.folder / "log", environment=environment,
-            tick_seconds=world.NO_TICKS,
-        ):  # fmt: skip
-            here.add([f"chain-{index:03}" for index in range(number + 1)])
-            for done in range(1, number + 2):
-                agent.wait_until_closed(done)
-                if done % 10 == 0:
-                    print(f"{done} of {number} beads", flush=True)
-        agent.close()
+    with (
+        world.world() as here,
+        ClosingAgent(here.workspace) as agent,
+        here.system(agent.url, environment={"MAX_IN_FLIGHT": "1"}),
+    ):
+        here.add([f"chain-{index:03}" for index in range(number + 1)])
+        for done in range(1, number + 2):
+            world.wait_for(lambda: len(agent.closed) >= done, f"close number {done}", _PATIENCE_SECONDS)  # noqa: B023
+            if done % 10 == 0:
+                print(f"{done} of {number} beads", flush=True)
     posts = [moment for moment, _ in agent.received]
     gaps = [(post - close) * 1000 for close, post in zip(agent.closed, posts[1:], strict=False)]
     return gaps, posts[-1] - posts[0]

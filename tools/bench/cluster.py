@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import yaml
+
 from local.workspace import Workspace
 from tools import cluster, world
 from tools.bench import report
@@ -58,7 +60,7 @@ def main() -> int:
         print(f"there is no cluster to measure on: {why}", file=sys.stderr)
         return 1
     with contextlib.ExitStack() as stack:
-        agent = stack.enter_context(contextlib.closing(Agent()))
+        agent = stack.enter_context(Agent())
         here = stack.enter_context(world.world())
         namespace = stack.enter_context(
             cluster.deployed(
@@ -182,37 +184,17 @@ def hello_world(namespace: Namespace, image: str) -> Iterator[str]:
 
 def _hello_manifests(namespace: Namespace, image: str) -> list[dict[str, Any]]:
     """The function, with its source in a ConfigMap, and a Trigger; scaled and secured as dispatch is."""
-    template = namespace.get("ksvc", "dispatch")["spec"]["template"]
-    environment = namespace.get("configmap", "beads-dispatch")["data"]
-    container = {
-        "name": "hello", "image": image, "securityContext": template["spec"]["containers"][0]["securityContext"],
-        "command": ["functions-framework", "--source", "/hello/hello.py", "--target", "hello"],
-        "env": [{"name": "TO", "value": environment["BEADBOARD_URL"]}],
-        "volumeMounts": [{"name": "hello", "mountPath": "/hello", "readOnly": True}],
+    source, service, trigger = yaml.safe_load_all(HELLO.with_suffix(".yaml").read_text())
+    dispatch = namespace.get("ksvc", "dispatch")["spec"]["template"]
+    server = namespace.get("configmap", "beads-dispatch")["data"]["BEADBOARD_URL"]
+    source["data"] = {"hello.py": HELLO.read_text()}
+    template = service["spec"]["template"]
+    template["metadata"] = {"annotations": dispatch["metadata"]["annotations"]}
+    template["spec"]["containers"][0] |= {
+        "image": image, "env": [{"name": "TO", "value": server}],
+        "securityContext": dispatch["spec"]["containers"][0]["securityContext"],
     }  # fmt: skip
-    spec = {
-        "containerConcurrency": 1, "enableServiceLinks": False, "automountServiceAccountToken": False,
-        "containers": [container], "volumes": [{"name": "hello", "configMap": {"name": "hello"}}],
-    }  # fmt: skip
-    metadata = {"annotations": template["metadata"]["annotations"]}
-    return [
-        {
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hello"},
-            "data": {"hello.py": HELLO.read_text()},
-        },
-        {
-            "apiVersion": "serving.knative.dev/v1", "kind": "Service",
-            "metadata": {"name": "hello", "labels": {"networking.knative.dev/visibility": "cluster-local"}},
-            "spec": {"template": {"metadata": metadata, "spec": spec}},
-        },
-        {
-            "apiVersion": "eventing.knative.dev/v1", "kind": "Trigger", "metadata": {"name": "hello"},
-            "spec": {
-                "broker": "default", "filter": {"attributes": {"type": "dev.beads.bench.hello"}},
-                "subscriber": {"ref": {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "hello"}},
-            },
-        },
-    ]  # fmt: skip
+    return [source, service, trigger]
 
 
 def _post(broker: str, name: str) -> None:

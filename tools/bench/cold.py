@@ -111,10 +111,8 @@ class Start:
         """Start it once, ask, and stop it."""
         port = processes.free_port()
         started = time.perf_counter()
-        process = processes.Process(
-            "function", self._command, log_file, {**self._environment, "HOST": "127.0.0.1", "PORT": str(port)}
-        )
-        try:
+        environment = {**self._environment, "HOST": "127.0.0.1", "PORT": str(port)}
+        with processes.Process("function", self._command, log_file, environment) as process:
             while not _asked(port):
                 if not process.running or time.perf_counter() - started > processes.READY_SECONDS:
                     raise RuntimeError(f"the function does not answer: {log_file.read_text()[-500:]}")
@@ -127,8 +125,6 @@ class Start:
                 request = urllib.request.Request(f"http://127.0.0.1:{port}/", body, headers)
                 urllib.request.urlopen(request, timeout=30).close()
                 self.first_pass.append((time.perf_counter() - answered) * 1000)
-        finally:
-            process.stop()
 
     def take_parts(self) -> None:
         """The interpreter, the imports, and the imports by package, once."""
@@ -183,7 +179,7 @@ def make_starts(stack: contextlib.ExitStack, environment: Mapping[str, str]) -> 
 def main() -> int:
     rounds = report.options(__doc__, rounds=20).rounds
     with contextlib.ExitStack() as stack:
-        agent = stack.enter_context(contextlib.closing(Agent()))
+        agent = stack.enter_context(Agent())
         here = stack.enter_context(world.world())
         with contextlib.closing(store.Store(here.dolt)) as beads:
             beads.feed_state.prepare()

@@ -5,6 +5,7 @@ then M quiet minutes in real time. The feeder's statements are counted on the wi
 from /proc, and every event that reaches the router is checked: it must not be a request for a pass.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import httpx
 
 from beads_dispatch import events
 from local import ticks
-from local.system import MANIFESTS, Ports, System
+from local.system import MANIFESTS
 from tools import world
 from tools.bench import generate, report, resource_usage
 from tools.proxies import CountingProxy
@@ -29,13 +30,15 @@ _REQUESTS = (events.DISPATCH_REQUESTED, events.REAP_REQUESTED)
 
 def measure(here: world.World, minutes: float) -> dict[str, dict[str, float]]:
     """What an hour's ticks and the quiet minutes cost the feeder, and what it holds at the end."""
-    agent, proxy = Agent(), CountingProxy(here.dolt.port)
     requests: list[events.Event] = []
-    with System(
-        replace(here.dolt, host="127.0.0.1", port=proxy.port), agent.url, Ports.free(), here.folder / "log",
-        environment={"AGENT_HEALTH_URL": f"{agent.url}/health"}, tick_seconds=world.NO_TICKS,
-        observe=lambda event: requests.append(event) if event.type in _REQUESTS else None,
-    ) as system:  # fmt: skip
+    with (
+        Agent() as agent,
+        contextlib.closing(CountingProxy(here.dolt.port)) as proxy,
+        here.system(
+            agent.url, replace(here.dolt, host="127.0.0.1", port=proxy.port),
+            observe=lambda event: requests.append(event) if event.type in _REQUESTS else None,
+        ) as system,
+    ):  # fmt: skip
         feeder = system.processes["feeder"].pid
         functions = [pid for name in TICKS for pid in resource_usage.children(system.processes[name].pid)]
         time.sleep(3)  # past its start
@@ -47,8 +50,6 @@ def measure(here: world.World, minutes: float) -> dict[str, dict[str, float]]:
             "MiB": round(resource_usage.rss_mib(feeder), 1), "requests": len(requests),
             "functions' CPU s": round(sum(map(resource_usage.cpu_seconds, functions)) - before, 2),
         }  # fmt: skip
-    proxy.close()
-    agent.close()
     return {"ticks": hour, "quiet": quiet, "end": end}
 
 

@@ -30,7 +30,6 @@ from multiprocessing.connection import Connection
 
 from beads_dispatch import events, settings, store
 from feeder import binlog
-from local.system import Ports, System
 from tools import world
 from tools.bench import instrumented_feeder, report
 from tools.database import AGENT
@@ -118,10 +117,7 @@ class Sampler:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {
-            "MAX_IN_FLIGHT": str(world.MANY), "AGENT_HEALTH_URL": f"{self._agent.url}/health",
-            "FEEDER_CLOCK": str(self._feeder_clock),
-        }  # fmt: skip
+        return {"MAX_IN_FLIGHT": str(world.MANY), "FEEDER_CLOCK": str(self._feeder_clock)}
 
     def observe(self, event: events.Event) -> None:
         if event.type == events.DISPATCH_REQUESTED:
@@ -158,13 +154,13 @@ def claim_dates(dolt: settings.DoltSettings) -> dict[str, float]:
 
 def measure(number: int) -> tuple[list[Sample], list[float]]:
     """The samples, and the cron job's passes in ms."""
-    with contextlib.closing(Agent()) as agent, world.world() as here:
+    with Agent() as agent, world.world() as here:
         taken = []
         with contextlib.closing(BareReader(here.dolt)) as reader:
             sampler = Sampler(here, agent, reader)
-            with System(
-                here.dolt, agent.url, Ports.free(), here.folder / "log", environment=sampler.environment,
-                observe=sampler.observe, feeder_module=instrumented_feeder.__name__, tick_seconds=world.NO_TICKS,
+            with here.system(
+                agent.url, environment=sampler.environment, observe=sampler.observe,
+                feeder_module=instrumented_feeder.__name__,
             ):  # fmt: skip
                 sampler.warm_up()
                 for index in range(1, number + 1):

@@ -48,13 +48,11 @@ def race(here: world.World, agent_url: str, processes: int) -> tuple[collections
 def main() -> int:
     options = report.options(__doc__, processes=8, beads=200)
     names = [f"race-{number:04}" for number in range(options.beads)]
-    agent = Agent()
-    with world.world() as here:
+    with world.world() as here, Agent() as agent:
         here.add(names)
         print(f"{options.processes} processes on {options.beads} beads", flush=True)
         kinds, seconds = race(here, agent.url, options.processes)
         claims = {bead: row["notes"].count(notes.CLAIMED) for bead, row in here.rows().items()}
-    agent.close()
     posts = collections.Counter(agent.posts)
     wrong = [name for name in names if posts[name] != 1 or claims[name] != 1]
     row = {

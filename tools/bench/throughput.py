@@ -7,17 +7,15 @@ at once and counts; the feeder's memory is sampled all the while.
 One writer: Dolt writes more with one than with several, whose transactions it has to merge.
 """
 
-import contextlib
 import multiprocessing
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from functools import partial
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
-from local.processes import Process
 from tools import world
 from tools.bench import report, resource_usage
 
@@ -83,17 +81,6 @@ class CountingSink:
         self._process.join()
 
 
-@contextlib.contextmanager
-def feeding(here: world.World, sink_url: str) -> Iterator[Process]:
-    """A feeder that reads the binlog, for as long as the block runs."""
-    feeder = here.feeder(sink_url)
-    try:
-        feeder.wait_until_reading()
-        yield feeder.process
-    finally:
-        feeder.process.stop()
-
-
 def write(here: world.World, changes: int, seconds: float = float("inf")) -> tuple[int, float]:
     """Reassign beads as fast as Dolt can, each with its audit row in one transaction, until so many changes are written
     or so many seconds are over; returns the number of changes, and changes a second."""
@@ -114,23 +101,11 @@ def write(here: world.World, changes: int, seconds: float = float("inf")) -> tup
     return written, written / (time.monotonic() - started)
 
 
-@contextlib.contextmanager
-def sampled_memory(pid: int) -> Iterator[list[float]]:
-    """A process's memory in MiB, twice a second, for as long as the block runs."""
-    mib = [resource_usage.rss_mib(pid)]
-    stop = threading.Event()
-
-    def sample() -> None:
-        while not stop.wait(0.5):
-            mib.append(resource_usage.rss_mib(pid))
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield mib
-    finally:
-        stop.set()
-        thread.join()
+def sample_memory(pid: int, mib: list[float], stop: threading.Event) -> None:
+    """A process's memory in MiB, now and twice a second until the stop."""
+    mib.append(resource_usage.rss_mib(pid))
+    while not stop.wait(0.5):
+        mib.append(resource_usage.rss_mib(pid))
 
 
 def memory_summary(mib: list[float]) -> dict[str, float]:
@@ -141,22 +116,25 @@ def memory_summary(mib: list[float]) -> dict[str, float]:
 
 def measure(here: world.World, sink: CountingSink, changes: int, seconds: float) -> dict[str, dict[str, float]]:
     """The three phases, and the feeder's memory."""
-    with feeding(here, sink.url):
+    with here.feeder(sink.url) as feeder:
+        feeder.wait_until_reading()
         time.sleep(2)  # its position is stored
     print(f"writing {changes} changes while the feeder is down", flush=True)
     _, alone = write(here, changes)
     before = sink.number
     print("the feeder catches up", flush=True)
-    started = time.monotonic()
-    with feeding(here, sink.url) as feeder, sampled_memory(feeder.pid) as mib:
-        sink.wait_for(before + changes)
-        catching_up = time.monotonic() - started
-        cpu = resource_usage.cpu_seconds(feeder.pid)
-        print(f"writing and reading at once for {seconds:g} s", flush=True)
-        before, started = sink.number, time.monotonic()
-        written, together = write(here, sys.maxsize, seconds)
-        published = (sink.number - before) / (time.monotonic() - started)
-        behind = sink.wait_for(before + written)
+    started, mib = time.monotonic(), list[float]()
+    with here.feeder(sink.url) as feeder:
+        feeder.wait_until_reading()
+        with world.meanwhile(partial(sample_memory, feeder.pid, mib)):
+            sink.wait_for(before + changes)
+            catching_up = time.monotonic() - started
+            cpu = resource_usage.cpu_seconds(feeder.pid)
+            print(f"writing and reading at once for {seconds:g} s", flush=True)
+            before, started = sink.number, time.monotonic()
+            written, together = write(here, sys.maxsize, seconds)
+            published = (sink.number - before) / (time.monotonic() - started)
+            behind = sink.wait_for(before + written)
     return {
         "Dolt writes, feeder down": {"changes/s": round(alone)},
         "feeder catches up": {

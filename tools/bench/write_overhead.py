@@ -12,7 +12,7 @@ import time
 
 from tools import world
 from tools.bench import report
-from tools.bench.throughput import CountingSink, feeding
+from tools.bench.throughput import CountingSink
 
 KINDS = ("binlog off", "binlog on", "binlog and feeder")
 
@@ -36,7 +36,7 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(CountingSink())
         worlds = {kind: stack.enter_context(world.world(log_bin=kind != KINDS[0])) for kind in KINDS}
-        stack.enter_context(feeding(worlds[KINDS[2]], sink.url))
+        stack.enter_context(worlds[KINDS[2]].feeder(sink.url)).wait_until_reading()
         beads = {kind: here.workspace.create("bead", "ok") for kind, here in worlds.items()}
         orders = itertools.cycle(itertools.permutations(KINDS))
         for number in range(rounds):

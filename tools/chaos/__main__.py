@@ -11,6 +11,7 @@ import secrets
 import sys
 import time
 import traceback
+from collections.abc import Collection
 
 from beads_dispatch import log
 from local import processes
@@ -20,42 +21,43 @@ from tools.chaos import checks
 PARTS = ("feed", "gap", "claims", "crash", "outage", "concurrent_edits", "fuzz", "feeders", "oracle")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", metavar="part", nargs="*", default=[], help=f"{', '.join(PARTS)}; default: all")
-    parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--short", action="store_true", help="the form that the tests run")
-    options = parser.parse_args(arguments)
-    unknown = [name for name in options.parts if name not in PARTS]
-    if unknown:
-        parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
-    seed = begin(options.seed)
+    options = begin(parser, "part", PARTS)
     found: list[checks.Check] = []
     seconds = {}
     with world.world() as here:
-        for name in options.parts or PARTS:
+        for name in options.names:
             began = time.monotonic()
             part = importlib.import_module(f"tools.chaos.{name}")
             try:
-                found.extend(part.run(here, random.Random(f"{seed}-{name}"), short=options.short))
+                found.extend(part.run(here, random.Random(f"{options.seed}-{name}"), short=options.short))
             except Exception as exc:  # noqa: BLE001 - the other parts are run all the same
                 traceback.print_exc()
                 found.append(checks.check(name, "runs to its end", "no", [f"{type(exc).__name__}: {exc}"]))
             seconds[name] = time.monotonic() - began
     checks.print_table(found)
-    print("seconds: " + ", ".join(f"{name} {taken:.0f}" for name, taken in seconds.items()) + f"; seed {seed}")
+    print("seconds: " + ", ".join(f"{name} {taken:.0f}" for name, taken in seconds.items()) + f"; seed {options.seed}")
     return 1 if any(each.broken for each in found) else 0
 
 
-def begin(seed: int | None) -> int:
-    """Prepare the process of a command; returns the seed, which is printed: the given one, or a random one."""
-    chosen = secrets.randbelow(2**32) if seed is None else seed
-    print(f"seed {chosen}", flush=True)
+def begin(parser: argparse.ArgumentParser, noun: str, known: Collection[str]) -> argparse.Namespace:
+    """Parse the command line: `names` of what is known, by default all, and the `seed`, which is printed; and prepare
+    the process."""
+    parser.add_argument("names", metavar=noun, nargs="*", help=f"{', '.join(known)}; default: all")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32), help="default: a random one")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in known]
+    if unknown:
+        parser.error(f"there is no {noun} {unknown[0]!r}; the {noun}s are {', '.join(known)}")
+    options.names = options.names or list(known)
+    print(f"seed {options.seed}", flush=True)
     log.configure("chaos", level="CRITICAL")
     processes.end_cleanly_on_sigterm()
-    return chosen
+    return options
 
 
 if __name__ == "__main__":

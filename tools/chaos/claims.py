@@ -24,7 +24,7 @@ from tools.chaos import binlog_recorder, checks, history, mutants
 from tools.chaos.checks import Check
 from tools.database import AGENT
 from tools.servers import HALF_A_JOB, Agent, answers, hangs_up, job, slow_job
-from tools.world import SimulatedClock, World
+from tools.world import SimulatedClock, World, meanwhile
 
 check = functools.partial(checks.check, "claims")
 
@@ -59,22 +59,15 @@ def competing(here: World, chance: random.Random, size: Competition) -> Iterator
     here.empty()
     here.add([f"c-{number:04}" for number in range(size.beads)])
     choice = random.Random(chance.random())
-    agent = Agent()
-    agent.choose = lambda bead: choice.choices(list(ANSWERS), list(ANSWERS.values()))[0]
     began = time.monotonic()
     taken: list[str] = []
-    stop = threading.Event()
-    people = threading.Thread(target=_take, args=(here, chance, size.taken_a_second, taken, stop), daemon=True)
-    people.start()
-    try:
-        passes = _compete(here, agent, chance, size)
-    finally:
-        stop.set()
-        people.join()
-    _settle(here, agent)
+    with Agent() as agent:
+        agent.choose = lambda bead: choice.choices(list(ANSWERS), list(ANSWERS.values()))[0]
+        with meanwhile(functools.partial(_take, here, chance, size.taken_a_second, taken)):
+            passes = _compete(here, agent, chance, size)
+        _settle(here, agent)
     seconds = time.monotonic() - began
     verdict = history.verdict(here)
-    agent.close()
     ends = ", ".join(f"{number} {end}" for end, number in sorted(verdict.ends().items(), key=lambda item: -item[1]))
     yield check(
         f"{size.dispatchers} dispatchers ({size.kills} killed) on {size.beads} beads, every claim in history",
@@ -104,15 +97,15 @@ def merged(here: World, beads: int) -> Check:
             second = now.replace(tzinfo=None, microsecond=0)
             here.sql("UPDATE issues SET assignee = 'bob', updated_at = %s WHERE id = %s", second, bead)
 
-    with contextlib.closing(Agent()) as agent:
-        with (
-            world.dispatcher(here.dolt, agent.url) as dispatcher,
-            mock.patch.object(BeadChange, "audit", audit_and_assign),
-            binlog_recorder.BinlogRecorder(here.dolt) as recorder,
-        ):
-            dispatcher.run_once()
-            found = binlog_recorder.merged_claims(recorder.transactions(), AGENT)
-        posted = collections.Counter(agent.posts)
+    with (
+        Agent() as agent,
+        world.dispatcher(here.dolt, agent.url) as dispatcher,
+        mock.patch.object(BeadChange, "audit", audit_and_assign),
+        binlog_recorder.BinlogRecorder(here.dolt) as recorder,
+    ):
+        dispatcher.run_once()
+        found = binlog_recorder.merged_claims(recorder.transactions(), AGENT)
+    posted = collections.Counter(agent.posts)
     broken = [f"{bead} is bob's and was POSTed" for bead in sorted(theirs & posted.keys())]
     broken += [f"{bead} was not POSTed once" for bead in names if bead not in theirs and posted[bead] != 1]
     broken += [

@@ -21,7 +21,7 @@ from tools.chaos import binlog_recorder, checks, history
 from tools.chaos.checks import Check
 from tools.database import AGENT
 from tools.servers import Agent
-from tools.world import World
+from tools.world import World, meanwhile
 
 check = functools.partial(checks.check, "concurrent_edits")
 
@@ -41,21 +41,12 @@ def run(here: World, chance: random.Random, *, short: bool, closing: float = 0.3
             with contextlib.suppress(BdError):
                 here.workspace.run("close", bead, "--force", actor=AGENT)
 
-    stop = threading.Event()
     done: collections.Counter[str] = collections.Counter()
     outcomes: list[Outcome] = []
-    with contextlib.closing(Agent(on_post=work)) as agent, binlog_recorder.BinlogRecorder(here.dolt) as recorder:
-        threads = [
-            threading.Thread(target=_edit, args=(here, random.Random(chance.random()), names, done, stop))
-            for _ in range(people)
-        ]
-        threads.append(threading.Thread(target=_dispatch, args=(here, agent, outcomes, stop)))
-        for thread in threads:
-            thread.start()
-        time.sleep(seconds)
-        stop.set()
-        for thread in threads:
-            thread.join()
+    with Agent(on_post=work) as agent, binlog_recorder.BinlogRecorder(here.dolt) as recorder:
+        editing = [functools.partial(_edit, here, random.Random(chance.random()), names, done) for _ in range(people)]
+        with meanwhile(functools.partial(_dispatch, here, agent, outcomes), *editing):
+            time.sleep(seconds)
         transactions = recorder.transactions()
     merged = binlog_recorder.merged_claims(transactions, AGENT)
     yield from _claims(here, agent, outcomes, f"{done.total()} bd commands by {people} people", merged)

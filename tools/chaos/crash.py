@@ -31,10 +31,6 @@ _GIVE_UP_SECONDS = 3600
 _CHANGES = 5  # that a feeder publishes before it is stopped
 
 
-def _eligible(here: World, bead: str) -> None:
-    here.add([bead])
-
-
 def _claimed(here: World, bead: str) -> None:
     """A claim that a crash left some minutes ago."""
     here.add([bead])
@@ -61,7 +57,7 @@ class Scenario:
     name: str
     process: str
     answer: Behaviour = job
-    prepare: Callable[[World, str], None] = _eligible
+    prepare: Callable[[World, str], None] = lambda here, bead: here.add([bead])
     jobs: int = 1  # that the bead may have in the end, at most
     settled: tuple[str, ...] = ("dispatched", "blocked with a reason")
 
@@ -92,7 +88,7 @@ def killed(here: World, chance: random.Random, scenario: Scenario, *, short: boo
     broken: list[str] = []
     ends: collections.Counter[str] = collections.Counter()
     slowest: dict[str, float] = collections.defaultdict(float)
-    with contextlib.closing(Agent()) as agent:
+    with Agent() as agent:
         steps = _steps(here, agent, scenario, "x-0", 0)
         points: Sequence[int] = range(1, len(steps) + 1)
         if short:
@@ -121,14 +117,8 @@ def killed_while_posting(here: World) -> Check:
     """The agent has the POST and has not answered yet: the job may run, so nothing is sent again."""
     here.empty()
     here.add(["x-1"])
-    with contextlib.closing(Agent()) as agent, contextlib.ExitStack() as stack:
-        process = _process(here, agent, "dispatch", 0)
-        stack.callback(process.stop)
-
-        def kill(bead: str) -> None:
-            process.kill()
-
-        agent.on_post = kill
+    with Agent() as agent, _process(here, agent, "dispatch", 0) as process:
+        agent.on_post = lambda bead: process.kill()
         wait_for(lambda: not process.running, "the kill", 30)
         agent.on_post = lambda bead: None
         end, seconds = _settle(here, agent, "x-1")
@@ -144,7 +134,7 @@ def asleep(here: World) -> Check:
     here.add(["x-1"])
     clock = SimulatedClock(datetime.now(UTC))
     with (
-        contextlib.closing(Agent()) as agent,
+        Agent() as agent,
         world.dispatcher(here.dolt, agent.url, clock) as sleeper,
         world.dispatcher(here.dolt, agent.url, clock) as other,
     ):
@@ -169,10 +159,7 @@ def trickling(here: World) -> Check:
     here.empty()
     here.add(["x-1"])
     began = datetime.now(UTC)
-    with (
-        contextlib.closing(Agent(trickles)) as agent,
-        world.dispatcher(here.dolt, agent.url, timeout_seconds=1.5) as dispatcher,
-    ):
+    with Agent(trickles) as agent, world.dispatcher(here.dolt, agent.url, timeout_seconds=1.5) as dispatcher:
         outcome = type(dispatcher.run_once()[0]).__name__
     seconds = (datetime.now(UTC) - began).total_seconds()
     broken = [] if outcome == "OutcomeUnknown" and seconds < 5 else [f"{outcome} after {seconds:.1f} s"]
@@ -182,41 +169,25 @@ def trickling(here: World) -> Check:
 def feeder_killed(here: World, chance: random.Random, *, short: bool) -> Check:
     """Die before each step of the feeder while it publishes changes; another one continues."""
     here.empty()
-    sink, broken, slowest = Sink(), [], 0.0
-    writer = Writer(here, chance, 5)
-    try:
-        first = here.feeder(sink.url)
-        first.wait_until_reading()
-        first.process.stop()
+    broken, slowest = [], 0.0
+    with Sink() as sink, Writer(here, chance, 5) as writer:
+        with here.feeder(sink.url) as first:
+            first.wait_until_reading()
         start = here.commit("start")
         steps = _feeder_steps(here, sink, writer, 0)
         points = [at for at, step in enumerate(steps, 1) if not step.startswith(("SHOW", "SELECT dolt_version"))]
         points = sorted(chance.sample(points, 2)) if short else points
         for at in points:
             _feeder_steps(here, sink, writer, at)
-            feeder = here.feeder(sink.url)
-            number = history.count(history.changes_since(here, start))
-            try:
-                took = world.seconds_until(functools.partial(_all_published, sink, number), "all published", 60)
-                slowest = max(slowest, took)
-            except world.TimedOut as exc:
-                broken.append(f"killed before step {at}: {exc}")
-            finally:
-                feeder.process.stop()
-        found = history.published(sink.received)
-        broken += history.differences(history.changes_since(here, start), found.changes) + found.differing
-    finally:
-        writer.close()
-        sink.close()
+            with here.feeder(sink.url):
+                found = history.compare(here, start, sink, 60)
+            slowest = max(slowest, found.seconds)
+            broken += [f"killed before step {at}: {line}" for line in found.broken]
     figures = (
-        f"{len(points)} of {len(steps)} steps: {found.number} changes, 0 missed, {found.repeats} repeats"
-        f" (same ids), all published {slowest:.1f} s after the restart at the latest"
+        f"{len(points)} of {len(steps)} steps: {found.figures}, all published {slowest:.1f} s after the restart at the"
+        " latest"
     )
     return check(f"feeder, publishing {_CHANGES} changes", figures, broken)
-
-
-def _all_published(sink: Sink, number: int) -> bool:
-    return history.published(sink.received).number >= number
 
 
 def _feeder_steps(here: World, sink: Sink, writer: Writer, at: int) -> list[str]:
@@ -224,22 +195,21 @@ def _feeder_steps(here: World, sink: Sink, writer: Writer, at: int) -> list[str]
     steps it came to. Where that step does not come, it is stopped after some seconds."""
     journal = _new_journal(here)
     command = ("-m", "tools.chaos.crashing", "feeder", str(at), str(journal))
-    feeder = here.feeder(sink.url, command=command, log=here.log("feeder-crash"))
     known = len(sink.of_type(events.ISSUE_CHANGED))
 
     def done() -> bool:
         published = len(sink.of_type(events.ISSUE_CHANGED)) >= known + _CHANGES
         stored = journal.read_text().count("REPLACE INTO beads_dispatch.pos") > 1
-        return not feeder.process.running or (published and stored)
+        return not feeder.running or (published and stored)
 
-    try:
-        with contextlib.suppress(world.TimedOut):
-            wait_for(lambda: not feeder.process.running or "reading the binlog" in feeder.log, "a start", 60)
-            for _ in range(_CHANGES):
-                writer.step()
-            wait_for(done, "its end", 20)
-    finally:
-        feeder.process.stop()
+    with (
+        here.feeder(sink.url, command=command, log=here.log("feeder-crash")) as feeder,
+        contextlib.suppress(world.TimedOut),
+    ):
+        wait_for(lambda: not feeder.running or "reading the binlog" in feeder.printed(), "a start", 60)
+        for _ in range(_CHANGES):
+            writer.step()
+        wait_for(done, "its end", 20)
     return journal.read_text().splitlines()
 
 
@@ -262,11 +232,9 @@ def _steps(here: World, agent: Agent, scenario: Scenario, bead: str, at: int) ->
     """Prepare a bead, run the pass until it dies before step `at`, and return the steps it came to."""
     scenario.prepare(here, bead)
     agent.behaviour = scenario.answer
-    process = _process(here, agent, scenario.process, at)
-    try:
+    with _process(here, agent, scenario.process, at) as process:
         wait_for(lambda: not process.running, f"{scenario.process} ends", 60)
-    finally:
-        status = process.stop()
+    status = process.stop()
     if status != (0 if at == 0 else -9):
         raise world.TimedOut(f"{scenario.process} ended with {status} at step {at}; its log is {process.log}")
     return (here.folder / "steps").read_text().splitlines()

@@ -1,5 +1,6 @@
 """Every change is published: the feeder is killed, Dolt and the sink fail, and each change arrives all the same."""
 
+import contextlib
 import functools
 import random
 import shutil
@@ -15,7 +16,7 @@ from tools.chaos.checks import Check
 from tools.chaos.writer import Writer, unpublished_audit_rows
 from tools.proxies import FaultyProxy
 from tools.servers import Sink, answers, stalls, trickles
-from tools.world import TimedOut, World, wait_for
+from tools.world import World, meanwhile
 
 check = functools.partial(checks.check, "feed")
 
@@ -44,75 +45,65 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
 def killed(here: World, chance: random.Random, size: FeedSize) -> Check:
     """kill -9 of the feeder at random moments while beads change."""
     here.empty()
-    sink = Sink()
-    sink.delay_seconds = 0.02  # as a Broker: long enough to be killed while waiting for it
-    writer = Writer(here, chance, 50, bd_every=size.bd_every)
-    log = here.log("feeder-killed")
-    feeder = here.feeder(sink.url, log=log)
-    feeder.wait_until_reading()
-    start = here.commit("start")
-    deaths = 0
+    log, deaths = here.log("feeder-killed"), 0
+    with Sink() as sink, Writer(here, chance, 50, bd_every=size.bd_every) as writer:
+        sink.delay_seconds = 0.02  # as a Broker: long enough to be killed while waiting for it
 
-    def change() -> None:
-        while writer.changes < size.changes:
-            # Spread over all feeders.
-            if writer.changes <= size.changes * (deaths + 1) / size.kills:
-                writer.step()
-            else:
-                time.sleep(0.01)
+        def change() -> None:
+            while writer.changes < size.changes:
+                # Spread over all feeders.
+                if writer.changes <= size.changes * (deaths + 1) / size.kills:
+                    writer.step()
+                else:
+                    time.sleep(0.01)
 
-    changing = threading.Thread(target=change, daemon=True)
-    changing.start()
-    try:
-        while deaths < size.kills:
-            time.sleep(chance.uniform(0, 2.5))
-            feeder.process.kill()
-            deaths += 1
-            feeder = here.feeder(sink.url, log=log)
-            if deaths % 20 == 0:
-                checks.progress(f"feed: {deaths} kills, {writer.changes} changes, {len(sink.received)} events")
-        changing.join()
-        name = f"{size.kills} x kill -9, {writer.by_sql} by SQL, {writer.by_bd} by bd"
-        return _compared(here, sink, start, name, size, audited=True)
-    finally:
-        feeder.process.stop()
-        writer.close()
-        sink.close()
+        feeder = here.feeder(sink.url, log=log)
+        try:
+            feeder.wait_until_reading()
+            start = here.commit("start")
+            changing = threading.Thread(target=change, daemon=True)
+            changing.start()
+            while deaths < size.kills:
+                time.sleep(chance.uniform(0, 2.5))
+                feeder.kill()
+                deaths += 1
+                feeder = here.feeder(sink.url, log=log)
+                if deaths % 20 == 0:
+                    checks.progress(f"feed: {deaths} kills, {writer.changes} changes, {len(sink.received)} events")
+            changing.join()
+            found = history.compare(here, start, sink, size.patience_seconds)
+        finally:
+            feeder.stop()
+    return check(
+        f"{size.kills} x kill -9, {writer.by_sql} by SQL, {writer.by_bd} by bd",
+        _figures(found),
+        found.broken + unpublished_audit_rows(here, found.published.changes),
+    )
 
 
 def failing(here: World, chance: random.Random, size: FeedSize) -> Iterator[Check]:
     """One feeder through every outage of Dolt, the network and the sink; each time all is published in the end."""
     here.empty()
-    sink, proxy = Sink(), FaultyProxy(here.server.port)
-    writer = Writer(here, chance, 20)
-    feeder = here.feeder(sink.url, port=proxy.port)
-    try:
+    with (
+        contextlib.ExitStack() as afterwards, Sink() as sink, Writer(here, chance, 20) as writer,
+        contextlib.closing(FaultyProxy(here.server.port)) as proxy, here.feeder(sink.url, port=proxy.port) as feeder,
+    ):  # fmt: skip
+        afterwards.callback(_restore_one_uuid, here)
         feeder.wait_until_reading()
         for name, fault in _faults(here, sink, proxy, size):
             start = here.commit("start")
             sink.received.clear()
-            begun, ended = threading.Event(), threading.Event()
-            changing = threading.Thread(target=_change_until, args=(writer, begun, ended), daemon=True)
-            changing.start()
-            begun.wait()
-            fault()
-            ended.set()
-            changing.join()
-            yield _compared(here, sink, start, name, size)
-        broken = ["a traceback in the feeder's log"] if "Traceback" in feeder.log else []
-        broken += [] if feeder.process.running else ["it died"]
-        yield check("one process through all of it", f"alive, {len(feeder.log.splitlines())} log lines", broken)
-    finally:
-        writer.close()
-        feeder.process.stop()
-        proxy.close()
-        sink.close()
-        _restore_one_uuid(here)
+            with meanwhile(functools.partial(_change_until, writer)):
+                fault()
+            found = history.compare(here, start, sink, size.patience_seconds)
+            yield check(name, _figures(found), found.broken)
+        broken = ["a traceback in the feeder's log"] if "Traceback" in feeder.printed() else []
+        broken += [] if feeder.running else ["it died"]
+        yield check("one process through all of it", f"alive, {len(feeder.printed().splitlines())} log lines", broken)
 
 
-def _change_until(writer: Writer, begun: threading.Event, ended: threading.Event) -> None:
-    begun.set()
-    while not ended.wait(0.1):
+def _change_until(writer: Writer, stop: threading.Event) -> None:
+    while not stop.wait(0.1):
         writer.step()
 
 
@@ -188,24 +179,5 @@ def _lose(proxy: FaultyProxy) -> None:
     time.sleep(5)
 
 
-def _compared(here: World, sink: Sink, start: str, name: str, size: FeedSize, *, audited: bool = False) -> Check:
-    """Wait until everything is published, and compare it with Dolt's history and with the audit rows."""
-    changes = history.changes_since(here, start)
-    number = history.count(changes)
-    began = time.monotonic()
-    broken = []
-    try:
-        wait_for(
-            lambda: history.published(sink.received).number >= number, "every change published", size.patience_seconds
-        )
-    except TimedOut as exc:
-        broken.append(str(exc))
-    took = time.monotonic() - began
-    found = history.published(sink.received)
-    broken += history.differences(changes, found.changes) + found.differing
-    broken += unpublished_audit_rows(here, found.changes) if audited else []
-    figures = (
-        f"{number} changes, {max(0, number - found.number)} missed, {found.repeats} repeats (same ids),"
-        f" all published {took:.1f} s after"
-    )
-    return check(name, figures, broken)
+def _figures(found: history.Comparison) -> str:
+    return f"{found.figures}, all published {found.seconds:.1f} s after"

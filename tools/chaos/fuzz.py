@@ -19,12 +19,11 @@ from beads_dispatch import events, settings
 from feeder import http as endpoint
 from feeder.health import HealthState
 from local import processes
-from local.system import Ports, System
 from tools import servers
 from tools.chaos import checks
 from tools.chaos.checks import Check
 from tools.servers import Agent
-from tools.world import NO_TICKS, World
+from tools.world import World
 
 check = functools.partial(checks.check, "fuzz")
 
@@ -100,10 +99,7 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
     number = 200 if short else 10_000
     here.empty()
     here.add(["safe-1", "safe-2"], acceptance_criteria="")
-    with (
-        contextlib.closing(Agent()) as agent,
-        System(here.dolt, agent.url, Ports.free(), here.folder / "logs", tick_seconds=NO_TICKS) as system,
-    ):
+    with Agent() as agent, here.system(agent.url) as system:
         before = here.rows()
         for name in ("dispatch", "reap", "feeder"):
             port = getattr(system.ports, name)

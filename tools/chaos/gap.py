@@ -7,7 +7,7 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from beads_dispatch import events, store
@@ -16,7 +16,7 @@ from tools.chaos.checks import Check
 from tools.chaos.history import Side
 from tools.chaos.writer import Writer
 from tools.servers import Sink
-from tools.world import Feeder, World, seconds_until, wait_for
+from tools.world import Feeder, World, wait_for
 
 check = functools.partial(checks.check, "gap")
 
@@ -36,24 +36,17 @@ FULL = GapSize(beads=200, changes=600, day=10_000)
 
 
 def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
-    size = SHORT if short else FULL
-    yield purged(here, chance, size)
-    for watched in (True, False):
-        yield off_and_on(here, chance, size, watched=watched)
-    yield away(here, size)
-    for whole in (False, True):
-        yield restored(here, chance, size, whole=whole)
-    yield foreign_position(here, chance, size)
+    for name in SCENES:
+        yield played(here, chance, SHORT if short else FULL, name)
 
 
 class Scene:
     """A feeder that starts and stops, a writer, and a sink."""
 
-    def __init__(self, here: World, chance: random.Random, beads: int) -> None:
-        here.empty()
+    def __init__(self, here: World, sink: Sink, writer: Writer) -> None:
         self.here = here
-        self.sink = Sink()
-        self.writer = Writer(here, chance, beads)
+        self.sink = sink
+        self.write = writer.write
         self.log = here.log("feeder-gap")
         self.feeder = self.start()
         self.initial = states(here)
@@ -64,11 +57,6 @@ class Scene:
             self.feeder.wait_until_reading()
         return self.feeder
 
-    def write(self, changes: int) -> None:
-        until = self.writer.changes + changes
-        while self.writer.changes < until:
-            self.writer.step()
-
     def last_published(self) -> dict[str, Side]:
         """Each bead as a subscriber knows it."""
         found = dict(self.initial)
@@ -78,7 +66,9 @@ class Scene:
 
     def caught_up(self, seconds: float = 120) -> float:
         """Wait until a subscriber knows the beads as they are; returns the seconds. Raises TimedOut."""
-        return seconds_until(lambda: self.last_published() == states(self.here), "beads published as they are", seconds)
+        began = time.monotonic()
+        wait_for(lambda: self.last_published() == states(self.here), "beads published as they are", seconds)
+        return time.monotonic() - began
 
     def recovered(self) -> list[events.Event]:
         return [event for event in list(self.sink.received) if event.extensions.get("recovered") == "true"]
@@ -86,51 +76,42 @@ class Scene:
     def gaps_logged(self) -> int:
         return self.log.read_text().count(_GAP_LOGGED)
 
-    def close(self) -> None:
-        self.feeder.process.stop()
-        self.writer.close()
-        self.sink.close()
-
 
 def states(here: World) -> dict[str, Side]:
     """Each bead's assignee and status."""
     return {bead: (row["assignee"] or "", row["status"]) for bead, row in here.rows().items()}
 
 
-def _require(condition: bool, otherwise: str) -> None:
-    """Raises AssertionError: the promise is broken."""
-    if not condition:
-        raise AssertionError(otherwise)
-
-
-def _scene(here: World, chance: random.Random, beads: int, name: str, play: Callable[[Scene], str]) -> Check:
+def played(here: World, chance: random.Random, size: GapSize, name: str) -> Check:
     """Play a scene to its end; a check with its figures, and with what was not published."""
-    scene = Scene(here, chance, beads)
+    here.empty()
     broken = []
-    try:
-        figures = play(scene)
-    except AssertionError as exc:
-        known, real = scene.last_published(), states(here)
-        wrong = [bead for bead in sorted({*known, *real}) if known.get(bead) != real.get(bead)]
-        here.server.kill()
-        here.server.start(log_bin=True)
-        figures, broken = f"{len(wrong)} beads not published as they are", [str(exc), *wrong[:3]]
-    finally:
-        broken += history.published(scene.sink.received).differing
+    with Sink() as sink, Writer(here, chance, size.beads) as writer:
+        scene = Scene(here, sink, writer)
+        try:
+            figures = SCENES[name](here, scene, size)
+        except AssertionError as exc:
+            known, real = scene.last_published(), states(here)
+            wrong = [bead for bead in sorted({*known, *real}) if known.get(bead) != real.get(bead)]
+            here.server.kill()
+            here.server.start(log_bin=True)
+            figures, broken = f"{len(wrong)} beads not published as they are", [str(exc), *wrong[:3]]
+        finally:
+            scene.feeder.stop()
+        broken += history.published(sink.received).differing
         if "Traceback" in scene.log.read_text(errors="replace"):
             broken.append("a traceback in the feeder's log")
-        scene.close()
     return check(name, figures, broken)
 
 
 @contextlib.contextmanager
-def _server_down(here: World, *, log_bin: bool | None = None) -> Iterator[pathlib.Path]:
+def _server_down(here: World) -> Iterator[pathlib.Path]:
     """Kill the server, and start it again after the block; gives its folder."""
     here.server.kill()
     try:
         yield here.folder / "dolt"
     finally:
-        here.server.start(log_bin=log_bin)
+        here.server.start()
 
 
 def _purge(here: World) -> None:
@@ -140,144 +121,134 @@ def _purge(here: World) -> None:
             shutil.rmtree(log)
 
 
-def purged(here: World, chance: random.Random, size: GapSize) -> Check:
+def purged(here: World, scene: Scene, size: GapSize) -> str:
     """The binlog's files are gone, and the feeder is killed in the middle of the gap recovery."""
-
-    def play(scene: Scene) -> str:
-        scene.write(size.changes)
-        scene.caught_up()
-        scene.feeder.process.stop()
-        before = states(here)
-        scene.write(size.changes)
-        _purge(here)
-        after = states(here)
-        net = {bead for bead in {*before, *after} if before.get(bead) != after.get(bead)}
-        scene.sink.delay_seconds = 0.02
-        scene.start(wait=False)
-        wait_for(lambda: len(scene.recovered()) >= len(net) // 2, "half of the gap published", 60)
-        scene.feeder.process.kill()
-        scene.sink.delay_seconds = 0
-        scene.start()
-        took = scene.caught_up()
-        found = scene.recovered()
-        ids, beads = {event.id for event in found}, {event.subject for event in found}
-        _require(beads == net and len(ids) == len(net), f"{len(net)} beads differ, {len(ids)} ids for {len(beads)}")
-        return (
-            f"{size.changes} changes of {len(net)} beads missed, all published, {len(found) - len(ids)} repeats,"
-            f" {took:.1f} s after"
-        )
-
-    return _scene(here, chance, size.beads, "binlog purged, feeder killed half-way", play)
+    scene.write(size.changes)
+    scene.caught_up()
+    scene.feeder.stop()
+    before = states(here)
+    scene.write(size.changes)
+    _purge(here)
+    after = states(here)
+    net = {bead for bead in {*before, *after} if before.get(bead) != after.get(bead)}
+    scene.sink.delay_seconds = 0.02
+    scene.start(wait=False)
+    wait_for(lambda: len(scene.recovered()) >= len(net) // 2, "half of the gap published", 60)
+    scene.feeder.kill()
+    scene.sink.delay_seconds = 0
+    scene.start()
+    took = scene.caught_up()
+    found = scene.recovered()
+    ids, beads = {event.id for event in found}, {event.subject for event in found}
+    assert beads == net and len(ids) == len(net), f"{len(net)} beads differ, {len(ids)} ids for {len(beads)}"
+    return (
+        f"{size.changes} changes of {len(net)} beads missed, all published, {len(found) - len(ids)} repeats,"
+        f" {took:.1f} s after"
+    )
 
 
-def off_and_on(here: World, chance: random.Random, size: GapSize, *, watched: bool) -> Check:
+def off_and_on(here: World, scene: Scene, size: GapSize, *, watched: bool) -> str:
     """The binlog switched off, changes, on again, changes: its GTIDs show no gap. `watched`: a feeder runs."""
-
-    def play(scene: Scene) -> str:
-        scene.write(size.changes)
+    scene.write(size.changes)
+    scene.caught_up()
+    if not watched:
+        scene.feeder.stop()
+    scene.write(size.changes // 4)
+    if watched:
         scene.caught_up()
-        if not watched:
-            scene.feeder.process.stop()
-        scene.write(size.changes // 4)
-        if watched:
-            scene.caught_up()
-        with _server_down(here, log_bin=False):
-            pass
-        scene.write(size.changes)
-        if watched:
-            wait_for(lambda: "log_bin is 0" in scene.log.read_text(), "the feeder logs that the binlog is off", 60)
-        with _server_down(here, log_bin=True):
-            pass
-        scene.write(size.changes // 4)
-        if not watched:
-            scene.start()
-        took = scene.caught_up()
-        return f"{size.changes} changes unlogged, {len(scene.recovered())} published as recovered, {took:.1f} s after"
-
-    who = "feeder running" if watched else "feeder stopped, changes before and after"
-    return _scene(here, chance, size.beads, f"binlog off for a while, {who}", play)
-
-
-def away(here: World, size: GapSize) -> Check:
-    """A day of changes that the binlog no longer holds: published in bounded memory."""
-
-    def play(scene: Scene) -> str:
-        scene.caught_up()
-        before = _peak_mb(scene.feeder)
-        scene.feeder.process.stop()
-        here.add([f"day-{number:05}" for number in range(size.day)], assignee="bob")
-        _purge(here)
-        began = time.monotonic()
+    here.server.kill()
+    here.server.start(log_bin=False)
+    scene.write(size.changes)
+    if watched:
+        wait_for(lambda: "log_bin is 0" in scene.log.read_text(), "the feeder logs that the binlog is off", 60)
+    here.server.kill()
+    here.server.start(log_bin=True)
+    scene.write(size.changes // 4)
+    if not watched:
         scene.start()
-        scene.caught_up(300)
-        took, after, recovered = time.monotonic() - began, _peak_mb(scene.feeder), len(scene.recovered())
-        _require(recovered == size.day, f"{recovered} of {size.day} published")
-        return (
-            f"{size.day} changes published in {took:.0f} s,"
-            f" feeder's peak {before:.0f} MB before and {after:.0f} MB after"
-        )
-
-    return _scene(here, random.Random(0), 5, "stopped for a day, binlog purged", play)
+    took = scene.caught_up()
+    return f"{size.changes} changes unlogged, {len(scene.recovered())} published as recovered, {took:.1f} s after"
 
 
-def restored(here: World, chance: random.Random, size: GapSize, *, whole: bool) -> Check:
+def away(here: World, scene: Scene, size: GapSize) -> str:
+    """A day of changes that the binlog no longer holds: published in bounded memory."""
+    scene.caught_up()
+    before = _peak_mb(scene.feeder)
+    scene.feeder.stop()
+    here.add([f"day-{number:05}" for number in range(size.day)], assignee="bob")
+    _purge(here)
+    began = time.monotonic()
+    scene.start()
+    scene.caught_up(300)
+    took, after, recovered = time.monotonic() - began, _peak_mb(scene.feeder), len(scene.recovered())
+    assert recovered == size.day, f"{recovered} of {size.day} published"
+    return (
+        f"{size.day} changes published in {took:.0f} s, feeder's peak {before:.0f} MB before and {after:.0f} MB after"
+    )
+
+
+def restored(here: World, scene: Scene, size: GapSize, *, whole: bool) -> str:
     """An older copy of the data is restored under a running feeder: the beads' database alone, or the whole server, and
     with it the feeder's state. What the latter undid cannot be known; the feed continues from now."""
-
-    def play(scene: Scene) -> str:
-        scene.write(size.changes)
-        scene.caught_up()
-        data, copy = here.folder / "dolt" / "data", here.folder / "backup"
-        part = data if whole else data / here.dolt.database
-        time.sleep(1)  # its position is stored
-        with _server_down(here):
-            shutil.copytree(part, copy)
-        scene.write(size.changes)
-        scene.caught_up()
-        time.sleep(1)
-        with _server_down(here):
-            shutil.rmtree(part)
-            shutil.move(copy, part)
-        if whole:
-            wait_for(scene.gaps_logged, "the feeder logs the gap", 60)
-            scene.initial = states(here)
-            scene.sink.received.clear()
-        took = scene.caught_up()
-        scene.write(size.changes)
-        scene.caught_up()
-        logged = scene.gaps_logged()
-        _require(logged <= 1 and (not whole or logged == 1), f"logged {logged} times that there is a gap")
-        if whole:
-            return f"continued from now, logged {logged} time(s), and published every change since"
-        return f"published {len(scene.recovered())} beads as recovered {took:.1f} s after, and every change since"
-
-    return _scene(here, chance, size.beads, f"{'the server' if whole else 'the beads'} restored from a backup", play)
+    scene.write(size.changes)
+    scene.caught_up()
+    data, copy = here.folder / "dolt" / "data", here.folder / "backup"
+    part = data if whole else data / here.dolt.database
+    time.sleep(1)  # its position is stored
+    with _server_down(here):
+        shutil.copytree(part, copy)
+    scene.write(size.changes)
+    scene.caught_up()
+    time.sleep(1)
+    with _server_down(here):
+        shutil.rmtree(part)
+        shutil.move(copy, part)
+    if whole:
+        wait_for(scene.gaps_logged, "the feeder logs the gap", 60)
+        scene.initial = states(here)
+        scene.sink.received.clear()
+    took = scene.caught_up()
+    scene.write(size.changes)
+    scene.caught_up()
+    logged = scene.gaps_logged()
+    assert logged <= 1 and (not whole or logged == 1), f"logged {logged} times that there is a gap"
+    if whole:
+        return f"continued from now, logged {logged} time(s), and published every change since"
+    return f"published {len(scene.recovered())} beads as recovered {took:.1f} s after, and every change since"
 
 
-def foreign_position(here: World, chance: random.Random, size: GapSize) -> Check:
+def foreign_position(here: World, scene: Scene, size: GapSize) -> str:
     """The stored position is another server's."""
+    scene.write(size.changes)
+    scene.caught_up()
+    scene.feeder.stop()
+    with contextlib.closing(store.Store(here.dolt)) as beads:
+        beads.feed_state.set_position(_FOREIGN_POSITION, {})
+    scene.write(size.changes)
+    scene.start()
+    took = scene.caught_up()
+    logged = scene.gaps_logged()
+    assert logged == 1, f"logged {logged} times that there is a gap"
+    return (
+        f"continued from now, logged once, {size.changes} changes published as {len(scene.recovered())},"
+        f" {took:.1f} s after"
+    )
 
-    def play(scene: Scene) -> str:
-        scene.write(size.changes)
-        scene.caught_up()
-        scene.feeder.process.stop()
-        with contextlib.closing(store.Store(here.dolt)) as beads:
-            beads.feed_state.set_position(_FOREIGN_POSITION, {})
-        scene.write(size.changes)
-        scene.start()
-        took = scene.caught_up()
-        logged = scene.gaps_logged()
-        _require(logged == 1, f"logged {logged} times that there is a gap")
-        return (
-            f"continued from now, logged once, {size.changes} changes published as {len(scene.recovered())},"
-            f" {took:.1f} s after"
-        )
 
-    return _scene(here, chance, size.beads, "the stored position is another server's", play)
+STOPPED = "binlog off for a while, feeder stopped, changes before and after"
+SCENES: Mapping[str, Callable[[World, Scene, GapSize], str]] = {
+    "binlog purged, feeder killed half-way": purged,
+    "binlog off for a while, feeder running": functools.partial(off_and_on, watched=True),
+    STOPPED: functools.partial(off_and_on, watched=False),
+    "stopped for a day, binlog purged": away,
+    "the beads restored from a backup": functools.partial(restored, whole=False),
+    "the server restored from a backup": functools.partial(restored, whole=True),
+    "the stored position is another server's": foreign_position,
+}
 
 
 def _peak_mb(feeder: Feeder) -> float:
     """The most memory that a process has had so far, in MB."""
-    status = pathlib.Path(f"/proc/{feeder.process.pid}/status").read_text()
+    status = pathlib.Path(f"/proc/{feeder.pid}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     return int(found.group(1)) / 1024 if found else 0.0

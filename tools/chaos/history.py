@@ -2,12 +2,14 @@
 
 import collections
 import itertools
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from beads_dispatch import events
 from beads_dispatch.cli import verify
-from tools.world import World
+from tools.servers import Sink
+from tools.world import World, not_in_time
 
 Side = tuple[str, str]  # assignee and status; empty where there is no bead
 Changes = Mapping[str, list[tuple[Side, Side]]]  # for each bead, its changes in order
@@ -25,7 +27,22 @@ class Published:
 
     @property
     def number(self) -> int:
-        return count(self.changes)
+        return _count(self.changes)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a sink received, beside the changes in Dolt's history."""
+
+    changes: int
+    published: Published
+    seconds: float  # until everything was published
+    broken: list[str]
+
+    @property
+    def figures(self) -> str:
+        missed = max(0, self.changes - self.published.number)
+        return f"{self.changes} changes, {missed} missed, {self.published.repeats} repeats (same ids)"
 
 
 def versions(here: World, since: str | None = None) -> list[verify.Version]:
@@ -38,7 +55,7 @@ def verdict(here: World) -> verify.Verdict:
     return verify.judge(versions(here), verify.written_by_others(here.dolt))
 
 
-def changes_since(here: World, commit: str) -> Changes:
+def _changes_since(here: World, commit: str) -> Changes:
     """Every change of assignee or status since a Dolt commit, from Dolt's history."""
     found: dict[str, list[tuple[Side, Side]]] = collections.defaultdict(list)
     for version in versions(here, commit):
@@ -72,7 +89,7 @@ def side_of(event: events.Event, side: str) -> Side:
     return (bead.get("assignee") or "", bead.get("status") or "")
 
 
-def differences(changes: Changes, published: Changes) -> list[str]:
+def _differences(changes: Changes, published: Changes) -> list[str]:
     """How the published changes differ from those in the history: the first difference of each bead."""
     found = []
     for bead in sorted({*changes, *published}):
@@ -84,7 +101,16 @@ def differences(changes: Changes, published: Changes) -> list[str]:
     return found
 
 
-def count(changes: Changes) -> int:
+def compare(here: World, since: str, sink: Sink, patience_seconds: float) -> Comparison:
+    """Wait until a sink has every change since a Dolt commit, and compare what it has with Dolt's history."""
+    changes = _changes_since(here, since)
+    number, began = _count(changes), time.monotonic()
+    late = not_in_time(lambda: published(sink.received).number >= number, "every change published", patience_seconds)
+    seconds, found = time.monotonic() - began, published(sink.received)
+    return Comparison(number, found, seconds, [*late, *_differences(changes, found.changes), *found.differing])
+
+
+def _count(changes: Changes) -> int:
     return sum(map(len, changes.values()))
 
 

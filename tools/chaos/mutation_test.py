@@ -38,12 +38,9 @@ def _on_a_plain_function(here: World, chance: random.Random) -> Iterator[Check]:
     port = processes.free_port()
     command = processes.python("-m", "functions_framework", "--source", source, "--target", "dispatch")
     environment = {"HOST": "127.0.0.1", "PORT": str(port), "XDG_RUNTIME_DIR": str(here.folder)}
-    process = processes.Process("plain function", command, here.log("plain-function"), environment)
-    try:
+    with processes.Process("plain function", command, here.log("plain-function"), environment) as process:
         process.wait_until(lambda: processes.listening(port), "listen")
         yield fuzz.generated("a plain function", port, 50, chance.randrange(2**32))
-    finally:
-        process.stop()
 
 
 _KILLS = replace(feed.SHORT, kills=12, changes=240, bd_every=0, patience_seconds=10)
@@ -59,7 +56,7 @@ CHECKS: Mapping[str, Checks] = {
     "a change has another event id each time":
         lambda here, chance: [feed.killed(here, chance, _KILLS), *feeders.run(here, chance, short=True)],
     "no gap is recovered":
-        lambda here, chance: [gap.off_and_on(here, chance, gap.SHORT, watched=False)],
+        lambda here, chance: [gap.played(here, chance, gap.SHORT, gap.STOPPED)],
     "a claim is not exclusive":
         lambda here, chance: claims.competing(here, chance, claims.SHORT),
     "a claim is not read back":
@@ -94,26 +91,20 @@ def noticed(here: World, name: str, chance: random.Random) -> list[Check]:
         here.feeder_command = product
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.chaos.mutation_test",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", metavar="name", nargs="*", help=f"{'; '.join(CHECKS)}; default: all")
-    parser.add_argument("--seed", type=int, default=None)
-    options = parser.parse_args(arguments)
-    unknown = [name for name in options.names if name not in CHECKS]
-    if unknown:
-        parser.error(f"there is no mutant {unknown[0]!r}; the mutants are: {'; '.join(CHECKS)}")
-    seed = begin(options.seed)
+    options = begin(parser, "mutant", CHECKS)
     unnoticed = []
     with world.world() as here:
-        for name in options.names or CHECKS:
+        for name in options.names:
             checks.progress(f"mutant: {name}")
-            if not noticed(here, name, random.Random(f"{seed}-{name}")):
+            if not noticed(here, name, random.Random(f"{options.seed}-{name}")):
                 unnoticed.append(name)
-    print(f"\n{len(options.names or CHECKS)} mutants, {len(unnoticed)} not noticed; seed {seed}")
+    print(f"\n{len(options.names)} mutants, {len(unnoticed)} not noticed; seed {options.seed}")
     for name in unnoticed:
         print(f"NOT NOTICED  {name}")
     return 1 if unnoticed else 0

@@ -1,6 +1,5 @@
 """The agent is down for an hour of simulated time, or fails on some beads: few notes, and no other bead is delayed."""
 
-import contextlib
 import functools
 import random
 from collections.abc import Iterator
@@ -48,10 +47,7 @@ def away(here: World, chance: random.Random, beads: int, *, reachable: bool) -> 
         here.add([f"o-{number:03}"], priority=chance.randrange(3), updated_at=moment)
     clock = SimulatedClock(datetime.now(UTC))
     end, passes = clock() + timedelta(hours=1), 0
-    with (
-        contextlib.closing(Agent(answers(503))) as agent,
-        world.dispatcher(here.dolt, agent.url, clock) as dispatch,
-    ):
+    with Agent(answers(503)) as agent, world.dispatcher(here.dolt, agent.url, clock) as dispatch:
         report_load = agent.report_load
         agent.report_load = report_load if reachable else hangs_up
         while clock() < end:
@@ -88,10 +84,7 @@ def poison(here: World, name: str, answer: Behaviour, number: int, others: int) 
     here.add(good, priority=2)
     clock = SimulatedClock(datetime.now(UTC))
     began, waited = clock(), 0.0
-    with (
-        contextlib.closing(Agent()) as agent,
-        world.dispatcher(here.dolt, agent.url, clock) as dispatch,
-    ):
+    with Agent() as agent, world.dispatcher(here.dolt, agent.url, clock) as dispatch:
         agent.behaviours = dict.fromkeys(bad, answer)
         # As long as five refusals take, with their retry delays; and some holds.
         for _ in range(int((sum(dispatcher.RETRY_MINUTES) * 60 + 1800) / TICK_SECONDS)):

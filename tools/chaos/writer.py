@@ -5,7 +5,7 @@ import json
 import random
 import time
 import uuid
-from typing import Any
+from typing import Any, Self
 
 import pymysql
 from pymysql.cursors import DictCursor
@@ -50,7 +50,16 @@ class Writer:
                 self._connection = None
                 time.sleep(0.05)
 
-    def close(self) -> None:
+    def write(self, changes: int) -> None:
+        """Make so many changes, or two more."""
+        until = self.changes + changes
+        while self.changes < until:
+            self.step()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._connection is not None:
             with contextlib.suppress(pymysql.Error, OSError):
                 self._connection.close()
