@@ -24,7 +24,7 @@ UNKNOWN = "unknown"
 
 # The fields of DispatchRecord by their type in JSON.
 _TEXTS = ("claim", "at", "job", "outcome", "retry_at", "refused_at")
-_NUMBERS = ("attempt", "failures", "outages", "others")
+RECORD_NUMBERS = ("attempt", "failures", "outages", "others")
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,21 @@ class DispatchRecord:
         return json.dumps({name: value for name, value in vars(self).items() if value})
 
     @classmethod
-    def from_metadata(cls, metadata: Any) -> "DispatchRecord":
-        """Reads what is usable and takes the rest for absent: people may edit metadata."""
-        found = metadata.get("dispatch") if isinstance(metadata, dict) else None
+    def from_json(cls, found: Any) -> "DispatchRecord":
+        """From `metadata.dispatch`, as JSON or parsed. What cannot be used is taken for absent: people may edit it."""
+        found = _parsed(found)
         if not isinstance(found, dict):
             return cls()
         return cls(
             **{name: found[name] for name in _TEXTS if _is(str, found.get(name))},
-            **{name: found[name] for name in _NUMBERS if _is(int, found.get(name))},
+            **{name: found[name] for name in RECORD_NUMBERS if _is(int, found.get(name))},
         )
+
+    @classmethod
+    def from_metadata(cls, metadata: Any) -> "DispatchRecord":
+        """From a bead's whole metadata, as JSON or parsed."""
+        found = _parsed(metadata)
+        return cls.from_json(found.get("dispatch")) if isinstance(found, dict) else cls()
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class Bead:
             status=row["status"],
             assignee=row["assignee"] or "",
             updated_at=_utc(row["updated_at"]),
-            record=DispatchRecord.from_metadata(_json(row["metadata"])),
+            record=DispatchRecord.from_json(row["dispatch"]),
             row_lock=row.get("row_lock"),
             last_activity=_utc(row["last_activity"]) if row.get("last_activity") else None,
         )
@@ -102,8 +108,12 @@ def _utc(value: datetime) -> datetime:
     return value.replace(tzinfo=UTC)
 
 
-def _json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str | bytes) else value
+def _parsed(value: Any) -> Any:
+    """JSON parsed; None where that is impossible, for example because it is nested too deep."""
+    try:
+        return json.loads(value) if isinstance(value, str | bytes) else value
+    except (ValueError, RecursionError):
+        return None
 
 
 def _is(kind: type, value: Any) -> bool:

@@ -123,12 +123,17 @@ def _unmet(found: Diagnosis, limits: DispatchLimits, moment: datetime) -> dict[s
             "it has no acceptance criteria",
             f"bd update {name} --acceptance '<what is true when it is done>'",
         ),
-        "metadata": (
-            f"its metadata is a JSON {found.metadata_type.lower()}, and a claim has to be stored in an object",
-            column("metadata", "'{}'"),  # `bd update --metadata` merges, and refuses to merge with what is no object
-        ),
+        "metadata": _metadata(found, column("metadata", "'{}'")),
         "retry": (_retry_delay(found, moment), f"beads-dispatch dispatch {name}   (tries it now)"),
     }
+
+
+def _metadata(found: Diagnosis, replace: str) -> tuple[str, str]:
+    if found.metadata_type not in ("OBJECT", "NULL"):
+        detail = f"its metadata is a JSON {found.metadata_type.lower()}, and a claim has to be stored in an object"
+        return detail, replace  # `bd update --metadata` merges, and refuses to merge with what is no object
+    detail = "what is under `dispatch` in its metadata was not written by dispatch: it cannot be used"
+    return detail, f"bd update {shlex.quote(found.bead.id)} --unset-metadata dispatch"
 
 
 def _deferred(found: Diagnosis) -> bool:

@@ -1,6 +1,5 @@
 """What happened to a bead: its versions in Dolt's history as claims, jobs, failures and blocks. Pure."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,6 +11,8 @@ from beads_dispatch.cli import terminal
 
 # bd commits at most so long after the audit row of a change, whose time is cut to whole seconds.
 _BEFORE_COMMIT = timedelta(seconds=3)
+
+_record = DispatchRecord.from_metadata
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def _entry(version: Mapping[str, Any], audit: list[Mapping[str, Any]]) -> Histor
 
 def changes(version: Mapping[str, Any]) -> list[str]:
     """What a version changed, of that which matters to dispatch."""
-    before, after = record(version["from_metadata"]), record(version["to_metadata"])
+    before, after = _record(version["from_metadata"]), _record(version["to_metadata"])
     was, now = version["from_status"], version["to_status"]
     found = ["created"] if version["from_id"] is None else list(_fields(version))
     if (version["from_assignee"] or "") != (version["to_assignee"] or ""):
@@ -75,14 +76,6 @@ def _fields(version: Mapping[str, Any]) -> Iterator[str]:
     if version["from_defer_until"] != version["to_defer_until"]:
         until = version["to_defer_until"]
         yield f"deferred until {terminal.moment(until.replace(tzinfo=UTC))}" if until else "no longer deferred"
-
-
-def record(metadata: Any) -> DispatchRecord:
-    """What is under metadata.dispatch; empty where metadata is not JSON."""
-    try:
-        return DispatchRecord.from_metadata(json.loads(metadata) if isinstance(metadata, str | bytes) else metadata)
-    except ValueError:
-        return DispatchRecord()
 
 
 def _actor(at: datetime, version: Mapping[str, Any], audit: list[Mapping[str, Any]]) -> str:

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence, Set
 from datetime import datetime
 
 from beads_dispatch import reaper, store
-from beads_dispatch.bead import Bead, Status
-from beads_dispatch.cli.history import record
+from beads_dispatch.bead import Bead, DispatchRecord, Status
 from beads_dispatch.cli.replay_simulation import QueueState, Recording, SlotUse, SuspensionFrom
 from beads_dispatch.settings import DispatchLimits
 from beads_dispatch.store import Commit, Snapshot
@@ -14,6 +13,8 @@ from beads_dispatch.store import Commit, Snapshot
 _RELEVANT = frozenset({"issues", "dependencies", "custom_statuses", "config"})
 _ALL = 1_000_000  # beads
 _REPORT_EACH = 250  # commits; some seconds
+
+_record = DispatchRecord.from_metadata
 
 
 class Walk:
@@ -81,7 +82,7 @@ class Walk:
     def _read_changes(self, commit: Commit, before: str) -> None:
         """The real claims and their ends in a commit."""
         for row in self._past.history.changes_between(before, commit.hash):
-            bead, was, now = row["id"], record(row["from_metadata"]), record(row["to_metadata"])
+            bead, was, now = row["id"], _record(row["from_metadata"]), _record(row["to_metadata"])
             if bead in self._open:
                 self._end_if_inactive(bead, commit.at)
             if now.claim and now.claim != was.claim:

@@ -148,7 +148,7 @@ def _reasons(one: Diagnosis, moment: datetime) -> str:
         "ephemeral": "ephemeral",
         "defer": f"deferred until {terminal.moment(one.deferred_until)}" if deferred and one.deferred_until else "",
         "acceptance": "no acceptance criteria",
-        "metadata": f"metadata is a JSON {one.metadata_type.lower()}",
+        "metadata": "its metadata cannot hold a claim",
         "retry": "retry delay",
         "blocked": "blocked",
         "parent": "its parent is deferred",

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from beads_dispatch.bead import DispatchRecord
 from beads_dispatch.cli import terminal
-from beads_dispatch.cli.history import record
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def steps_in(versions: Iterable[Mapping[str, Any]], assignee: str) -> list[Step]
 
 
 def _step(version: Mapping[str, Any], assignee: str) -> str | None:
-    before, after = record(version["from_metadata"]), record(version["to_metadata"])
+    before, after = (DispatchRecord.from_metadata(version[f"{side}_metadata"]) for side in ("from", "to"))
     was, now = version["from_status"], version["to_status"]
     if after.job and after.job != before.job:
         return "dispatched"

@@ -12,7 +12,6 @@ from beads_dispatch import notes, settings
 from beads_dispatch.bead import POSTING, UNKNOWN, DispatchRecord, Status
 from beads_dispatch.cli import terminal
 from beads_dispatch.cli.context import CommandError, Context, add_limits
-from beads_dispatch.cli.history import record
 from beads_dispatch.cli.terminal import Styled
 from beads_dispatch.store import Store, StoreError
 from beads_dispatch.store.history import WORKING
@@ -160,7 +159,7 @@ def _state(row: Mapping[str, Any], side: str) -> State | None:
     if row[f"{side}_id"] is None:
         return None
     assignee, status, metadata, noted = (row[f"{side}_{name}"] for name in ("assignee", "status", "metadata", "notes"))
-    return State(assignee or "", status, record(metadata), noted or "")
+    return State(assignee or "", status, DispatchRecord.from_metadata(metadata), noted or "")
 
 
 def written_by_others(dolt: settings.DoltSettings) -> Moments:

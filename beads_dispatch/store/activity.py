@@ -57,9 +57,9 @@ class ActivityReads:
     def inactive(self, assignee: str, before: datetime, *, only_ours: bool = False) -> list[Bead]:
         """Beads in progress for the agent whose newest activity is older than `before`; `only_ours`: with a claim."""
         claimed = f" WHERE {TOKEN} IS NOT NULL" if only_ours else ""
+        found = f"SELECT {BEAD}, {last_activity(self._session)} AS last_activity FROM {_UNCHANGED}{claimed}"
         rows = self._session.rows(
-            f"SELECT * FROM (SELECT {BEAD}, {last_activity(self._session)} AS last_activity FROM {_UNCHANGED}{claimed}) p"
-            " WHERE p.last_activity < %(before)s ORDER BY p.last_activity, p.id",
+            f"SELECT * FROM ({found}) p WHERE p.last_activity < %(before)s ORDER BY p.last_activity, p.id",
             {"assignee": assignee, "before": naive(before)},
         )
         return [Bead.from_row(row) for row in rows]

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from beads_dispatch import notes
+from beads_dispatch.bead import RECORD_NUMBERS
 from beads_dispatch.store.records import OURS
 from beads_dispatch.store.schema import BdSchema
 from beads_dispatch.store.session import naive
@@ -22,16 +23,28 @@ NOT_BLANK = (
 # The types that `bd ready` leaves out (bd's ReadyWorkExcludeTypes).
 HIDDEN_TYPES = ("merge-request", "gate", "molecule", "rig", "agent", "role", "message")
 
+# Of metadata only our record is read: the rest is people's, of any size and depth.
+_DISPATCH = "JSON_EXTRACT(i.metadata, '$.dispatch')"
+_RECORD = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.{}'))"
+_RECORD_LIMIT = 4000  # characters; ours has a few hundred, and so short a text is not nested too deep to be read
+
 ORDER = ("i.priority", "i.updated_at", "i.id")
-BEAD = "i.id, i.title, i.priority, i.status, i.assignee, i.updated_at, i.metadata"  # columns for Bead.from_row
+# The columns for Bead.from_row.
+BEAD = f"i.id, i.title, i.priority, i.status, i.assignee, i.updated_at, {_DISPATCH} AS dispatch"
 
 BLOCKED = "blocked"  # a condition on the row where bd keeps it in a column, and on other beads where not
 RELATIONS = (BLOCKED, "parent", "children")
-CLAIM_CHANGES = ("status", "metadata", "retry")  # conditions that our own claim decides on
 
-_RECORD = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.{}'))"
 RETRY_AT = _RECORD.format("retry_at")
 OUTAGES = f"COALESCE(CAST({_RECORD.format('outages')} AS SIGNED), 0)"
+# An object that is short enough, with counts that are counts.
+_USABLE = " AND ".join(
+    (
+        f"COALESCE(JSON_TYPE({_DISPATCH}), 'NULL') IN ('OBJECT', 'NULL')",
+        f"COALESCE(CHAR_LENGTH({_DISPATCH}), 0) <= {_RECORD_LIMIT}",
+        *(f"COALESCE({_RECORD.format(name)} REGEXP '^[0-9]{{1,6}}$', TRUE)" for name in RECORD_NUMBERS),
+    )
+)
 # Few, because each costs a millisecond for 10,000 beads in the queue; the others are for those at its head.
 _CHEAP = ("assignee", "status", BLOCKED)
 
@@ -49,7 +62,8 @@ def of_the_row(schema: BdSchema) -> dict[str, str]:
         "assignee": "i.assignee = %(assignee)s",
         # bd returns a bead whose date has passed to open only when somebody runs `bd ready`.
         # IN, because Dolt takes no index for the OR: half a second instead of 4 ms on 100,000 beads.
-        "status": "i.status IN ('open', 'deferred') AND (i.status = 'open' OR COALESCE(i.defer_until <= %(now)s, FALSE))",
+        "status": "i.status IN ('open', 'deferred')"
+        " AND (i.status = 'open' OR COALESCE(i.defer_until <= %(now)s, FALSE))",
         "type": "i.issue_type NOT IN %(hidden_types)s",
         "pinned": "COALESCE(i.pinned, 0) = 0",
         "template": "COALESCE(i.is_template, 0) = 0",
@@ -57,7 +71,7 @@ def of_the_row(schema: BdSchema) -> dict[str, str]:
         "defer": "COALESCE(i.defer_until, %(now)s) <= %(now)s",
         "acceptance": "i.acceptance_criteria REGEXP %(not_blank)s",
         # A token has to be stored under metadata.dispatch; metadata that is a list or a text is a person's, and stays.
-        "metadata": "COALESCE(JSON_TYPE(i.metadata), 'NULL') IN ('OBJECT', 'NULL')",
+        "metadata": f"COALESCE(JSON_TYPE(i.metadata), 'NULL') IN ('OBJECT', 'NULL') AND {_USABLE}",
         "retry": f"COALESCE({retry}, FALSE)",
     }
     return {**found, BLOCKED: "i.is_blocked = 0"} if schema.is_blocked else found

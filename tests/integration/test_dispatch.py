@@ -2,14 +2,17 @@
 
 import json
 import os
+import random
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from beads_dispatch import notes, outcomes, store, suspension
 from beads_dispatch.bead import Bead, DispatchRecord
+from beads_dispatch.cli import main
 from beads_dispatch.outcomes import (
     AgentFailed,
     Dispatched,
@@ -128,7 +131,7 @@ def test_a_bead_behind_an_open_blocker_waits_for_it(
     assert agent.posts == [blocked]
 
 
-@pytest.mark.parametrize("metadata", [None, "null", "{}", '{"dispatch": 7}', '{"dispatch": {"attempt": "x", "at": 3}}'])
+@pytest.mark.parametrize("metadata", [None, "null", "{}", '{"dispatch": null}', '{"dispatch": {"claim": 7, "at": 3}}'])
 def test_metadata_that_holds_no_record_of_ours_is_no_obstacle(
     beads: Beads, make_dispatcher: DispatcherFactory, metadata: str | None
 ) -> None:
@@ -136,6 +139,76 @@ def test_metadata_that_holds_no_record_of_ours_is_no_obstacle(
     beads.add("x-1", metadata=metadata)
     assert kinds(make_dispatcher().run_once()) == [Dispatched, NothingEligible]
     assert record(beads, "x-1").attempt == 1
+
+
+def nested(depth: int, inner: str = "1") -> str:
+    return '{"a": ' * depth + inner + "}" * depth
+
+
+# Metadata that bd and Dolt take, and that cannot be used.
+UNUSABLE = {
+    "a list": "[1]",
+    "a text": '"mine"',
+    "a number": "5",
+    "dispatch is a number": '{"dispatch": 7}',
+    "dispatch is a list": '{"dispatch": [1]}',
+    "dispatch is nested deep": f'{{"dispatch": {nested(1500)}}}',
+    "dispatch is long": json.dumps({"dispatch": {"note": "x" * 5000}}),
+    **{
+        f"{name} is {value}": f'{{"dispatch": {{"{name}": {value}}}}}'
+        for name in ("attempt", "failures", "outages", "others")
+        for value in ("-1", "1.5", "1e300", "99999999999999999999999", '"x"', '{"a": 1}', "[]", "true")
+    },
+}
+
+
+@pytest.mark.parametrize("metadata", UNUSABLE.values(), ids=UNUSABLE)
+def test_a_row_that_cannot_be_used_delays_no_other(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock, metadata: str
+) -> None:
+    """It is not eligible, stays as it is, and the bead behind it is dispatched, also while the agent was failing."""
+    beads.add("x-1", priority=0, metadata=metadata)
+    beads.add("x-2")
+    before = beads.row("x-1")
+    beads.store.control.set_hold(store.Hold(), store.Hold(1, clock() - timedelta(seconds=1), "it was down"))
+    assert kinds(make_dispatcher().run_once()) == [Dispatched, NothingEligible]
+    assert agent.posts == ["x-2"]
+    assert beads.row("x-1") == before
+    assert not beads.store.eligible.diagnose("agent", clock(), "x-1")[0].conditions["metadata"]
+
+
+def test_metadata_of_any_depth_beside_ours_is_no_obstacle(beads: Beads, make_dispatcher: DispatcherFactory) -> None:
+    """Only our record is read of it; the rest stays."""
+    beads.add("x-1", metadata=f'{{"theirs": {nested(1500)}}}')
+    assert kinds(make_dispatcher().run_once()) == [Dispatched, NothingEligible]
+    assert beads.sql("SELECT JSON_LENGTH(metadata, '$.theirs') AS n FROM issues") == [{"n": 1}]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_generated_metadata_at_the_head_of_the_queue(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, seed: int
+) -> None:
+    """Any JSON at all: the bead behind it is dispatched, and every read of the command line works."""
+    beads.add("x-1", priority=0, metadata=json.dumps(any_metadata(random.Random(seed))))
+    beads.add("x-2")
+    make_dispatcher(max_in_flight=2).run_once()
+    assert agent.posts[-1] == "x-2"
+    beads.commit("dispatched")
+    for command in (["explain", "x-1"], ["status"], ["reap"], ["replay", "--from", "1h"]):
+        assert main.run(command, {"BEADS_DIR": str(beads.workspace.beads_dir)}) == 0
+
+
+def any_metadata(chance: random.Random, depth: int = 0) -> Any:
+    """Random JSON, often with what looks like our record."""
+    plain = [None, True, -1, 0, 7, 10**25, 1.5, 1e300, "", "x", "2026-01-01T00:00:00Z", "9999-99-99", "\u0001😀"]
+    kind = chance.random()
+    if depth > 3 or (depth and kind < 0.5):
+        return chance.choice(plain)
+    if kind < 0.15:
+        return [any_metadata(chance, depth + 1) for _ in range(chance.randrange(4))]
+    names = ["claim", "attempt", "at", "job", "outcome", "failures", "outages", "retry_at", "refused_at", "others"]
+    found = {name: any_metadata(chance, depth + 1) for name in chance.sample(names, chance.randrange(6))}
+    return {"dispatch": found, "theirs": any_metadata(chance, depth + 1)} if depth == 0 else found
 
 
 def test_other_metadata_stays(beads: Beads, make_dispatcher: DispatcherFactory) -> None:
