@@ -923,9 +923,8 @@ def test_a_retry_that_comes_between_two_commits_is_seen(beads: Beads, ask: Comma
     start = beads.store.history.commit("HEAD")
     assert start is not None
     retry = (datetime.now(UTC) + timedelta(seconds=7)).replace(microsecond=0)
-    beads.add(
-        "x-1", metadata=json.dumps({"dispatch": {"failures": 1, "attempt": 1, "retry_at": notes.timestamp(retry)}})
-    )
+    refused = {"dispatch": {"failures": 1, "attempt": 1, "retry_at": notes.timestamp(retry)}}
+    beads.add("x-1", metadata=json.dumps(refused), updated_at=datetime.now(UTC).replace(tzinfo=None, microsecond=0))
     beads.sql("CALL DOLT_COMMIT('-Am', 'a bead')")
     assert datetime.now(UTC) < retry, "the machine was too slow for this test: the retry came before the commit"
     support.wait_for(lambda: datetime.now(UTC) > retry + timedelta(milliseconds=10), "the end of the retry delay")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -15,8 +16,6 @@ from feeder.requests import DueMoment, PendingRequest
 from tests import support
 from tests.conftest import Beads
 from tests.integration.test_feed import Running
-
-SOON = timedelta(seconds=4)  # longer than it takes to start a feeder
 
 
 @pytest.fixture
@@ -32,9 +31,17 @@ def feeder(beads: Beads, sink: support.Sink) -> Iterator[Callable[[], Running]]:
         yield start
 
 
-def moment(later: timedelta = SOON) -> datetime:
+def moment(later: timedelta) -> datetime:
     """A whole second that is to come, as Dolt keeps it."""
     return (datetime.now(UTC) + later).replace(microsecond=0)
+
+
+def soon(beads: Beads) -> datetime:
+    """A moment that is still to come when a bd command has written it and the feeder has read it, also on a machine on
+    which both take seconds: the wait is measured by a bd command."""
+    started = time.monotonic()
+    beads.workspace.run("list", "--json")
+    return moment(timedelta(seconds=3 + 8 * (time.monotonic() - started)))
 
 
 def text(at: datetime) -> str:
@@ -85,7 +92,7 @@ def test_a_pass_is_requested_when_the_moment_comes(
     """No tick, and nobody runs bd: not before the moment, and once."""
     feeder()
     beads.add("x-1")
-    at = moment()
+    at = soon(beads)
     hold_back(beads, at)
     wait_until_due(sink, at)
     assert [bead.id for bead in beads.store.eligible.first("agent", datetime.now(UTC), 9)] == ["x-1"]
@@ -96,7 +103,7 @@ def test_a_bead_that_is_created_with_a_date_starts_then(
 ) -> None:
     """bd create --defer."""
     feeder()
-    at = moment()
+    at = soon(beads)
     beads.workspace.run("create", "Later", "--assignee", "agent", "--acceptance", "Done.", "--defer", text(at))
     wait_until_due(sink, at)
 
@@ -108,7 +115,7 @@ def test_a_moment_that_is_moved_counts_as_it_stands(
     feeder()
     beads.add("x-1")
     by_bd_defer(beads, moment(timedelta(days=30)))
-    at = moment()
+    at = soon(beads)
     by_bd_defer(beads, at)
     wait_until_due(sink, at)
     by_bd_defer(beads, moment(timedelta(days=30)))
