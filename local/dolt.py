@@ -1,6 +1,7 @@
 """A Dolt SQL server of our own: loopback only, binlog on, its data and its server UUID in one folder."""
 
 import contextlib
+import json
 import pathlib
 
 import pymysql
@@ -8,19 +9,8 @@ import pymysql
 from beads_dispatch import settings, store
 from local.processes import Process, require_free
 
-# Read at the server's start only. Quoted: a bare ON is a YAML boolean, which Dolt refuses.
-_CONFIG = """\
-log_level: warning
-listener:
-  host: 127.0.0.1
-  port: {port}
-data_dir: {data}
-system_variables:
-  log_bin: {log_bin}
-  gtid_mode: "ON"
-  enforce_gtid_consistency: "ON"
-  binlog_row_metadata: "FULL"
-"""
+# Read at the server's start only; and `log_bin`.
+_VARIABLES = {"gtid_mode": "ON", "enforce_gtid_consistency": "ON", "binlog_row_metadata": "FULL"}
 
 
 class DoltServer:
@@ -33,11 +23,6 @@ class DoltServer:
         self._log_bin = log_bin
         self._process: Process | None = None
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """For the server and for `dolt` on the same data. Two servers that share a root share a UUID."""
-        return {"DOLT_ROOT_PATH": str(self._folder / "root"), "DOLT_DISABLE_EVENT_FLUSH": "1"}
-
     def connection(self, database: str = "") -> settings.DoltSettings:
         return settings.DoltSettings("127.0.0.1", self.port, "root", "", database)
 
@@ -47,10 +32,16 @@ class DoltServer:
         self._log_bin = self._log_bin if log_bin is None else log_bin
         for name in ("root", "data"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
-        config = self._folder / "config.yaml"
-        config.write_text(_CONFIG.format(port=self.port, data=self._folder / "data", log_bin=1 if self._log_bin else 0))
-        command: list[str | pathlib.Path] = [self._binary, "sql-server", "--config", config]
-        self._process = Process("dolt", command, self._folder / "server.log", self.environment)
+        settings_file = self._folder / "config.yaml"
+        config = {
+            "log_level": "warning", "listener": {"host": "127.0.0.1", "port": self.port},
+            "data_dir": str(self._folder / "data"), "system_variables": {"log_bin": int(self._log_bin), **_VARIABLES},
+        }  # fmt: skip
+        settings_file.write_text(json.dumps(config))  # which is YAML too
+        command: list[str | pathlib.Path] = [self._binary, "sql-server", "--config", settings_file]
+        # Two servers that share a root share a UUID.
+        environment = {"DOLT_ROOT_PATH": str(self._folder / "root"), "DOLT_DISABLE_EVENT_FLUSH": "1"}
+        self._process = Process("dolt", command, self._folder / "server.log", environment)
         try:
             self._process.wait_until(self._answers, "answer")
         except BaseException:
@@ -72,16 +63,11 @@ class DoltServer:
     def _release_binlog_readers(self) -> None:
         """Write a row and delete it: Dolt notices that a binlog reader has left only at its next write, or at a
         heartbeat every 30 s, and it does not stop before."""
-        row = "(feed, name, suspended) VALUES ('', 'stop', FALSE)"
-        with (
-            contextlib.suppress(pymysql.Error, OSError),  # no feeder ever ran here, or Dolt is down or hangs
-            contextlib.closing(
-                store.connect(self.connection(store.STATE_DATABASE), connect_timeout=1, read_timeout=1)
-            ) as connection,
-            connection.cursor() as cursor,
-        ):
-            cursor.execute(f"REPLACE INTO switches {row}")
-            cursor.execute("DELETE FROM switches WHERE feed = ''")
+        with contextlib.suppress(pymysql.Error, OSError):  # no feeder ever ran here, or Dolt is down or hangs
+            connection = store.connect(self.connection(store.STATE_DATABASE), connect_timeout=1, read_timeout=1)
+            with contextlib.closing(connection), connection.cursor() as cursor:
+                cursor.execute("REPLACE INTO switches (feed, name, suspended) VALUES ('', 'stop', FALSE)")
+                cursor.execute("DELETE FROM switches WHERE feed = ''")
 
     def _answers(self) -> bool:
         try:

@@ -10,7 +10,6 @@ import argparse
 import functools
 import json
 import pathlib
-import queue
 import shutil
 import sys
 import threading
@@ -40,43 +39,36 @@ class Job:
 
 
 class Jobs:
-    """The queue of jobs, worked `capacity` at a time."""
+    """The jobs, worked `capacity` at a time in the order in which they came."""
 
     def __init__(self, workspace: Workspace, work_seconds: float, capacity: int) -> None:
         self.capacity = capacity
+        self.by_id: dict[str, Job] = {}
         self._workspace = workspace
         self._work_seconds = work_seconds
-        self._jobs: dict[str, Job] = {}
-        self._queue: queue.Queue[Job | None] = queue.Queue()
+        self._slots = threading.Semaphore(capacity)
         self._stop = threading.Event()
-        self._workers = [
-            threading.Thread(target=self._work, name=f"agent-{number}", daemon=True) for number in range(capacity)
-        ]
-        for worker in self._workers:
-            worker.start()
 
     def add(self, bead_id: str) -> Job:
         job = Job(uuid.uuid4().hex[:12], bead_id)
-        self._jobs[job.id] = job
-        self._queue.put(job)
+        self.by_id[job.id] = job
+        threading.Thread(target=self._work, args=(job,), daemon=True).start()
         return job
 
-    def get(self, job_id: str) -> Job | None:
-        return self._jobs.get(job_id)
-
     def count(self, status: str) -> int:
-        return sum(job.status == status for job in list(self._jobs.values()))
+        return sum(job.status == status for job in list(self.by_id.values()))
 
-    def stop(self, timeout_seconds: float = 5.0) -> None:
-        """Start nothing more. A bd command that runs may end; the rest of its job is not done."""
+    def stop(self) -> None:
+        """Start nothing more. A bd command that runs may end within 5 s; the rest of its job is not done."""
         self._stop.set()
-        for _ in self._workers:
-            self._queue.put(None)
-        for worker in self._workers:
-            worker.join(timeout_seconds)
+        for _ in range(self.capacity):
+            self._slots.acquire(timeout=5)
+        self._slots.release(self.capacity)
 
-    def _work(self) -> None:
-        while (job := self._queue.get()) is not None and not self._stop.is_set():
+    def _work(self, job: Job) -> None:
+        with self._slots:
+            if self._stop.is_set():
+                return
             job.status = "running"
             try:
                 job.status = "completed" if self._complete(job) else "failed"
@@ -146,10 +138,10 @@ class StandInAgent:
             status, answer = 200, {"busy": self._cached_busy()}
         elif (method, path) == ("GET", "/health"):
             status, answer = 200, self._health()
-        elif method == "GET" and path.startswith("/jobs/"):
-            status, answer = self._job(path.removeprefix("/jobs/"))
+        elif method == "GET" and (job := self._jobs.by_id.get(path.removeprefix("/jobs/"))):
+            status, answer = 200, {"job_id": job.id, "status": job.status, "taskId": job.bead_id}
         else:
-            status, answer = 404, {"error": f"no route {method} {path}"}
+            status, answer = 404, {"error": f"nothing at {method} {path}"}
         return wsgi_server.document(start_response, status, answer)
 
     def _dispatch(self, body: bytes) -> tuple[int, dict[str, Any]]:
@@ -184,18 +176,9 @@ class StandInAgent:
 
     def _health(self) -> dict[str, Any]:
         return {
-            "status": "ok",
-            "busy": self._busy(),
-            "active": self._jobs.count("running"),
-            "queued": self._jobs.count("queued"),
-            "capacity": self._jobs.capacity,
-        }
-
-    def _job(self, job_id: str) -> tuple[int, dict[str, Any]]:
-        job = self._jobs.get(job_id)
-        if job is None:
-            return 404, {"error": f"job {job_id} not found"}
-        return 200, {"job_id": job.id, "status": job.status, "taskId": job.bead_id}
+            "status": "ok", "busy": self._busy(), "active": self._jobs.count("running"),
+            "queued": self._jobs.count("queued"), "capacity": self._jobs.capacity,
+        }  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

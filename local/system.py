@@ -41,6 +41,14 @@ class Ports:
         return cls.counted_from(processes.free_port(neighbours=5))
 
 
+def environment_of(dolt: settings.DoltSettings) -> dict[str, str]:
+    """For a process of ours: this connection to Dolt, and where to listen."""
+    return {
+        "DOLT_HOST": dolt.host, "DOLT_PORT": str(dolt.port), "DOLT_USER": dolt.user, "DOLT_PASSWORD": dolt.password,
+        "DOLT_DATABASE": dolt.database, "HOST": "127.0.0.1",
+    }  # fmt: skip
+
+
 class System:
     """The router, the two functions, the feeder and the ticks, around a Dolt server and an agent's backend.
 
@@ -69,16 +77,9 @@ class System:
         self._stop = threading.Event()
         self._closing = contextlib.ExitStack()
         self._environment = {
-            "DOLT_HOST": dolt.host,
-            "DOLT_PORT": str(dolt.port),
-            "DOLT_USER": dolt.user,
-            "DOLT_PASSWORD": dolt.password,
-            "DOLT_DATABASE": dolt.database,
-            "BEADBOARD_URL": beadboard_url,
-            "HOST": "127.0.0.1",
-            "K_SINK": f"http://127.0.0.1:{ports.router}/",
+            **environment_of(dolt), "BEADBOARD_URL": beadboard_url, "K_SINK": f"http://127.0.0.1:{ports.router}/",
             **(environment or {}),
-        }
+        }  # fmt: skip
 
     def __enter__(self) -> "System":
         """Start everything and wait until it answers. Raises StartError."""
@@ -88,8 +89,7 @@ class System:
                 self.start_function(name)
             self.start_feeder()
             for name in ("dispatch", "reap"):
-                listening = partial(processes.listening, getattr(self.ports, name))
-                self.processes[name].wait_until(listening, "listen")
+                self.processes[name].wait_until(partial(processes.listening, getattr(self.ports, name)), "listen")
             ready = partial(processes.answers, f"http://127.0.0.1:{self.ports.feeder}/readyz")
             self.processes["feeder"].wait_until(ready, "get ready")
             self._start_ticks()

@@ -20,11 +20,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import yaml
+
 from beads_dispatch import settings
 from tools import toolchain
 from tools.proxies import Proxy
 
-KNATIVE = pathlib.Path(__file__).parent.parent / "knative"
+_KNATIVE = pathlib.Path(__file__).parent.parent / "knative"
+_EXAMPLE = _KNATIVE / "overlays" / "example"
 DEFAULT_IMAGE = "dev.local/beads-dispatch:dev"
 READY_SECONDS = 240  # images are there; a Trigger whose subscriber came later is checked again within a minute
 
@@ -164,7 +167,10 @@ def deployed(
     namespace = Namespace(f"beads-test-{secrets.token_hex(3)}")
     address = own_address()
     with contextlib.ExitStack() as stack:
-        proxies = [stack.enter_context(contextlib.closing(Proxy(port, address))) for port in (dolt.port, agent_port)]
+        addresses = {
+            name: (address, stack.enter_context(contextlib.closing(Proxy(port, address))).port)
+            for name, port in {"dolt": dolt.port, "agent": agent_port}.items()
+        }
         passwords = {name: secrets.token_urlsafe(24) for name in USERS}
         make_users(dolt, passwords)
         print(f"deploying into namespace {namespace.name}; pods reach this machine at {address}")
@@ -172,13 +178,10 @@ def deployed(
         stack.callback(_run, "kubectl", "delete", "namespace", namespace.name, "--wait=false")
         _run("kubectl", "label", "namespace", namespace.name, _RESTRICTED)
         namespace.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "dolt"}, "stringData": passwords})
-        with tempfile.TemporaryDirectory(prefix="beads-overlay-") as folder:
-            overlay = pathlib.Path(folder)
-            dolt_at, agent_at = ((address, proxy.port) for proxy in proxies)
-            _write_overlay(
-                overlay, namespace.name, image, dolt.database, dolt_at, agent_at, environment or {}, schedules or {}
-            )
-            _run("kubectl", "apply", "-k", str(overlay))
+        with tempfile.TemporaryDirectory(prefix="beads-overlay-") as name:
+            folder = pathlib.Path(name)
+            _write_overlay(folder, namespace.name, image, dolt.database, addresses, environment or {}, schedules or {})
+            _run("kubectl", "apply", "-k", name)
         until_ready(namespace)
         print("everything is Ready")
         yield namespace
@@ -194,7 +197,7 @@ def until_ready(namespace: Namespace, seconds: float = READY_SECONDS) -> None:
 
 def make_users(dolt: settings.DoltSettings, passwords: Mapping[str, str]) -> None:
     """Run knative/users.sql as the runbook does, and set these passwords where the users had others."""
-    text = (KNATIVE / "users.sql").read_text().replace("`beads`.", f"`{dolt.database}`.")
+    text = (_KNATIVE / "users.sql").read_text().replace("`beads`.", f"`{dolt.database}`.")
     for name, password in passwords.items():
         text = text.replace(f"{name.upper()}_PASSWORD", password)
         text += f"\nALTER USER 'beads-{name}'@'%' IDENTIFIED BY '{password}';\n"
@@ -203,52 +206,32 @@ def make_users(dolt: settings.DoltSettings, passwords: Mapping[str, str]) -> Non
 
 
 def _write_overlay(
-    folder: pathlib.Path,
-    namespace: str,
-    image: str,
-    database: str,
-    dolt: tuple[str, int],
-    agent: tuple[str, int],
-    environment: Mapping[str, str],
-    schedules: Mapping[str, str],
-) -> None:
-    example = KNATIVE / "overlays" / "example"
-    metadata = json.loads((example / "metadata.json").read_text())
-    metadata |= {"dolt_server_host": dolt[0], "dolt_server_port": dolt[1], "dolt_database": database}
+    folder: pathlib.Path, namespace: str, image: str, database: str, addresses: Mapping[str, tuple[str, int]],
+    environment: Mapping[str, str], schedules: Mapping[str, str],
+) -> None:  # fmt: skip
+    """`addresses`: of Dolt and of the agent, where pods reach them."""
+    (host, port), (agent_host, agent_port) = addresses["dolt"], addresses["agent"]
+    metadata = json.loads((_EXAMPLE / "metadata.json").read_text())
+    metadata |= {"dolt_server_host": host, "dolt_server_port": port, "dolt_database": database}
     (folder / "metadata.json").write_text(json.dumps(metadata))
+    settings_of_all = {"BEADBOARD_URL": f"http://{agent_host}:{agent_port}", **environment}
     name, _, tag = image.rpartition(":")
-    values = {"BEADBOARD_URL": f"http://{agent[0]}:{agent[1]}", **environment}
-    window = "/spec/template/metadata/annotations/autoscaling.knative.dev~1window"
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "namespace": namespace,
-        "resources": [os.path.relpath(example, folder.resolve())],
-        "images": [{"name": "dev.local/beads-dispatch", "newName": name, "newTag": tag}],
-        "configMapGenerator": [
-            {"name": "beads-workspace", "behavior": "replace", "files": ["metadata.json"]},
-            {"name": "beads-dispatch", "behavior": "merge", "literals": [f"{k}={v}" for k, v in values.items()]},
-        ],
-        "generatorOptions": {"disableNameSuffixHash": True},
-        "patches": [
-            _patch("add", window, "6s", group="serving.knative.dev", kind="Service"),
-            *(_patch("replace", "/spec/schedule", at, kind="PingSource", name=n) for n, at in schedules.items()),
-            *(
-                _patch("replace", "/spec/egress", _egress(*at), kind="NetworkPolicy", name=n)
-                for n, at in {"beads-dispatch-dolt": dolt, "beads-dispatch-agent": agent}.items()
-            ),
-        ],
-    }
-    (folder / "kustomization.yaml").write_text(json.dumps(kustomization))
+    overlay = yaml.safe_load(pathlib.Path(__file__).with_name("overlay.yaml").read_text())
+    overlay["namespace"] = namespace
+    overlay["resources"] = [os.path.relpath(_EXAMPLE, folder.resolve())]
+    overlay["images"] = [{"name": "dev.local/beads-dispatch", "newName": name, "newTag": tag}]
+    overlay["configMapGenerator"][1]["literals"] = [f"{key}={value}" for key, value in settings_of_all.items()]
+    for source, schedule in schedules.items():
+        overlay["patches"].append(_replace("PingSource", source, "/spec/schedule", schedule))
+    for whose, (host, port) in addresses.items():
+        egress = [{"to": [{"ipBlock": {"cidr": f"{host}/32"}}], "ports": [{"port": port}]}]
+        overlay["patches"].append(_replace("NetworkPolicy", f"beads-dispatch-{whose}", "/spec/egress", egress))
+    (folder / "kustomization.yaml").write_text(json.dumps(overlay))
 
 
-def _patch(operation: str, path: str, value: Any, **target: str) -> dict[str, Any]:
-    return {"target": target, "patch": json.dumps([{"op": operation, "path": path, "value": value}])}
-
-
-def _egress(host: str, port: int) -> list[dict[str, Any]]:
-    """Lets the pods of a NetworkPolicy reach this machine."""
-    return [{"to": [{"ipBlock": {"cidr": f"{host}/32"}}], "ports": [{"port": port}]}]
+def _replace(kind: str, name: str, path: str, value: Any) -> dict[str, Any]:
+    patch = [{"op": "replace", "path": path, "value": value}]
+    return {"target": {"kind": kind, "name": name}, "patch": json.dumps(patch)}
 
 
 def _run(*command: str, stdin: str | None = None) -> str:

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ from beads_dispatch.dispatcher import Dispatcher
 from local import processes
 from local.dolt import DoltServer
 from local.processes import Process
-from local.system import Ports, System
+from local.system import Ports, System, environment_of
 from local.workspace import Workspace
 from tools import toolchain
 from tools.database import BeadsDatabase
@@ -117,18 +117,12 @@ class World(BeadsDatabase):
         self._logs += 1
         return self.folder / "logs" / f"{name}-{self._logs}.log"
 
-    def environment(self, dolt_port: int | None = None) -> dict[str, str]:
-        """For a process of ours; `dolt_port`: of a proxy before Dolt."""
-        return {
-            "DOLT_HOST": "127.0.0.1", "DOLT_PORT": str(dolt_port or self.dolt.port), "DOLT_USER": self.dolt.user,
-            "DOLT_PASSWORD": "", "DOLT_DATABASE": self.dolt.database, "HOST": "127.0.0.1",
-        }  # fmt: skip
-
     def feeder(
-        self, sink_url: str, *, command: tuple[str, ...] = (), log: pathlib.Path | None = None, port: int | None = None
+        self, sink_url: str, *, command: tuple[str, ...] = (), log: pathlib.Path | None = None, port: int = 0
     ) -> Feeder:
-        """Start a feeder process; it is not waited for. `port`: as `dolt_port`."""
-        environment = {**self.environment(port), "K_SINK": sink_url, "SINK_TIMEOUT_SECONDS": "3"}
+        """Start a feeder process; it is not waited for. `port`: of a proxy before Dolt."""
+        dolt = replace(self.dolt, port=port or self.dolt.port)
+        environment = {**environment_of(dolt), "K_SINK": sink_url, "SINK_TIMEOUT_SECONDS": "3"}
         return Feeder(command or self.feeder_command, log or self.log("feeder"), environment)
 
     def system(self, agent_url: str, dolt: settings.DoltSettings | None = None, **more: Any) -> System:

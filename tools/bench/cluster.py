@@ -9,21 +9,21 @@ clocks of this machine and of the node must agree.
 """
 
 import contextlib
-import json
 import pathlib
 import random
 import subprocess
 import sys
 import time
-import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import httpx
 import yaml
 
+from beads_dispatch import events
 from local.workspace import Workspace
 from tools import cluster, world
 from tools.bench import report
@@ -88,6 +88,7 @@ class ClusterSampler:
         self._workspace = workspace
         self._agent = agent
         self._broker = broker
+        self._client = httpx.Client(timeout=_WAIT_SECONDS, trust_env=False)
 
     def warm(self, samples: int) -> dict[str, list[float]]:
         """Milliseconds, by series."""
@@ -131,8 +132,9 @@ class ClusterSampler:
     def _greet(self) -> float:
         """Milliseconds from the event to the hello world's POST."""
         name = f"hello-{uuid.uuid4()}"
+        headers, body = events.to_http(events.Event(name, "/bench", "dev.beads.bench.hello", data={"taskId": name}))
         sent = time.time()
-        _post(self._broker, name)
+        self._client.post(self._broker, headers=headers, content=body).raise_for_status()
         return (self._agent.wait_for(name, _WAIT_SECONDS) - sent) * 1000
 
 
@@ -195,17 +197,6 @@ def _hello_manifests(namespace: Namespace, image: str) -> list[dict[str, Any]]:
         "securityContext": dispatch["spec"]["containers"][0]["securityContext"],
     }  # fmt: skip
     return [source, service, trigger]
-
-
-def _post(broker: str, name: str) -> None:
-    """An event for the hello world; returns when the Broker has answered."""
-    headers = {
-        "Ce-Specversion": "1.0", "Ce-Type": "dev.beads.bench.hello", "Ce-Source": "/bench", "Ce-Id": name,
-        "Content-Type": "application/json",
-    }  # fmt: skip
-    body = json.dumps({"taskId": name}).encode()
-    with urllib.request.urlopen(urllib.request.Request(broker, body, headers), timeout=_WAIT_SECONDS) as answer:
-        answer.read()
 
 
 def _seconds(text: str) -> float:

@@ -31,6 +31,7 @@ from collections.abc import Mapping
 
 from beads_dispatch import events, store
 from local import processes
+from local.system import environment_of
 from tools import world
 from tools.bench import report, resource_usage
 from tools.servers import Agent
@@ -184,7 +185,7 @@ def main() -> int:
         with contextlib.closing(store.Store(here.dolt)) as beads:
             beads.feed_state.prepare()
         environment = {
-            **here.environment(), "BEADBOARD_URL": agent.url, "AGENT_HEALTH_URL": f"{agent.url}/health",
+            **environment_of(here.dolt), "BEADBOARD_URL": agent.url, "AGENT_HEALTH_URL": f"{agent.url}/health",
             # gunicorn's control socket: below its folder instead of in the home directory.
             "XDG_RUNTIME_DIR": tempfile.gettempdir(),
         }  # fmt: skip

@@ -35,7 +35,7 @@ def measure(here: world.World, minutes: float) -> dict[str, dict[str, float]]:
         Agent() as agent,
         contextlib.closing(CountingProxy(here.dolt.port)) as proxy,
         here.system(
-            agent.url, replace(here.dolt, host="127.0.0.1", port=proxy.port),
+            agent.url, replace(here.dolt, port=proxy.port),
             observe=lambda event: requests.append(event) if event.type in _REQUESTS else None,
         ) as system,
     ):  # fmt: skip

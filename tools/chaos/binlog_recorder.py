@@ -7,7 +7,7 @@ commit of ours may hold both. A transaction in the binlog holds one writer's cha
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from beads_dispatch import settings, store
@@ -96,12 +96,9 @@ def merged_claims(transactions: Iterable[Transaction], assignee: str) -> int:
     return sum(
         1
         for _, row in our_changes(transactions)
-        if row.before and row.after and _is_claim(row.before, row.after) and (row.before["assignee"] or "") != assignee
+        if row.before and row.after and row.before["status"] != Status.IN_PROGRESS == row.after["status"]
+        if (row.before["assignee"] or "") != assignee
     )
-
-
-def _is_claim(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    return bool(before["status"] != Status.IN_PROGRESS == after["status"])
 
 
 def _text(value: Any) -> str:

@@ -15,6 +15,7 @@ from beads_dispatch import events, notes, reaper, settings, store
 from beads_dispatch.bead import Bead, DispatchRecord
 from local import processes
 from local.processes import Process
+from local.system import environment_of
 from tools import world
 from tools.chaos import checks, history, mutants
 from tools.chaos.checks import Check
@@ -224,7 +225,7 @@ def _process(here: World, agent: Agent, name: str, at: int) -> Process:
     command = processes.python(
         "-m", "tools.chaos.crashing", name, str(at), _new_journal(here), "--mutant", mutants.active()
     )
-    environment = {**here.environment(), "BEADBOARD_URL": agent.url}
+    environment = {**environment_of(here.dolt), "BEADBOARD_URL": agent.url}
     return Process(name, command, here.folder / "logs" / "crashing.log", environment)
 
 

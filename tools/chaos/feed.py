@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import random
 import shutil
 import threading
@@ -19,6 +20,8 @@ from tools.servers import Sink, answers, stalls, trickles
 from tools.world import World, meanwhile
 
 check = functools.partial(checks.check, "feed")
+
+Steps = Sequence[Callable[[], object]]  # of a fault, one after the other
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ def failing(here: World, chance: random.Random, size: FeedSize) -> Iterator[Chec
             start = here.commit("start")
             sink.received.clear()
             with meanwhile(functools.partial(_change_until, writer)):
-                fault()
+                for step in fault:
+                    step()
             found = history.compare(here, start, sink, size.patience_seconds)
             yield check(name, _figures(found), found.broken)
         broken = ["a traceback in the feeder's log"] if "Traceback" in feeder.printed() else []
@@ -117,19 +121,18 @@ def _restore_one_uuid(here: World) -> None:
     here.server.start()
 
 
-def _faults(here: World, sink: Sink, proxy: FaultyProxy, size: FeedSize) -> Sequence[tuple[str, Callable[[], None]]]:
+def _faults(here: World, sink: Sink, proxy: FaultyProxy, size: FeedSize) -> Sequence[tuple[str, Steps]]:
     some, long = size.fault_seconds, size.long_seconds
+    dolt, pause = here.server, functools.partial(time.sleep, some / 4)
+    new_uuid = functools.partial(shutil.rmtree, here.folder / "dolt" / "root")
 
-    def during(seconds: float, thing: object, name: str, value: Any) -> Callable[[], None]:
-        def fault() -> None:
-            with mock.patch.object(thing, name, value):
-                time.sleep(seconds)
+    def during(seconds: float, thing: object, name: str, value: Any) -> Steps:
+        change = mock.patch.object(thing, name, value)
+        return [change.start, functools.partial(time.sleep, seconds), change.stop]
 
-        return fault
-
-    slow: list[tuple[str, Callable[[], None]]] = [
-        ("Dolt restarted", functools.partial(_restart, here, some / 4)),
-        ("connection lost, neither side notified", functools.partial(_lose, proxy)),
+    slow: list[tuple[str, Steps]] = [
+        ("Dolt restarted", [dolt.stop, pause, dolt.start]),
+        ("connection lost, neither side notified", [proxy.lose, functools.partial(time.sleep, 5)]),
     ]
     return [
         ("sink answers 500", during(long, sink, "behaviour", answers(500))),
@@ -137,46 +140,14 @@ def _faults(here: World, sink: Sink, proxy: FaultyProxy, size: FeedSize) -> Sequ
         ("sink never answers", during(max(some, 4), sink, "behaviour", stalls)),
         ("sink trickles its answer", during(max(some, 4), sink, "behaviour", trickles)),
         ("sink takes 1 s for each", during(some, sink, "delay_seconds", 1.0)),
-        ("Dolt killed, twice", functools.partial(_kill_twice, here, some / 4)),
-        ("connection cut, again and again", functools.partial(_cut, proxy, some)),
+        ("Dolt killed, twice", [dolt.kill, dolt.start, pause] * 2),
+        ("connection cut, again and again", [proxy.cut, functools.partial(time.sleep, 0.3)] * math.ceil(some / 0.3)),
         ("connection stalled", during(long, proxy, "mode", "stall")),
         ("connection trickles", during(some, proxy, "mode", "trickle")),
         ("no connection", during(some, proxy, "mode", "refuse")),
         *(slow if size.slow_faults else []),
-        ("Dolt's UUID changed", functools.partial(_change_uuid, here, some / 4)),
+        ("Dolt's UUID changed", [dolt.kill, new_uuid, dolt.start, pause]),
     ]
-
-
-def _restart(here: World, seconds: float) -> None:
-    here.server.stop()
-    time.sleep(seconds)
-    here.server.start()
-
-
-def _kill_twice(here: World, seconds: float) -> None:
-    for _ in range(2):
-        here.server.kill()
-        here.server.start()
-        time.sleep(seconds)
-
-
-def _change_uuid(here: World, seconds: float) -> None:
-    here.server.kill()
-    shutil.rmtree(here.folder / "dolt" / "root")
-    here.server.start()
-    time.sleep(seconds)
-
-
-def _cut(proxy: FaultyProxy, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        proxy.cut()
-        time.sleep(0.3)
-
-
-def _lose(proxy: FaultyProxy) -> None:
-    proxy.lose()
-    time.sleep(5)
 
 
 def _figures(found: history.Comparison) -> str:
