@@ -11,7 +11,7 @@ not there. Therefore kn is run only where something changes, and the last overri
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,15 +137,13 @@ def parse(verb: str, arguments: Sequence[str]) -> Request:
     names: list[str] = []
     options: list[str] = []
     listed = False
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
+    rest = iter(arguments)
+    for word in rest:
         if word == "--":
             names += rest
-            break
-        if word in ("-h", "--help"):
+        elif word in ("-h", "--help"):
             return Request(help=True)
-        if word == "--list" and verb == SUSPEND:
+        elif word == "--list" and verb == SUSPEND:
             listed = True
         elif word.startswith("-") and word != "-":
             options += _option(verb, word, rest)
@@ -158,19 +156,19 @@ def parse(verb: str, arguments: Sequence[str]) -> Request:
     return Request(tuple(dict.fromkeys(names)), tuple(options), listed)
 
 
-def _option(verb: str, word: str, rest: list[str]) -> list[str]:
-    """An option for kn with its value, which is taken from `rest` where it is a word of its own."""
-    short = not word.startswith("--")
-    name, equals, _ = (word[:2], word[2:], "") if short else word.partition("=")
+def _option(verb: str, word: str, rest: Iterator[str]) -> Iterator[str]:
+    """An option for kn, and its value, which is taken from `rest` where it is a word of its own."""
+    long = word.startswith("--")
+    name, equals, _ = word.partition("=") if long else (word[:2], word[2:], "")
+    flag = name if long else f"{word[1:2]!r} in {word}"
     if name not in (*_WITH_VALUE, *_WITHOUT_VALUE):
-        flag = f"unknown shorthand flag: {word[1:2]!r} in {word}" if short else f"unknown flag: {name}"
-        raise UsageError(f"{flag} for 'kn source ping {verb}'")
-    if name in _WITHOUT_VALUE or equals:
-        return [word]
-    if not rest:
-        flag = f"{word[1:2]!r} in {word}" if short else name
-        raise UsageError(f"flag needs an argument: {flag} for 'kn source ping {verb}'")
-    return [word, rest.pop(0)]
+        raise UsageError(f"unknown {'' if long else 'shorthand '}flag: {flag} for 'kn source ping {verb}'")
+    yield word
+    if name in _WITH_VALUE and not equals:
+        try:
+            yield next(rest)
+        except StopIteration:
+            raise UsageError(f"flag needs an argument: {flag} for 'kn source ping {verb}'") from None
 
 
 def table(sources: Sequence[PingSource]) -> str:
