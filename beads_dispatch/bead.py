@@ -24,7 +24,7 @@ UNKNOWN = "unknown"
 
 # The fields of DispatchRecord by their type in JSON.
 _TEXTS = ("claim", "at", "job", "outcome", "retry_at", "refused_at")
-RECORD_NUMBERS = ("attempt", "failures", "outages", "others")
+RECORD_NUMBERS = ("attempt", "failures", "outages", "others", "jobs")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class DispatchRecord:
     outages: int = 0  # failures of the agent with this bead, since its last job
     retry_at: str | None = None  # not before this moment, same form as `at`; with it also:
     refused_at: str | None = None  # when the agent refused it last
-    others: int = 0  # audit rows by others by then; more of them end the retry delay
+    others: int = 0  # audit rows by others when it was refused, or started, last; more of them end the retry delay
+    jobs: int = 0  # jobs since somebody else changed it
 
     @property
     def is_unsent(self) -> bool:

@@ -20,6 +20,7 @@ from beads_dispatch.log import Action
 from beads_dispatch.outcomes import (
     AgentFailed,
     Dispatched,
+    GivenUp,
     Held,
     LostRace,
     NoSlot,
@@ -32,7 +33,7 @@ from beads_dispatch.outcomes import (
     Withdrawn,
 )
 from beads_dispatch.settings import DispatchLimits
-from beads_dispatch.store import DISPATCHER, ClaimLost, Hold, Store
+from beads_dispatch.store import DISPATCHER, REFUSES_ALL, ClaimLost, Hold, Probe, Store
 from beads_dispatch.trace import Trace, begun
 
 logger = log.get("dispatch")
@@ -41,6 +42,10 @@ RETRY_MINUTES = (2, 5, 10, 30)  # after the 1st to 4th refusal in a row
 BLOCK_AT = 5  # the refusal at which a bead is blocked
 HOLD_SECONDS = 30  # the first hold; doubles with each failure of the agent in a row
 HOLD_LIMIT_SECONDS = 600
+# Where each attempt costs a bead: the agent refuses every bead, or gives no usable answer.
+COSTLY_HOLD_SECONDS = (30, 300, 1800, 3600)
+REFUSED_IN_A_ROW = 3  # different beads, and none accepted in between: then the fault is the agent's
+_REFUSED_WITHIN = timedelta(hours=1)
 SLOT_WAIT_SECONDS = 15  # an agent's process ends a little after its bead
 _SLOT_POLL_SECONDS = 0.1
 _LOOK_AHEAD = 8  # beads among which one is chosen after a lost race
@@ -102,6 +107,8 @@ class Dispatcher:
                     return NothingEligible()
                 # After a wait everything is read anew: people may have acted meanwhile.
                 return self._next(so_far, 0) if wait and self._slot_within(wait) else NoSlot()
+            if self._hold.failures and self._has_eligible():
+                self.agent.probe()  # it failed lately: find out by a request that costs no bead
         except agents.Unreachable as exc:
             # While the queue is empty, an outage costs nothing: its hold would only delay the next bead.
             return self._agent_failed(None, str(exc)) if self._has_eligible() else NothingEligible()
@@ -127,7 +134,10 @@ class Dispatcher:
         withdrawn = [outcome.bead.id for outcome in so_far if isinstance(outcome, Withdrawn)]
         skip = {*lost, *(bead for bead in withdrawn if withdrawn.count(bead) >= _TRIES_PER_BEAD)}
         # While the agent fails, another bead is tried each time: the bead may be at fault, and the others would wait.
-        probe = self._hold.failures > 0
+        # Where it refuses every bead, that spends one more; so every second time one of those it refused is tried.
+        probe = Probe.FRESH if self._hold.failures else None
+        if self._hold.refusing and self._hold.failures % 2:
+            probe = Probe.FAILED
         found = self.store.eligible.first(
             self.limits.assignee, self.clock(), _LOOK_AHEAD if lost else 1, sorted(skip), probe=probe
         )
@@ -160,6 +170,11 @@ class Dispatcher:
             self.store.claims.withdraw(claimed, change, self.clock())
             return Withdrawn(claimed, change)
         logger.info("claimed", extra=self._about(claimed, Action.CLAIM))
+        if claimed.record.jobs >= self.limits.max_attempts:
+            note, now = notes.given_up(claimed.record.jobs), self.clock()
+            record = replace(claimed.record, jobs=0, failures=0, outages=0)  # a person who opens it starts anew
+            self.store.claims.release(claimed, note, record, now, actor=DISPATCHER, status=Status.BLOCKED)
+            return GivenUp(claimed, claimed.record.jobs)
         return self._start_job(claimed)
 
     def _start_job(self, claimed: Bead) -> Outcome:
@@ -170,12 +185,15 @@ class Dispatcher:
             return self._agent_failed(claimed, str(exc), note=notes.dispatch_failed(0, str(exc)))
         except agents.Refused as exc:
             note = notes.dispatch_failed(exc.code, exc.body)
+            if self._hold.refusing:
+                return self._agent_failed(claimed, f"{REFUSES_ALL} (HTTP {exc.code})", note=note, costly=True)
             if exc.counts or self._only_this_one(claimed, exc.code):
                 return self._rejected(claimed, exc.code, note)
             return self._agent_failed(claimed, f"HTTP {exc.code}", note=note)
         except agents.UnknownOutcome as exc:
             self.store.claims.record_unknown(claimed, str(exc), self.clock())
-            return OutcomeUnknown(claimed, str(exc))
+            seconds = self._set_hold(f"no usable answer: {exc}", costly=True)
+            return OutcomeUnknown(claimed, str(exc), seconds)
         # Logged before it is recorded: with Dolt gone by now, this line is where the job can be found.
         logger.info("dispatched", extra=self._about(claimed, Action.DISPATCH, job=job))
         self.store.claims.record_dispatched(claimed, notes.one_line(job), self.clock())
@@ -207,8 +225,12 @@ class Dispatcher:
         took another one in between."""
         return code >= 500 and bead.record.outages > 0 and not self._hold.failures
 
-    def _rejected(self, bead: Bead, code: int, note: str) -> Rejected:
-        """Release a bead that the agent refused: a later retry, or `blocked` after the fifth refusal in a row."""
+    def _rejected(self, bead: Bead, code: int, note: str) -> Rejected | AgentFailed:
+        """Release a bead that the agent refused: a later retry, or `blocked` after the fifth refusal in a row. Unless
+        it is the third bead in a row that is refused: then the fault is the agent's, and no bead's."""
+        others = [one for one in self._refused_in_a_row() if one.id != bead.id]
+        if len(others) >= REFUSED_IN_A_ROW - 1:
+            return self._agent_failed(bead, f"{REFUSES_ALL} (HTTP {code})", note=note, costly=True)
         failures = bead.record.failures + 1
         if failures >= BLOCK_AT:
             # A person who opens it again gives it five new tries.
@@ -222,16 +244,28 @@ class Dispatcher:
         self.store.claims.release(bead, note, record, self.clock(), actor=DISPATCHER, status=status)
         return Rejected(bead, code, blocked=status is Status.BLOCKED)
 
-    def _agent_failed(self, bead: Bead | None, why: str, note: str = "") -> AgentFailed:
-        """Hold dispatch, then release the bead without counting it."""
-        failures = self._hold.failures
-        seconds = min(HOLD_SECONDS * 2 ** min(failures, 10), HOLD_LIMIT_SECONDS)
-        until = self.clock() + timedelta(seconds=seconds)
-        self.store.control.set_hold(self._hold, Hold(failures + 1, until, f"agent service: {why}"))
+    def _agent_failed(self, bead: Bead | None, why: str, note: str = "", *, costly: bool = False) -> AgentFailed:
+        """Hold dispatch, then release the bead without counting it, nor those that were refused just before."""
+        seconds = self._set_hold(why, costly=costly)
+        for one in self._refused_in_a_row():
+            self.store.claims.take_back_refusal(one, self.clock())
         if bead is not None:
             record = replace(bead.record, outages=bead.record.outages + 1)
             self.store.claims.release(bead, note, record, self.clock(), actor=DISPATCHER)
         return AgentFailed(bead, why, seconds)
+
+    def _refused_in_a_row(self) -> list[Bead]:
+        return self.store.activity.refused_in_a_row(self.limits.assignee, self.clock() - _REFUSED_WITHIN)
+
+    def _set_hold(self, why: str, *, costly: bool) -> int:
+        """Hold dispatch for longer with each failure in a row; `costly`: each spends a bead. Returns the seconds."""
+        failures = self._hold.failures
+        seconds: int = min(HOLD_SECONDS * 2 ** min(failures, 10), HOLD_LIMIT_SECONDS)
+        if costly:
+            seconds = COSTLY_HOLD_SECONDS[min(failures, len(COSTLY_HOLD_SECONDS) - 1)]
+        until = self.clock() + timedelta(seconds=seconds)
+        self.store.control.set_hold(self._hold, Hold(failures + 1, until, f"agent service: {why}"))
+        return seconds
 
     def _clear_hold(self) -> None:
         if self._hold.failures:

@@ -43,6 +43,14 @@ def dispatch_failed(code: int, body: str) -> str:
     return f"{DISPATCH_FAILED} {code:03d}: {one_line(body)}"
 
 
+def not_counted() -> str:
+    return "dispatch refusal not counted: the agent service refuses every bead"
+
+
+def given_up(jobs: int) -> str:
+    return f"dispatch given up after {jobs} jobs without a change by anybody else — blocking"
+
+
 def blocked_after(failures: int) -> str:
     return f"dispatch failed {failures} times — blocking"
 

@@ -77,20 +77,29 @@ class AgentFailed:
 
 @dataclass(frozen=True)
 class OutcomeUnknown:
-    """The POST was sent and no usable answer came; the job may run."""
+    """The POST was sent and no usable answer came; the job may run. Dispatch is held."""
 
     bead: Bead
     why: str
+    hold_seconds: int
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """The bead had as many jobs as one may have; it is blocked."""
+
+    bead: Bead
+    jobs: int
 
 
 # The last outcome of a pass: why it stopped.
-Stop = Suspended | Held | NoSlot | NothingEligible | AgentFailed
-Outcome = Stop | LostRace | Withdrawn | Dispatched | Rejected | OutcomeUnknown
+Stop = Suspended | Held | NoSlot | NothingEligible | AgentFailed | OutcomeUnknown
+Outcome = Stop | LostRace | Withdrawn | Dispatched | Rejected | GivenUp
 
 
 def is_warning(outcome: Outcome) -> bool:
     """Whether an outcome is a failure of the agent's side."""
-    return isinstance(outcome, AgentFailed | OutcomeUnknown | Rejected)
+    return isinstance(outcome, AgentFailed | OutcomeUnknown | Rejected | GivenUp)
 
 
 def beads_by_outcome(outcomes: Sequence[Outcome]) -> dict[str, list[str]]:
@@ -130,8 +139,10 @@ def describe(outcome: Outcome) -> str:
             return f"agent failed ({why}); dispatch is held for {seconds} s" + (
                 f", {bead.id} is open again" if bead else ""
             )
-        case OutcomeUnknown(bead, why):
-            return f"{bead.id}: outcome unknown: {why}"
+        case OutcomeUnknown(bead, why, seconds):
+            return f"{bead.id}: outcome unknown ({why}); dispatch is held for {seconds} s"
+        case GivenUp(bead, jobs):
+            return f"{bead.id}: blocked after {jobs} jobs"
         case Dispatched(bead, job):
             return f"{bead.id}: job {job}"
         case NoSlot():

@@ -62,6 +62,8 @@ class DispatchLimits:
     # REAP_AFTER_MINUTES: a bead in progress without activity for this long is blocked. Longer than the agent's
     # longest single step without a note.
     reap_after_minutes: float = 30.0
+    # MAX_ATTEMPTS: jobs for one bead between two changes by somebody who is not the agent; then it is blocked.
+    max_attempts: int = 10
     # REAP_ONLY_OURS: reap blocks only beads with a claim of ours, not what a person works on under the agent's name.
     reap_only_ours: bool = False
 
@@ -150,6 +152,7 @@ def limits(env: Environment) -> DispatchLimits:
         slot_silence_minutes=_number(env, "SLOT_SILENCE_MINUTES", DispatchLimits.slot_silence_minutes),
         claim_timeout_seconds=_number(env, "CLAIM_TIMEOUT_SECONDS", DispatchLimits.claim_timeout_seconds),
         reap_after_minutes=_number(env, "REAP_AFTER_MINUTES", DispatchLimits.reap_after_minutes),
+        max_attempts=int(_number(env, "MAX_ATTEMPTS", DispatchLimits.max_attempts, whole=True)),
         reap_only_ours=_flag(env, "REAP_ONLY_OURS"),
     )
     timeout = _number(env, "AGENT_TIMEOUT_SECONDS", AgentSettings.timeout_seconds)

@@ -55,6 +55,10 @@ class BeadBoard:
             raise Unreachable(f"/health answered HTTP {code} without the numbers active and queued")
         return active + queued
 
+    def probe(self) -> None:
+        """Ask BeadBoard for its status, which costs no bead. Raises Unreachable when it gives no such answer."""
+        self.is_busy()
+
     def is_busy(self) -> bool:
         """Whether BeadBoard calls the agent busy. Raises Unreachable when it gives no such answer."""
         code, body = self._status(f"{self._agent.beadboard_url}/api/agent-status")

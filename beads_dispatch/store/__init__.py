@@ -7,7 +7,7 @@ from beads_dispatch import settings
 from beads_dispatch.store.activity import ActivityReads
 from beads_dispatch.store.claims import Claims
 from beads_dispatch.store.control import Control
-from beads_dispatch.store.eligible import Eligible
+from beads_dispatch.store.eligible import Eligible, Probe
 from beads_dispatch.store.errors import ClaimLost, StoreError
 from beads_dispatch.store.feed_state import FeedState
 from beads_dispatch.store.history import History
@@ -17,6 +17,7 @@ from beads_dispatch.store.records import (
     DISPATCHER,
     OURS,
     REAPER,
+    REFUSES_ALL,
     Activity,
     Blocker,
     Commit,

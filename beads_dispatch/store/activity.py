@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from beads_dispatch import notes
-from beads_dispatch.bead import Bead
+from beads_dispatch.bead import Bead, Status
 from beads_dispatch.store.predicate import BEAD
 from beads_dispatch.store.records import OURS, Activity
 from beads_dispatch.store.session import ReadSession, naive
@@ -13,6 +13,7 @@ from beads_dispatch.store.session import ReadSession, naive
 TOKEN = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.claim'))"
 JOB = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.job'))"
 OUTCOME = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.outcome'))"
+_REFUSED_AT = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.refused_at'))"
 _CLAIMED_AT = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.at'))"
 
 _IN_PROGRESS = "i.assignee = %(assignee)s AND i.status = 'in_progress'"
@@ -88,6 +89,17 @@ class ActivityReads:
         )
         # A write by anybody else moves updated_at past the claim's moment.
         return [bead for bead in map(Bead.from_row, rows) if notes.timestamp(bead.updated_at) == bead.record.at]
+
+    def refused_in_a_row(self, assignee: str, since: datetime) -> list[Bead]:
+        """The open beads that the agent refused after it accepted one last, of those that changed after `since`."""
+        rows = self._session.rows(
+            f"SELECT {BEAD} FROM issues i WHERE i.assignee = %(assignee)s AND i.updated_at >= %(since)s"
+            f" AND ({JOB} IS NOT NULL OR {_REFUSED_AT} IS NOT NULL)",
+            {"assignee": assignee, "since": naive(since)},
+        )
+        beads = [Bead.from_row(row) for row in rows]
+        accepted = max((bead.record.at or "" for bead in beads if bead.record.job), default="")
+        return [bead for bead in beads if bead.status == Status.OPEN and (bead.record.refused_at or "") > accepted]
 
     def in_progress(self, assignee: str) -> list[tuple[Bead, Activity]]:
         """The beads in progress for the agent, each with its newest activity, the longest inactive first."""

@@ -36,15 +36,19 @@ class Claims:
         if ignore_retry_delay:
             del conditions["retry"]
         token = str(uuid.uuid4())
-        record = DispatchRecord(
-            claim=token,
-            attempt=bead.record.attempt + 1,
-            at=notes.timestamp(now),
-            failures=bead.record.failures,
-            outages=bead.record.outages,
-        )
 
         def work(change: BeadChange) -> Bead:
+            before = bead.record
+            changed = before.jobs > 0 and self._changes_by_others(change, bead) > before.others
+            record = DispatchRecord(
+                claim=token,
+                attempt=before.attempt + 1,
+                at=notes.timestamp(now),
+                failures=before.failures,
+                outages=before.outages,
+                jobs=0 if changed else before.jobs,
+                others=before.others,
+            )
             lock = change.update(
                 bead.id,
                 now,
@@ -92,12 +96,12 @@ class Claims:
 
     def record_dispatched(self, bead: Bead, job_id: str, now: datetime) -> bool:
         """Record the job on a bead we claimed. False when the claim is no longer ours."""
-        record = replace(bead.record, job=job_id, failures=0, outages=0)
+        record = replace(bead.record, job=job_id, failures=0, outages=0, jobs=bead.record.jobs + 1)
         return self._amend(bead, now, notes.dispatched(job_id), record, "record the job of")
 
     def record_unknown(self, bead: Bead, why: str, now: datetime) -> bool:
         """Record that the POST was sent and no usable answer came: the job may run, so nothing is rolled back."""
-        record = replace(bead.record, outcome=UNKNOWN)
+        record = replace(bead.record, outcome=UNKNOWN, jobs=bead.record.jobs + 1)
         return self._amend(bead, now, notes.outcome_unknown(why), record, "record the unknown outcome of")
 
     def release(
@@ -120,8 +124,7 @@ class Claims:
             written = replace(record, claim=None)
             if record.retry_at:
                 # What others change from here on ends the retry delay.
-                counted = f"SELECT {changes_by_others()} AS others FROM issues i WHERE i.id = %(id)s"
-                others = change.rows(counted, {"id": bead.id, "ours": (*OURS, bead.assignee)})[0]["others"]
+                others = self._changes_by_others(change, bead)
                 written = replace(written, refused_at=notes.timestamp(now), others=others)
             change.update(
                 bead.id,
@@ -143,6 +146,27 @@ class Claims:
             return True
 
         return self._commit_unless_changed(actor, f"{actor}: give back {bead.id}", work)
+
+    def take_back_refusal(self, bead: Bead, now: datetime) -> bool:
+        """A refusal was not the bead's fault: it is not counted, and its retry delay ends. False when it changed."""
+        before = bead.record
+        record = replace(
+            before, failures=max(before.failures - 1, 0), outages=before.outages + 1, retry_at=None, refused_at=None
+        )
+
+        def work(change: BeadChange) -> bool:
+            change.update(
+                bead.id,
+                now,
+                note=notes.not_counted(),
+                record=record,
+                where="i.status = 'open' AND i.updated_at = %(seen)s AND i.assignee = %(assignee)s",
+                params={"seen": naive(bead.updated_at), "assignee": bead.assignee},
+            )
+            change.audit(bead.id, notes.not_counted(), now)
+            return True
+
+        return self._commit_unless_changed(DISPATCHER, f"{DISPATCHER}: take back the refusal of {bead.id}", work)
 
     def withdraw(self, bead: Bead, why: str, now: datetime) -> bool:
         """Undo our part of a claim that was merged with a person's change; their part stays.
@@ -214,11 +238,17 @@ class Claims:
 
         def work(change: BeadChange) -> bool:
             params = {"token": bead.record.claim}
-            change.update(bead.id, now, note=note, record=record, where=f"{TOKEN} = %(token)s", params=params)
+            written = replace(record, others=self._changes_by_others(change, bead))
+            change.update(bead.id, now, note=note, record=written, where=f"{TOKEN} = %(token)s", params=params)
             change.audit(bead.id, note, now)
             return True
 
         return self._commit_unless_changed(DISPATCHER, f"{DISPATCHER}: {verb} {bead.id}", work)
+
+    @staticmethod
+    def _changes_by_others(change: BeadChange, bead: Bead) -> int:
+        counted = f"SELECT {changes_by_others()} AS others FROM issues i WHERE i.id = %(id)s"
+        return int(change.rows(counted, {"id": bead.id, "ours": (*OURS, bead.assignee)})[0]["others"])
 
     def _commit_unless_changed(self, actor: str, message: str, work: Callable[[BeadChange], bool]) -> bool:
         """As `_commit`, tried again after a conflict: for what must be recorded beside other people's writes. False

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 from beads_dispatch.bead import Bead
@@ -21,6 +22,13 @@ _LONGEST_RETRY_DELAY = timedelta(hours=1)  # longer than any that is written; a 
 _DEFER_DATES = "SELECT i.defer_until AS at FROM issues i WHERE i.defer_until > %(after)s AND i.status <> 'closed'"
 
 
+class Probe(StrEnum):
+    """Which beads are tried first while the agent fails."""
+
+    FRESH = "ASC"  # with which it failed least
+    FAILED = "DESC"
+
+
 class Eligible:
     """Queries on the queue. Every method raises StoreError."""
 
@@ -29,13 +37,13 @@ class Eligible:
         self._relations = Relations(session)
 
     def first(
-        self, assignee: str, now: datetime, limit: int, skip: Sequence[str] = (), *, probe: bool = False
+        self, assignee: str, now: datetime, limit: int, skip: Sequence[str] = (), *, probe: Probe | None = None
     ) -> list[Bead]:
         """The first `limit` eligible beads in the order in which they are dispatched, without those in `skip`.
 
-        `probe`: those with which the agent failed least come first.
+        `probe`: in the order in which they are tried while the agent fails.
         """
-        order = f"ORDER BY {', '.join((predicate.OUTAGES, *ORDER) if probe else ORDER)}"
+        order = f"ORDER BY {', '.join((f'{predicate.OUTAGES} {probe}', *ORDER) if probe else ORDER)}"
         skipped = " AND i.id NOT IN %(skip)s" if skip else ""
         params = {**parameters(assignee, now), "skip": tuple(skip)}
         return [Bead.from_row(row) for row in self._rows(BEAD, skipped, order, limit, params, now)]

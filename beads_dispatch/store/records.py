@@ -12,6 +12,8 @@ DISPATCHER = "beads-dispatcher"
 REAPER = "beads-reaper"
 OURS = (DISPATCHER, REAPER)
 
+REFUSES_ALL = "it refuses every bead"  # in the reason of a hold
+
 # Values of Blocker.how besides the types of dependencies.
 DEFERRED_PARENT = "deferred parent"
 CHILD = "child"  # of an epic
@@ -33,6 +35,11 @@ class Hold:
     failures: int = 0
     until: datetime | None = None
     reason: str = ""
+
+    @property
+    def refusing(self) -> bool:
+        """Whether the agent refused one bead after the other."""
+        return REFUSES_ALL in self.reason
 
     def active_at(self, moment: datetime) -> bool:
         """Whether dispatch is held at a moment."""

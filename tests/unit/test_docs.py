@@ -45,6 +45,7 @@ def test_every_log_action_is_documented() -> None:
 
 @pytest.mark.parametrize("note", [
     notes.CLAIMED, notes.DISPATCHED, notes.DISPATCH_FAILED, notes.WITHDRAWN, notes.CLAIM_EXPIRED, notes.NO_PROGRESS,
+    notes.not_counted(), notes.given_up(10).partition("10")[0],
     notes.blocked_after(5), notes.outcome_unknown(""), notes.released("<actor>"),
 ])  # fmt: skip
 def test_every_note_is_documented(note: str) -> None:

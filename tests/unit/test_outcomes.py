@@ -48,7 +48,7 @@ def test_a_pass_is_one_line_that_states_what_it_did(found: list[Outcome], line: 
     [
         (AgentFailed(ONE, "HTTP 502", 30), True),
         (Rejected(ONE, 400, blocked=False), True),
-        (OutcomeUnknown(ONE, "ReadTimeout"), True),
+        (OutcomeUnknown(ONE, "ReadTimeout", 30), True),
         (Dispatched(ONE, "j"), False),
         (LostRace(ONE), False),
         (Withdrawn(ONE, "the bead was deleted"), False),

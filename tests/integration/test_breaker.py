@@ -1,0 +1,171 @@
+"""A fault of the agent costs few beads, however long the queue is; on a real Dolt with a real HTTP agent."""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from beads_dispatch import notes, outcomes
+from beads_dispatch.dispatcher import Dispatcher
+from beads_dispatch.outcomes import AgentFailed, Dispatched, GivenUp, Held, OutcomeUnknown, Rejected
+from tests import support
+from tests.conftest import Beads
+from tests.integration.conftest import Clock, DispatcherFactory
+from tools import servers
+from tools.servers import Behaviour
+
+QUEUE = 25
+MANY = 10**6
+HTML = support.answers(200, b"<html><body>Not this page</body></html>", "text/html")
+
+
+def queue(beads: Beads, number: int = QUEUE) -> list[str]:
+    names = [f"x-{index:03}" for index in range(number)]
+    beads.insert(names)
+    beads.commit("a queue")
+    return names
+
+
+def passes(dispatch: Dispatcher, clock: Clock, minutes: float) -> list[outcomes.Outcome]:
+    """What passes do in so many minutes: one each 30 s, as ticks and changes bring them."""
+    found: list[outcomes.Outcome] = []
+    ends = clock() + timedelta(minutes=minutes)
+    while clock() < ends:
+        found += dispatch.run_once()
+        clock.passed += timedelta(seconds=30)
+    return found
+
+
+@contextlib.contextmanager
+def failing_status(agent: support.Agent) -> Iterator[None]:
+    """BeadBoard's status fails as well: all of it is away, not one route. The agent's /health is another service."""
+    whole = agent.report_load
+    agent.report_load = lambda handler: handler.answer(502) if "agent-status" in handler.path else whole(handler)
+    yield
+    agent.report_load = whole
+
+
+@pytest.mark.parametrize("health", [True, False], ids=["beside AGENT_HEALTH_URL", "alone"])
+@pytest.mark.parametrize("behaviour", [HTML, support.hangs_up, servers.stalls], ids=["HTML", "cut", "never answers"])
+def test_an_answer_that_cannot_be_used_costs_few_beads(
+    beads: Beads,
+    agent: support.Agent,
+    make_dispatcher: DispatcherFactory,
+    clock: Clock,
+    behaviour: Behaviour,
+    health: bool,
+) -> None:
+    """At most 3 of them at first, at most 4 in the first hour; the hold gives the reason, and the rest go in order."""
+    names = queue(beads)
+    agent.behaviour = behaviour
+    dispatch = make_dispatcher(health=health, timeout_seconds=1, max_in_flight=MANY)
+    at_first = passes(dispatch, clock, 5)
+    assert 1 <= sum(isinstance(outcome, OutcomeUnknown) for outcome in at_first) <= 3
+    assert "no usable answer" in beads.store.control.hold().reason
+    in_the_hour = at_first + passes(dispatch, clock, 55)
+    spent = [outcome.bead.id for outcome in in_the_hour if isinstance(outcome, OutcomeUnknown)]
+    assert len(spent) <= 4 and spent == names[: len(spent)]
+    agent.behaviour = support.job
+    clock.passed += timedelta(hours=1)
+    before = len(agent.posts)
+    dispatch.run_once()
+    assert agent.posts[before:] == names[len(spent) :]
+
+
+def test_an_agent_that_is_wholly_away_costs_one_bead(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """Beside AGENT_HEALTH_URL: after the first failure BeadBoard's status is asked before the next bead is claimed."""
+    queue(beads)
+    agent.behaviour = HTML
+    dispatch = make_dispatcher(health=True, max_in_flight=MANY)
+    with failing_status(agent):
+        found = passes(dispatch, clock, 60)
+    assert sum(isinstance(outcome, OutcomeUnknown) for outcome in found) == 1
+    assert all(isinstance(o, OutcomeUnknown | Held) or (isinstance(o, AgentFailed) and o.bead is None) for o in found)
+    assert len(agent.posts) == 1
+
+
+def test_an_agent_that_refuses_every_bead_costs_few_and_counts_none(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """400 to everything, its own database is away: 3 beads at first, 4 in the first hour, none counted or blocked."""
+    names = queue(beads, 60)
+    agent.behaviour = support.answers(400, b'{"error": "no such task"}')
+    dispatch = make_dispatcher(health=True, max_in_flight=MANY)
+    passes(dispatch, clock, 5)
+    assert sorted(set(agent.posts)) == names[:3]
+    assert beads.store.control.hold().refusing
+    passes(dispatch, clock, 55)
+    assert sorted(set(agent.posts)) == names[:4]
+    found = [found.bead for found in beads.store.eligible.diagnose("agent", clock())]
+    assert {bead.status for bead in found} == {"open"} and len(found) == 60
+    assert {(bead.record.failures, bead.record.retry_at) for bead in found} == {(0, None)}
+    assert notes.not_counted() in beads.notes("x-000")
+    agent.behaviour = support.job
+    clock.passed += timedelta(hours=1)
+    before = len(agent.posts)
+    dispatch.run_once()
+    assert sorted(agent.posts[before:]) == names
+    assert not beads.store.control.hold().failures
+
+
+def test_three_refused_beads_with_an_accepted_one_between_are_their_own_fault(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """Each is refused for itself: counted, and nothing is held."""
+    bad = ["x-1", "x-2", "x-4"]
+    for name in ("x-1", "x-2", "x-3", "x-4", "x-5"):
+        beads.add(name)
+    refuse, accept = support.answers(422), support.job
+    agent.behaviour = lambda handler: (refuse if agent.posts[-1] in bad else accept)(handler)
+    dispatch = make_dispatcher(health=True, max_in_flight=MANY)
+    found = []
+    for _ in range(5):
+        found += dispatch.run_once()
+        clock.passed += timedelta(seconds=1)
+    assert [outcome.bead.id for outcome in found if isinstance(outcome, Rejected)] == bad
+    assert [outcome.bead.id for outcome in found if isinstance(outcome, Dispatched)] == ["x-3", "x-5"]
+    assert not beads.store.control.hold().failures
+
+
+def test_refusals_are_taken_back_when_the_agent_turns_out_to_be_away(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """Two beads were refused, and then it does not even answer a status request: that was its fault too."""
+    for name in ("x-1", "x-2"):
+        beads.add(name)
+    agent.behaviour = support.answers(400)
+    dispatch = make_dispatcher(max_in_flight=MANY)
+    assert [type(outcome) for outcome in dispatch.run_once()[:2]] == [Rejected, Rejected]
+    beads.add("x-3")
+    with failing_status(agent):
+        assert isinstance(dispatch.run_once()[-1], AgentFailed)
+    for name in ("x-1", "x-2"):
+        assert beads.notes(name)[-1] == notes.not_counted()
+        assert beads.store.claims.read_back(name).record.failures == 0  # type: ignore[union-attr]
+
+
+def test_a_bead_that_its_agent_opens_again_and_again_is_given_up(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """As many jobs as MAX_ATTEMPTS, then blocked with words; a person's change starts the count anew."""
+    beads.workspace.run("create", "A bead", "--id", "x-1", "--assignee", "agent", "--acceptance", "Works.", "--force")
+    dispatch = make_dispatcher(max_attempts=3, max_in_flight=MANY)
+
+    def until_blocked() -> list[type]:
+        found: list[outcomes.Outcome] = []
+        while not any(isinstance(outcome, GivenUp) for outcome in found):
+            found += dispatch.run_once()[:1]
+            if beads.row("x-1")["status"] == "in_progress":
+                beads.workspace.run("update", "x-1", "--status", "open", actor="agent")
+        return [type(outcome) for outcome in found]
+
+    assert until_blocked() == [Dispatched, Dispatched, Dispatched, GivenUp]
+    assert beads.row("x-1")["status"] == "blocked"
+    assert beads.notes("x-1")[-1] == notes.given_up(3)
+    beads.workspace.run("update", "x-1", "--status", "open", actor="ann")
+    assert until_blocked() == [Dispatched, Dispatched, Dispatched, GivenUp]
+    beads.workspace.run("update", "x-1", "--status", "open", actor="ann")
+    assert isinstance(dispatch.run_once()[0], Dispatched)
