@@ -97,11 +97,10 @@ class Start:
         target = ("--source", str(source), "--target", source.parent.name)
         self._command = [str(python), "-m", "functions_framework", *target]
         self._environment = {**environment, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONNOUSERSITE": "1"}
-        self.answer: list[float] = []  # ms, as all that follow
-        self.work: list[float] = []  # CPU until then
-        self.first_pass: list[float] = []
-        self.interpreter: list[float] = []
-        self.imports: list[float] = []
+        # ms; `CPU` is until the answer.
+        self.taken: dict[str, list[float]] = {
+            name: [] for name in ("answer", "CPU", "interpreter", "imports", "first pass")
+        }
         self.packages: list[dict[str, float]] = []
         self._imports = (
             "import functions_framework._cli, functions_framework._http.gunicorn, runpy;"
@@ -119,19 +118,27 @@ class Start:
                     raise RuntimeError(f"the function does not answer: {log_file.read_text()[-500:]}")
                 time.sleep(0.002)
             answered = time.perf_counter()
-            self.answer.append((answered - started) * 1000)
-            self.work.append(sum(map(resource_usage.cpu_seconds, resource_usage.children(process.pid))) * 1000)
+            self.taken["answer"].append((answered - started) * 1000)
+            self.taken["CPU"].append(sum(map(resource_usage.cpu_seconds, resource_usage.children(process.pid))) * 1000)
             if event is not None:
                 headers, body = events.to_http(event)
                 request = urllib.request.Request(f"http://127.0.0.1:{port}/", body, headers)
                 urllib.request.urlopen(request, timeout=30).close()
-                self.first_pass.append((time.perf_counter() - answered) * 1000)
+                self.taken["first pass"].append((time.perf_counter() - answered) * 1000)
 
     def take_parts(self) -> None:
         """The interpreter, the imports, and the imports by package, once."""
-        self.interpreter.append(self._wall_ms("pass"))
-        self.imports.append(self._wall_ms(self._imports) - self.interpreter[-1])
+        bare = self._wall_ms("pass")
+        self.taken["interpreter"].append(bare)
+        self.taken["imports"].append(self._wall_ms(self._imports) - bare)
         self.packages.append(imports(self._python("-X", "importtime", "-c", self._imports)))
+
+    def row(self) -> dict[str, int]:
+        """Median ms of each part."""
+        row = {name: round(statistics.median(times)) for name, times in self.taken.items() if times}
+        if "imports" in row:
+            row["gunicorn …"] = row["answer"] - row["interpreter"] - row["imports"]
+        return row
 
     def by_package(self) -> dict[str, float]:
         """Median ms of each package."""
@@ -197,7 +204,7 @@ def main() -> int:
                 if name in ("hello", *REQUESTS):
                     start.take_parts()
             print(f"{number + 1} of {rounds} rounds", flush=True)
-    rows = {name: _row(start) for name, start in starts.items()}
+    rows = {name: start.row() for name, start in starts.items()}
     packages = {name: starts[name].by_package() for name in ("hello", *REQUESTS)}
     report.table(f"from the start, ms, medians of {rounds}", rows)
     more = {
@@ -208,17 +215,6 @@ def main() -> int:
     report.table("imports by package, ms of each package's own (with -X importtime, which makes them slower)", more)
     report.write("cold", {"unit": "ms", "rounds": rounds, "starts": rows, "imports": packages})
     return 0
-
-
-def _row(start: Start) -> dict[str, int]:
-    parts = {
-        "answer": start.answer, "CPU": start.work, "interpreter": start.interpreter, "imports": start.imports,
-        "first pass": start.first_pass,
-    }  # fmt: skip
-    row = {name: round(statistics.median(times)) for name, times in parts.items() if times}
-    if "imports" in row:
-        row["gunicorn …"] = row["answer"] - row["interpreter"] - row["imports"]
-    return row
 
 
 if __name__ == "__main__":

@@ -68,11 +68,9 @@ def competing(here: World, chance: random.Random, size: Competition) -> Iterator
         _settle(here, agent)
     seconds = time.monotonic() - began
     verdict = history.verdict(here)
-    ends = ", ".join(f"{number} {end}" for end, number in sorted(verdict.ends().items(), key=lambda item: -item[1]))
     yield check(
         f"{size.dispatchers} dispatchers ({size.kills} killed) on {size.beads} beads, every claim in history",
-        f"{len(verdict.claims)} claims: {ends}; {seconds:.0f} s, {passes['LostRace']} lost races,"
-        f" {passes['Withdrawn']} withdrawn",
+        f"{history.in_words(verdict, passes)}; {seconds:.0f} s",
         verdict.broken,
     )
     yield _posts(here, agent, verdict, taken)
@@ -120,11 +118,8 @@ def merged(here: World, beads: int) -> Check:
 
 def _posts(here: World, agent: Agent, verdict: verify.Verdict, taken: list[str]) -> Check:
     """The agent's own count against the claims in Dolt's history."""
-    claims = collections.Counter(claim.bead for claim in verdict.claims)
-    posts = collections.Counter(agent.posts)
-    broken = [f"{bead}: {n} POSTs and {claims[bead]} claims" for bead, n in posts.items() if n > claims[bead]]
+    broken = history.wrong_posts(here, agent, verdict, _TOLERANCE_SECONDS)
     broken += [f"{bead}: {n} jobs" for bead, n in agent.jobs.items() if n > 1]
-    broken += verify.posts_not_ours(history.versions(here), agent.received, AGENT, _TOLERANCE_SECONDS)
     recorded = {claim.bead for claim in verdict.claims if claim.jobs}
     broken += [f"{bead}: a job in history and none at the agent" for bead in recorded if not agent.jobs[bead]]
     figures = (

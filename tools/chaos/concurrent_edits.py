@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 
 from beads_dispatch import notes, reaper, settings, store
 from beads_dispatch.bead import DispatchRecord
-from beads_dispatch.cli import verify
 from beads_dispatch.outcomes import Dispatched, LostRace, Outcome
 from feeder.changes import Transaction
 from local.workspace import BdError
@@ -90,18 +89,14 @@ def _claims(here: World, agent: Agent, outcomes: list[Outcome], edits: str, merg
     Dolt commit may hold two writers' changes, so without one in the binlog none in the history is one.
     """
     verdict = history.verdict(here)
-    ends = ", ".join(f"{number} {end}" for end, number in sorted(verdict.ends().items()))
     kinds = collections.Counter(type(outcome).__name__ for outcome in outcomes)
     yield check(
         "claims, in Dolt's history",
-        f"{edits}, {len(verdict.claims)} claims: {ends}; {kinds['LostRace']} lost races,"
-        f" {kinds['Withdrawn']} withdrawn",
+        f"{edits}, {history.in_words(verdict, kinds)}",
         [line for line in verdict.broken if merged or line not in verdict.merged],
     )
-    late = verify.posts_not_ours(history.versions(here), agent.received, AGENT, _TOLERANCE_SECONDS)
-    claims = collections.Counter(claim.bead for claim in verdict.claims)
-    doubled = [bead for bead, number in collections.Counter(agent.posts).items() if number > claims[bead]]
-    yield check("POSTs for beads that people had taken", f"{len(late)} of {len(agent.posts)}", late + doubled)
+    wrong = history.wrong_posts(here, agent, verdict, _TOLERANCE_SECONDS)
+    yield check("POSTs for beads that people had taken", f"{len(wrong)} of {len(agent.posts)}", wrong)
 
 
 def _untouched(transactions: list[Transaction], merged: int) -> Check:

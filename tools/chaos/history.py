@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from beads_dispatch import events
 from beads_dispatch.cli import verify
-from tools.servers import Sink
+from tools.database import AGENT
+from tools.servers import Agent, Sink
 from tools.world import World, not_in_time
 
 Side = tuple[str, str]  # assignee and status; empty where there is no bead
@@ -53,6 +54,21 @@ def versions(here: World, since: str | None = None) -> list[verify.Version]:
 def verdict(here: World) -> verify.Verdict:
     """Whether "one POST per claim" held since the world was emptied."""
     return verify.judge(versions(here), verify.written_by_others(here.dolt))
+
+
+def in_words(verdict: verify.Verdict, outcomes: Mapping[str, int]) -> str:
+    """The claims by how they ended, and what came of the passes."""
+    ends = ", ".join(f"{number} {end}" for end, number in sorted(verdict.ends().items(), key=lambda item: -item[1]))
+    lost, withdrawn = outcomes["LostRace"], outcomes["Withdrawn"]
+    return f"{len(verdict.claims)} claims: {ends}; {lost} lost races, {withdrawn} withdrawn"
+
+
+def wrong_posts(here: World, agent: Agent, verdict: verify.Verdict, tolerance_seconds: float) -> list[str]:
+    """POSTs that the agent received without a claim, or for a bead that was somebody else's."""
+    claims = collections.Counter(claim.bead for claim in verdict.claims)
+    posts = collections.Counter(agent.posts)
+    more = [f"{bead}: {n} POSTs and {claims[bead]} claims" for bead, n in posts.items() if n > claims[bead]]
+    return more + verify.posts_not_ours(versions(here), agent.received, AGENT, tolerance_seconds)
 
 
 def _changes_since(here: World, commit: str) -> Changes:
