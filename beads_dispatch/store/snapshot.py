@@ -61,10 +61,8 @@ class Snapshot:
         self._session.move(commit, same_schema=same_schema)
 
     def has_beads(self) -> bool:
-        """Whether bd's tables were there by then."""
-        return {"issues", "dependencies", "comments"} <= {
-            name for row in self._session.rows("SHOW TABLES") for name in row.values()
-        }
+        """Whether bd's tables were there by then; it makes the view after them."""
+        return "ready_issues" in {name for row in self._session.rows("SHOW TABLES") for name in row.values()}
 
     def has_all_activity(self) -> bool:
         """Whether all activity can be read: not since bd 1.3.0."""

@@ -13,6 +13,9 @@ from tools.database import AGENT, BeadsDatabase
 
 # Conditions that bd knows nothing of: what they exclude is set aside.
 OURS = frozenset({"assignee", "acceptance", "metadata", "retry"})
+# Conditions that bd has as well. Each must decide alone about some bead, or a comparison shows nothing of it.
+SHARED = ("status", "type", "pinned", "defer", "blocked", "parent")
+
 _INACTIVE = ("closed", "pinned")
 _ALL = 10**6
 
@@ -114,40 +117,41 @@ class Comparison:
     """What was found: figures, and what is wrong, each with its bead."""
 
     ready: int = 0
-    met: Counter[str] = field(default_factory=Counter)
+    met: Counter[str] = field(default_factory=Counter)  # differences that are meant
+    alone: Counter[str] = field(default_factory=Counter)  # conditions that alone exclude a bead, which bd hides too
     unnamed: dict[str, str] = field(default_factory=dict)
     inconsistent: dict[str, str] = field(default_factory=dict)
 
 
 def compare(version: str, database: BeadsDatabase, store: Store, watched: Collection[str]) -> Comparison:
     """Ask us, ask bd, ask us again; then open what is due, as a person would, and ask all three again."""
-    found = Comparison()
-    ours = _compare(version, database, store, watched, found)
+    ours, found = _compare(version, database, store, watched)
     facts = Facts(database)
     due = sorted(bead for bead in watched if bead in ours and facts.due(bead))
     if due:
-        met = Counter(found.met)
         database.workspace.run("undefer", *due, actor=AGENT)
-        after = _compare(version, database, store, watched, found)
-        found.met = met  # each once
+        after, again = _compare(version, database, store, watched)
+        found.unnamed |= again.unnamed
+        found.inconsistent |= again.inconsistent
         for bead in set(watched) & (ours ^ after):
             found.inconsistent[bead] = (
-                f"`bd undefer` of what is due: eligible before: {bead in ours}, now: {bead in after}"
+                f"`bd undefer` of what was due changed whether it is eligible, to {bead in after}"
             )
     return found
 
 
 def _compare(
-    version: str, database: BeadsDatabase, store: Store, watched: Collection[str], found: Comparison
-) -> set[str]:
-    """Returns all beads that are eligible."""
+    version: str, database: BeadsDatabase, store: Store, watched: Collection[str]
+) -> tuple[set[str], Comparison]:
+    """Returns all beads that are eligible, and what is to be said of those that are watched."""
+    found = Comparison()
     now = datetime.now(UTC)
     ours = {bead.id for bead in store.eligible.first(AGENT, now, _ALL)}
     ready = {bead["id"] for bead in json.loads(database.workspace.run("ready", "--json", "--limit", "0"))}
     if changed := ours ^ {bead.id for bead in store.eligible.first(AGENT, datetime.now(UTC), _ALL)}:
         found.inconsistent.update(dict.fromkeys(changed, "`bd ready` changed whether it is eligible"))
     facts = Facts(database)
-    found.ready += len(ready & set(watched))
+    found.ready = len(ready & set(watched))
     for bead in sorted(watched):
         if bead not in facts.rows:
             continue
@@ -156,12 +160,14 @@ def _compare(
         if bool(diagnosed and not unmet) != (bead in ours):
             found.inconsistent[bead] = f"{'' if bead in ours else 'not '}in the queue, but unmet are: {_words(unmet)}"
         eligible = bool(diagnosed) and not unmet - OURS
+        if bead not in ready and len(unmet) == 1:
+            found.alone.update(unmet)
         if eligible != (bead in ready):
             names = list(_names(version, facts, bead, unmet - OURS, eligible=eligible))
             found.met.update(name for name in names if name)
             if not all(names) or not names:
                 found.unnamed[bead] = _describe(facts.rows[bead], unmet, eligible=eligible)
-    return ours
+    return ours, found
 
 
 def _names(version: str, facts: Facts, bead: str, unmet: set[str], *, eligible: bool) -> Iterator[str | None]:
