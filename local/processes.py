@@ -156,13 +156,11 @@ def require_free(port: int, part: str) -> None:
 
 def is_free(port: int) -> bool:
     """Whether a server could listen at the port of 127.0.0.1 now."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def free_port(neighbours: int = 0) -> int:

@@ -97,14 +97,10 @@ class StandInAgent:
         bd: pathlib.Path,
         *,
         port: int = 0,
-        # Between the note that claims a bead and its close; the real agent takes minutes.
-        work_seconds: float = 2.0,
-        # 1: one after the other, as the real agent is set up.
-        capacity: int = 1,
-        # BeadBoard keeps its answer to /api/agent-status for 2 s: it may answer "not busy" just after a POST.
-        status_cache_seconds: float = 2.0,
-        # Called with the bead of each POST that names one, as it comes.
-        on_post: Callable[[str], None] = lambda bead_id: None,
+        work_seconds: float = 2.0,  # from the note that claims a bead to its close; the real agent takes minutes
+        capacity: int = 1,  # one after the other, as the real agent is set up
+        status_cache_seconds: float = 2.0,  # as BeadBoard's: it may answer "not busy" just after a POST
+        on_post: Callable[[str], None] = lambda bead_id: None,  # called with each bead that a POST names, as it comes
     ) -> None:
         # When (seconds since 1970) and for which bead each POST came that named one, accepted or refused.
         self.received: list[tuple[float, str]] = []

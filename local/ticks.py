@@ -37,13 +37,8 @@ class TickSource:
 
     def tick(self) -> events.Event:
         """The next event: a random id, the time set when it is sent."""
-        return events.Event(
-            id=str(uuid.uuid4()),
-            source=f"/apis/v1/namespaces/{NAMESPACE}/pingsources/{self.name}",
-            type=events.TICK,
-            extensions=self.extensions,
-            data=self.data,
-        )
+        source = f"/apis/v1/namespaces/{NAMESPACE}/pingsources/{self.name}"
+        return events.Event(str(uuid.uuid4()), source, events.TICK, extensions=self.extensions, data=self.data)
 
     def seconds_until_next(self, now: datetime) -> float:
         """Cron's `*/N`: at every full minute that N divides, starting again with each hour."""
@@ -61,12 +56,9 @@ class Ticks:
     """Sends every source's ticks to the sink, each source in a thread of its own: an answer may take long."""
 
     def __init__(
-        self,
-        sources: tuple[TickSource, ...],
-        sink: str,
-        # Seconds between ticks, by the source's name, in place of its schedule.
-        period_seconds: Mapping[str, float] | None = None,
+        self, sources: tuple[TickSource, ...], sink: str, period_seconds: Mapping[str, float] | None = None
     ) -> None:
+        """`period_seconds`: between ticks, by the source's name, in place of its schedule."""
         self._sources = sources
         self._sink = sink
         self._periods = dict(period_seconds or {})

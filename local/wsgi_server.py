@@ -1,6 +1,7 @@
 """A WSGI application on a port of this machine, in a thread that can be stopped."""
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterable
@@ -23,16 +24,12 @@ class Server:
     """Serves from construction until `stop`, at `url`. Port 0 is any free one."""
 
     def __init__(self, application: WSGIApplication, host: str = "127.0.0.1", port: int = 0, threads: int = 8) -> None:
-        # Bound here and not by waitress, so that the socket is closed when the port is taken.
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
-            listener.listen(1)
+        try:  # not by waitress, which leaves a socket open when the port is taken
+            listener = socket.create_server((host, port))
         except OSError as exc:
-            listener.close()
+            why = os.strerror(exc.errno or 0)
             raise CannotListen(
-                f"cannot listen on {host}:{port} ({exc.strerror}). Stop what listens there, or choose another port."
+                f"cannot listen on {host}:{port} ({why}). Stop what listens there, or choose another port."
             ) from exc
         self._server = create_server(
             application,

@@ -136,8 +136,8 @@ class PodWatch:
         self._child.terminate()
         self._child.wait()
         self._thread.join(5)
-        if self._child.stdout:
-            self._child.stdout.close()
+        assert self._child.stdout
+        self._child.stdout.close()
 
     def _read(self) -> None:
         assert self._child.stdout

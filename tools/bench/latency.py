@@ -114,10 +114,7 @@ class Sampler:
         self._reader = reader
         self._feeder_clock = here.folder / "clock"
         self._requested: list[float] = []
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {"MAX_IN_FLIGHT": str(world.MANY), "FEEDER_CLOCK": str(self._feeder_clock)}
+        self.environment = {"MAX_IN_FLIGHT": str(world.MANY), "FEEDER_CLOCK": str(self._feeder_clock)}
 
     def observe(self, event: events.Event) -> None:
         if event.type == events.DISPATCH_REQUESTED:

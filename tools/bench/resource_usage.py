@@ -9,9 +9,9 @@ def cpu_seconds(pid: int) -> float:
     return parse_stat(pathlib.Path(f"/proc/{pid}/stat").read_text()) / os.sysconf("SC_CLK_TCK")
 
 
-def rss_mib(pid: int) -> float:
-    """Memory that a process holds now, MiB."""
-    return parse_rss_kib(pathlib.Path(f"/proc/{pid}/status").read_text()) / 1024
+def rss_mib(pid: int, field: str = "VmRSS") -> float:
+    """Memory that a process holds now, MiB; `VmHWM`: the most that it held."""
+    return parse_rss_kib(pathlib.Path(f"/proc/{pid}/status").read_text(), field) / 1024
 
 
 def children(pid: int) -> list[int]:
@@ -26,7 +26,7 @@ def parse_stat(text: str) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def parse_rss_kib(text: str) -> int:
-    """VmRSS of /proc/<pid>/status, KiB."""
-    line = next(line for line in text.splitlines() if line.startswith("VmRSS:"))
+def parse_rss_kib(text: str, field: str = "VmRSS") -> int:
+    """A field of /proc/<pid>/status, KiB."""
+    line = next(line for line in text.splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1])

@@ -4,13 +4,13 @@ import contextlib
 import functools
 import pathlib
 import random
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from beads_dispatch import events, store
+from tools.bench import resource_usage
 from tools.chaos import checks, history
 from tools.chaos.checks import Check
 from tools.chaos.history import Side
@@ -173,17 +173,18 @@ def off_and_on(here: World, scene: Scene, size: GapSize, *, watched: bool) -> st
 def away(here: World, scene: Scene, size: GapSize) -> str:
     """A day of changes that the binlog no longer holds: published in bounded memory."""
     scene.caught_up()
-    before = _peak_mb(scene.feeder)
+    before = resource_usage.rss_mib(scene.feeder.pid, "VmHWM")
     scene.feeder.stop()
     here.add([f"day-{number:05}" for number in range(size.day)], assignee="bob")
     _purge(here)
     began = time.monotonic()
     scene.start()
     scene.caught_up(300)
-    took, after, recovered = time.monotonic() - began, _peak_mb(scene.feeder), len(scene.recovered())
+    took, recovered = time.monotonic() - began, len(scene.recovered())
+    after = resource_usage.rss_mib(scene.feeder.pid, "VmHWM")
     assert recovered == size.day, f"{recovered} of {size.day} published"
     return (
-        f"{size.day} changes published in {took:.0f} s, feeder's peak {before:.0f} MB before and {after:.0f} MB after"
+        f"{size.day} changes published in {took:.0f} s, feeder's peak {before:.0f} MiB before and {after:.0f} MiB after"
     )
 
 
@@ -245,10 +246,3 @@ SCENES: Mapping[str, Callable[[World, Scene, GapSize], str]] = {
     "the server restored from a backup": functools.partial(restored, whole=True),
     "the stored position is another server's": foreign_position,
 }
-
-
-def _peak_mb(feeder: Feeder) -> float:
-    """The most memory that a process has had so far, in MB."""
-    status = pathlib.Path(f"/proc/{feeder.pid}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    return int(found.group(1)) / 1024 if found else 0.0
