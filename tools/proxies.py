@@ -101,21 +101,14 @@ class Commands:
 
     def __init__(self) -> None:
         self.number = 0
-        self._left = 0  # bytes of the current packet that are still to come
-        self._head = b""
+        self._rest = b""  # the beginning of a packet whose end has not come
 
     def feed(self, data: bytes) -> None:
-        """A packet is three bytes of length, one of sequence; a command's sequence is 0."""
-        while data:
-            if self._left:
-                data, self._left = data[self._left :], max(0, self._left - len(data))
-                continue
-            missing = 4 - len(self._head)
-            self._head, data = self._head + data[:missing], data[missing:]
-            if len(self._head) == 4:
-                self._left = int.from_bytes(self._head[:3], "little")
-                self.number += self._head[3] == 0
-                self._head = b""
+        """A packet is three bytes of length, one of sequence, and its content; a command's sequence is 0."""
+        self._rest += data
+        while len(self._rest) >= 4 and len(self._rest) >= (end := 4 + int.from_bytes(self._rest[:3], "little")):
+            self.number += self._rest[3] == 0
+            self._rest = self._rest[end:]
 
 
 class CountingProxy(Proxy):
