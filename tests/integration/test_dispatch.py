@@ -511,11 +511,11 @@ def test_an_answer_that_cannot_be_used_is_noted_and_nothing_is_repeated(
     beads.add("x-1")
     agent.behaviour = behaviour
     dispatch = make_dispatcher()
-    assert kinds(dispatch.run_once()) == [OutcomeUnknown, NothingEligible], name
+    assert kinds(dispatch.run_once()) == [OutcomeUnknown], name
     assert beads.row("x-1")["status"] == "in_progress"
     assert beads.notes("x-1")[-1].startswith("dispatch outcome unknown: ")
     assert len(beads.notes("x-1")[-1]) < 600
-    assert kinds(dispatch.run_once()) == [NothingEligible]
+    assert kinds(dispatch.run_once()) == [Held]
     assert agent.posts == ["x-1"]
     assert record(beads, "x-1").outcome == "unknown"
 
@@ -532,7 +532,7 @@ def test_an_agent_that_never_answers_times_out(
 
     agent.behaviour = never_answers
     # Long enough for the question before the POST, which is answered: whether the agent is busy.
-    assert kinds(make_dispatcher(timeout_seconds=2).run_once()) == [OutcomeUnknown, NothingEligible]
+    assert kinds(make_dispatcher(timeout_seconds=2).run_once()) == [OutcomeUnknown]
     assert "ReadTimeout" in beads.notes("x-1")[-1]
 
 

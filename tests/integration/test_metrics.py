@@ -7,7 +7,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from beads_dispatch import notes, settings, store
-from beads_dispatch.store import schema
 from feeder import metrics
 from feeder.health import HealthState
 from tests import support
@@ -67,16 +66,6 @@ def test_a_blocked_bead_is_not_counted(beads: Beads, scrape: Callable[[], Sample
     assert scrape()["beads_waiting"] == 0
     beads.workspace.run("close", first)
     assert scrape()["beads_waiting"] == 1
-
-
-def test_of_an_unknown_schema_the_view_is_used(beads: Beads, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bd that is newer than this: the same answer, by another query."""
-    beads.add("x-1", updated_at=datetime(2026, 1, 1))
-    beads.add("x-2", updated_at=datetime(2026, 2, 1))
-    monkeypatch.setattr(schema, "_KNOWN_VIEWS", frozenset())
-    with support.closing(store.Store(beads.dolt)) as own:
-        found = own.overview("agent", datetime.now(UTC))
-    assert (found.eligible, found.oldest) == (2, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def test_a_long_queue_costs_no_more(beads: Beads, scrape: Callable[[], Samples]) -> None:

@@ -97,6 +97,8 @@ def poison(here: World, name: str, answer: Behaviour, number: int, others: int) 
     ends = sorted({rows[bead]["status"] for bead in bad})
     # Each of them costs the others one hold, and the next tick.
     holds = [min(dispatcher.HOLD_SECONDS * 2**index, dispatcher.HOLD_LIMIT_SECONDS) for index in range(number)]
+    if answer is hangs_up:
+        holds = list(dispatcher.COSTLY_HOLD_SECONDS[:number])
     most = sum(holds) + TICK_SECONDS
     broken = [] if 0 < waited <= most else [f"the others waited {waited:.0f} s, the bound is {most} s"]
     broken += [] if ends == (["in_progress"] if answer is hangs_up else ["blocked"]) else [f"the bad ones are {ends}"]
