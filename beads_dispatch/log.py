@@ -33,6 +33,7 @@ class Action(StrEnum):
     POSITION = "position"
     POSITION_REFUSED = "position-refused"
     GAP = "gap"
+    JUMP = "jump"
     GAP_RECOVERED = "gap-recovered"
     DOLT_UP = "dolt-up"
     FEED_UP = "feed-up"

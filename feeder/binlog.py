@@ -20,6 +20,7 @@ import pymysql
 from pymysqlreplication import BinLogStreamReader
 from pymysqlreplication.event import GtidEvent, HeartbeatLogEvent, QueryEvent, XidEvent
 from pymysqlreplication.gtid import Gtid, GtidSet
+from pymysqlreplication.packet import BinLogPacketWrapper
 from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
 
 from beads_dispatch import settings, store
@@ -30,6 +31,14 @@ STALL_SECONDS = 65  # a little over two heartbeats: a connection without either 
 
 _EMPTY = "00000000-0000-0000-0000-000000000001:1"  # stands for the empty GTID set, which Dolt refuses
 _READ_ERROR = 1236  # the position is not in the log, or the false alarm above
+
+
+def _skip_json(packet: Any, size: int, is_partial: bool) -> None:
+    """In place of the library's decoder: no JSON column is kept, and metadata nested 500 deep is too deep for it."""
+    packet.read(packet.read_uint_by_size(size))
+
+
+BinLogPacketWrapper.read_binary_json = _skip_json
 
 
 class StreamLost(Exception):
@@ -87,6 +96,7 @@ class Stream:
         self._dolt = dolt
         self._columns = columns
         self._databases = (dolt.database, store.STATE_DATABASE)
+        self.gtid = ""  # of the transaction that is being read
         self._opened: list[Any] = []
         self._closed = False
         self._reader = BinLogStreamReader(
@@ -105,19 +115,19 @@ class Stream:
 
     def __iter__(self) -> Iterator[Transaction | Heartbeat]:
         """Whole transactions, in order, and heartbeats. Raises StreamLost; never ends otherwise."""
-        gtid, database = "", ""
+        database = ""
         rows: list[RowChange] = []
         for event in self._events():
             if isinstance(event, HeartbeatLogEvent):
                 yield Heartbeat()
             elif isinstance(event, GtidEvent):
-                gtid, rows = event.gtid, []
+                self.gtid, rows = event.gtid, []
             elif isinstance(event, QueryEvent):
                 database = _text(event.schema)
                 if _text(event.query) != "BEGIN":  # DDL is a transaction of its own, without an end event
-                    yield Transaction(gtid, database)
+                    yield Transaction(self.gtid, database)
             elif isinstance(event, XidEvent):
-                yield Transaction(gtid, database, tuple(rows))
+                yield Transaction(self.gtid, database, tuple(rows))
             elif event.schema in self._databases and event.table in self._columns:
                 rows.extend(_rows(event, self._columns[event.table]))
 
@@ -141,8 +151,12 @@ class Stream:
             if code == _READ_ERROR:
                 raise PositionRefused(str(text)) from exc
             raise StreamLost(f"error {code}: {text}") from exc
-        except (OSError, ValueError, AttributeError) as exc:  # the last two: close() from another thread
+        except OSError as exc:
             raise StreamLost(str(exc)) from exc
+        except (ValueError, AttributeError) as exc:
+            if not self._closed:
+                raise  # a row that cannot be decoded
+            raise StreamLost("closed by another thread") from exc
         raise StreamLost("the server ended the stream")
 
     def _connect(self, **arguments: Any) -> Any:

@@ -22,6 +22,7 @@ logger = log.get("feeder")
 
 _GAP_AT = 4  # refusals of the position in a row; a false alarm (1 in 8 connects at worst) does not come as often
 _REFUSED_WAIT_SECONDS = 0.2
+_JUMP_AT = 2  # failures at the same transaction
 
 
 class ChangeFeed:
@@ -51,6 +52,7 @@ class ChangeFeed:
         self._backoff = Backoff()
         self._refusals = 0  # of the position, in a row
         self._unfit = ""  # the text that was logged last
+        self._failed_at = ("", 0)  # the transaction at which the feed failed last, and how often in a row
         health.position = str(self._position)
 
     def run(self) -> None:
@@ -68,12 +70,25 @@ class ChangeFeed:
             except (preflight.Unfit, binlog.StreamLost, store.StoreError) as exc:
                 self._refusals = 0
                 self._wait_after(exc)
+            except Exception as exc:  # noqa: BLE001 - whatever one transaction raises must not stop those after it
+                self._failed(exc)
         self._checkpointer.try_save()  # what was published after `stop` was set
 
     def close(self) -> None:
         """End a read that waits for the next event; for use after `stop` is set."""
         if self._stream is not None:
             self._stream.close()
+
+    def _failed(self, exc: Exception) -> None:
+        """Something that nobody expects: read the transaction again, and pass over it where that fails again. The
+        comparison then publishes its net change."""
+        gtid = self._stream.gtid if self._stream else ""
+        times = self._failed_at[1] + 1 if self._failed_at[0] == gtid else 1
+        self._failed_at = (gtid, times)
+        what = f"reading or publishing the transaction {gtid or 'after ' + str(self._position)} failed"
+        fields = log.context(action=Action.JUMP, gtid=gtid, times=times)
+        logger.error(f"{what}: {type(exc).__name__}", exc_info=exc, extra=fields)
+        self._stop.wait(self._backoff.next_seconds())
 
     def _wait_after(self, exc: Exception) -> None:
         """Log what interrupts the feed, once, and wait."""
@@ -90,8 +105,13 @@ class ChangeFeed:
 
     def _read(self) -> None:
         """Read one connection to its end."""
+        if self._failed_at[1] >= _JUMP_AT:
+            self._restart_from_now(f"the transaction {self._failed_at[0]} cannot be read")
+            metrics.JUMPS.inc()
+            self._failed_at = ("", 0)
         if self._refusals >= _GAP_AT:
-            self._restart_from_now()
+            why = "it was purged, or the server was restored or replaced"
+            self._restart_from_now(f"the binlog does not continue from the feed's position ({why})")
         # At each connect: the server may have been restarted with other settings, restored or replaced.
         preflight.require(self._store.feed_state.server_variables())
         self._unfit = ""
@@ -169,14 +189,13 @@ class ChangeFeed:
             metrics.CHANGES.labels(str(change.recovered).lower()).inc()
         return accepted
 
-    def _restart_from_now(self) -> None:
-        """The binlog does not continue from our position. The comparison finds what is between."""
+    def _restart_from_now(self, why: str) -> None:
+        """Read on from the server's position. The comparison finds what is between. Raises StoreError."""
         self._position = binlog.Position(self._store.feed_state.executed())
         self._checkpointer.reset(str(self._position))
         self._health.position = str(self._position)
         self._refusals = 0
         logger.warning(
-            "the binlog does not continue from the feed's position (it was purged, or the server was restored or"
-            " replaced); continuing from now, and publishing how the beads differ from what was published",
+            f"{why}; continuing from now, and publishing how the beads differ from what was published",
             extra=log.context(action=Action.GAP),
         )

@@ -28,7 +28,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CACHE_SECONDS = 5.0  # less than the usual scrape interval; several scrapers cost Dolt no more than one
 PATIENCE_SECONDS = 0.8  # Prometheus waits 10 s, a probe that comes meanwhile 1 s
 
-CAUSES = ("change", "slot", "tick", "resume")
+CAUSES = ("change", "slot", "due", "tick", "resume")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody needs
 REGISTRY = CollectorRegistry()
@@ -41,6 +41,10 @@ CHANGES = _counter(
 )
 REQUESTS = _counter(
     "beads_feeder_requests_total", "Requested passes. cause=tick: in the reply to a tick.", ["function", "cause"]
+)
+JUMPS = _counter(
+    "beads_feeder_jumps_total",
+    "Transactions that could not be read, and were passed over; their net change is published.",
 )
 SINK_ERRORS = _counter(
     "beads_feeder_sink_errors_total", "Events that the sink did not accept, each try counted; they are sent again."

@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -14,6 +15,7 @@ from feeder.eligibility_check import EligibilityCheck
 from feeder.emitter import Emitter
 from feeder.feed import ChangeFeed
 from feeder.health import HealthState
+from feeder.metrics import JUMPS
 from feeder.preflight import Unfit
 from feeder.requests import PendingRequest, send_requests
 from local import processes
@@ -328,3 +330,47 @@ def test_a_server_without_binlog_is_refused_with_the_command_that_sets_it(tmp_pa
             checkpoint.wait_for_position(own, HealthState(), threading.Event())
     finally:
         server.stop()
+
+
+def test_metadata_that_is_nested_deep_is_no_obstacle(
+    beads: Beads, sink: support.Sink, feed: Callable[[], Running]
+) -> None:
+    """bd and Dolt take it; the library's decoder does not. Nothing of it is kept, so nothing of it is decoded."""
+    running = feed()
+    beads.add("x-1", metadata='{"a": ' * 1500 + "1" + "}" * 1500)
+    beads.add("x-2")
+    wait_for(lambda: published(sink, "x-2"), "what comes after it is published")
+    assert published(sink, "x-1") == [("", "agent", "open")]
+    assert running.feed._failed_at == ("", 0)
+
+
+@pytest.mark.parametrize("error", [RecursionError("too deep"), ValueError("odd"), MemoryError(), KeyError("column")])
+def test_a_transaction_that_cannot_be_read_is_passed_over(
+    beads: Beads,
+    sink: support.Sink,
+    feed: Callable[[], Running],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    """Whatever it raises: after the second time the feed goes on, and the comparison publishes its net change."""
+    kept, jumps = binlog._kept, JUMPS._value.get()
+
+    def fails_on_one(values: dict[str, Any] | None, columns: tuple[str, ...]) -> dict[str, Any] | None:
+        if values and values.get("id") == "x-odd":
+            raise error
+        return kept(values, columns)
+
+    feed()
+    monkeypatch.setattr(binlog, "_kept", fails_on_one)
+    beads.add("x-odd")
+    beads.add("x-2")
+    wait_for(lambda: published(sink, "x-2") and published(sink, "x-odd"), "both are published")
+    assert published(sink, "x-odd") == [("", "agent", "open")]
+    assert [event.extensions.get("recovered") for event in sink.about("x-odd")] == ["true"]
+    assert JUMPS._value.get() == jumps + 1
+    logged = [
+        text for record in caplog.records if "reading or publishing the transaction" in (text := record.getMessage())
+    ]
+    assert len(logged) == 2
+    assert all(str(beads.sql("SELECT @@server_uuid AS id")[0]["id"]) in text for text in logged)
