@@ -1,30 +1,41 @@
-"""beads-dispatch release: end our claim on a bead, in a person's name."""
+"""beads-dispatch release: end our claim on a bead, or on all whose outcome is unknown, in a person's name."""
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import replace
 
 from beads_dispatch import notes
-from beads_dispatch.bead import Status
-from beads_dispatch.cli import connection
-from beads_dispatch.cli.context import CommandError, Context, now
+from beads_dispatch.bead import UNKNOWN, Bead, Status
+from beads_dispatch.cli import connection, time_arguments
+from beads_dispatch.cli.context import CommandError, Context, add_limits, now
 from beads_dispatch.cli.dispatch import Done
 from beads_dispatch.cli.explain import NoSuchBead
 
 _DESCRIPTION = """\
 Ends the claim of beads-dispatch on a bead in progress and opens the bead again, with a note that names who did it. A
 bead that is closed or blocked stays so. The agent's job, if it runs, is not stopped.
+
+After an outage of the agent: --outcome unknown lists the beads whose POST got no usable answer, and with --yes releases
+them all.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     parser.description = _DESCRIPTION
-    parser.add_argument("id", help="the bead")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", nargs="?", help="the bead")
+    which.add_argument("--outcome", choices=[UNKNOWN], help="all beads with this outcome, instead of one")
+    parser.add_argument("--since", metavar="WHEN", default="1d", help="of these, those claimed since (1d)")
+    parser.add_argument("--yes", action="store_true", help="release what --outcome lists")
     parser.add_argument("--actor", help="who does it (BEADS_ACTOR, git's user.name, USER)")
+    add_limits(parser, "--assignee")
 
 
 def run(context: Context) -> int:
     """Release, or refuse with what to do instead. Raises CommandError, SettingsError, StoreError."""
+    if context.arguments.outcome:
+        return _run_bulk(context)
     beads, bead_id = context.store, context.arguments.id
     bead = beads.claims.read_back(bead_id)
     if bead is None:
@@ -35,9 +46,7 @@ def run(context: Context) -> int:
         raise CommandError(
             f"{bead_id} is in progress without a claim of beads-dispatch. `bd update {bead_id} --status open` opens it."
         )
-    actor = connection.actor(context.env, context.arguments.actor)
-    record = replace(bead.record, job=None, outcome=None)
-    if not beads.claims.release(bead, notes.released(actor), record, now(), actor=actor):
+    if not _release(context, bead):
         raise CommandError(f"{bead_id} changed at this moment; check it with `beads-dispatch explain {bead_id}`.")
     job = f" Job {bead.record.job} may still run: this does not stop it." if bead.record.job else ""
     detail = (
@@ -46,3 +55,35 @@ def run(context: Context) -> int:
     )
     context.show(Done(bead_id, detail, bead.record.job), lambda done: [done.detail])
     return 0
+
+
+def _run_bulk(context: Context) -> int:
+    """A line for each bead; nothing is changed without --yes."""
+    found = list(_unknown(context))
+    for bead in found:
+        detail = f"{bead.id}, claimed {bead.record.at}: would be open again"
+        if context.arguments.yes:
+            released = _release(context, bead)
+            detail = f"{bead.id} is open again" if released else f"{bead.id} changed at this moment, and stays as it is"
+        context.show(Done(bead.id, detail, None), lambda done: [done.detail], indent=None)
+    if not context.arguments.json:
+        more = " (their jobs may run: the agent may have got them); --yes releases them" if found else ""
+        print(f"{len(found)} beads with an unknown outcome" + ("" if context.arguments.yes else more))
+    return 0
+
+
+def _unknown(context: Context) -> Iterable[Bead]:
+    since = time_arguments.parse(context.arguments.since, now())
+    if since is None:
+        raise CommandError(
+            f"--since {context.arguments.since!r} is not a moment such as '2026-07-15 09:30' or 2h (ago)"
+        )
+    for bead, _ in context.store.activity.in_progress(context.limits.assignee):
+        if bead.record.claim and bead.record.outcome == UNKNOWN and (bead.record.at or "") >= notes.timestamp(since):
+            yield bead
+
+
+def _release(context: Context, bead: Bead) -> bool:
+    actor = connection.actor(context.env, context.arguments.actor)
+    record = replace(bead.record, job=None, outcome=None)
+    return context.store.claims.release(bead, notes.released(actor), record, now(), actor=actor)

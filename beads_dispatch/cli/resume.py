@@ -1,11 +1,21 @@
-"""beads-dispatch resume: the end of what `suspend` began."""
+"""beads-dispatch resume: the end of what `suspend` began, or of a hold."""
+
+import argparse
 
 from beads_dispatch.cli import suspend
 from beads_dispatch.cli.context import Context
+from beads_dispatch.store import Hold
 
-add_arguments = suspend.add_arguments
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what resume takes."""
+    suspend.add_arguments(parser)
+    parser.add_argument("--now", action="store_true", help="end the hold too: the agent is well again")
 
 
 def run(context: Context) -> int:
     """Resume. Raises SettingsError, StoreError."""
+    if context.arguments.now:
+        control = context.store.control
+        control.set_hold(control.hold(), Hold())
     return suspend.change(context, suspend=False)

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from beads_dispatch import notes, outcomes
+from beads_dispatch.cli import main
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.outcomes import AgentFailed, Dispatched, GivenUp, Held, OutcomeUnknown, Rejected
 from tests import support
@@ -169,3 +170,35 @@ def test_a_bead_that_its_agent_opens_again_and_again_is_given_up(
     assert until_blocked() == [Dispatched, Dispatched, Dispatched, GivenUp]
     beads.workspace.run("update", "x-1", "--status", "open", actor="ann")
     assert isinstance(dispatch.run_once()[0], Dispatched)
+
+
+def test_one_command_ends_what_an_outage_left(
+    beads: Beads,
+    agent: support.Agent,
+    make_dispatcher: DispatcherFactory,
+    clock: Clock,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Listed first and nothing changed; then all are open again, each with a note, and the hold is over."""
+    queue(beads, 3)
+    agent.behaviour = HTML
+    assert isinstance(make_dispatcher(max_in_flight=MANY).run_once()[-1], OutcomeUnknown)
+    env = {"BEADS_DIR": str(beads.workspace.beads_dir), "BEADS_ACTOR": "ann"}
+    before = beads.rows()
+    release = ["release", "--outcome", "unknown", "--since", "2h"]
+    assert main.run(release, env) == 0
+    assert "x-000, claimed" in capsys.readouterr().out
+    assert beads.rows() == before
+    assert main.run(["release", "--outcome", "unknown", "--since", "2100-01-01", "--yes"], env) == 0
+    assert beads.rows() == before
+    assert main.run([*release, "--yes"], env) == 0
+    assert beads.row("x-000")["status"] == "open"
+    assert beads.notes("x-000")[-1] == notes.released("ann")
+    assert beads.store.control.hold().failures == 1
+    assert main.run(["resume", "--now"], env) == 0
+    assert not beads.store.control.hold().failures
+    agent.behaviour = support.job
+    assert [type(outcome) for outcome in make_dispatcher(max_in_flight=MANY).run_once()[:3]] == [Dispatched] * 3
+    assert main.run(["release", "--outcome", "unknown", "--since", "soon"], env) == 1
+    with pytest.raises(SystemExit):
+        main.run(["release"], env)
