@@ -17,7 +17,7 @@ class Edges:
 
 @dataclass(frozen=True)
 class BdSchema:
-    """Read once per connection."""
+    """What a database has; see ReadSession.schema."""
 
     row_lock: bool  # issues.row_lock must be rewritten (1.3.0)
     is_blocked: bool  # issues.is_blocked holds bd's own answer (1.3.0)

@@ -14,6 +14,7 @@ Facts this package rests on, all measured on Dolt 2.2.0:
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -49,11 +50,14 @@ class ReadSession:
     Connects when first used. Every method raises StoreError when Dolt cannot be reached or refuses.
     """
 
+    _schema_seconds = 5.0
+
     def __init__(self, dolt: settings.DoltSettings, statement_seconds: float = STATEMENT_SECONDS) -> None:
         self.dolt = dolt
         self._statement_seconds = statement_seconds
         self._connection: Connection[Any] | None = None
         self._schema: schema.BdSchema | None = None
+        self._schema_read_at = 0.0  # time.monotonic()
 
     def rows(self, sql: str, params: Params | None = None) -> Rows:
         """One statement, committed by itself; tried again when it conflicts with somebody else's."""
@@ -76,9 +80,9 @@ class ReadSession:
 
     @property
     def schema(self) -> schema.BdSchema:
-        """bd's schema, read once per connection."""
-        if self._schema is None:
-            self._schema = schema.read(self.rows)
+        """bd's schema, as it was a few seconds ago at most: bd may migrate it at any time."""
+        if self._schema is None or time.monotonic() - self._schema_read_at > self._schema_seconds:
+            self._schema, self._schema_read_at = schema.read(self.rows), time.monotonic()
         return self._schema
 
     def refresh(self) -> None:
@@ -113,7 +117,9 @@ class ReadSession:
             code, text = (*exc.args, "", "")[:2]
             if code in _CONFLICT:
                 raise ClaimLost(str(text)) from exc
-            if code in _UNREACHABLE:
+            if code not in _NO_SUCH_STATE:
+                # Dead, or of before a change: on Dolt a connection that was open before bd migrated its schema answers
+                # error 1105 for as long as it lives.
                 self.close()
             raise _store_error(self.dolt, code, text) from exc
         except OSError as exc:

@@ -1,5 +1,6 @@
 """The beads as they were at a Dolt commit."""
 
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,8 @@ from beads_dispatch.store.session import Connection, ReadSession, connect
 class SnapshotSession(ReadSession):
     """Reads a revision of bd's database (`beads/<commit>`), in which Dolt refuses every write, in a transaction that is
     read-only."""
+
+    _schema_seconds = math.inf  # a commit does not change
 
     def __init__(self, dolt: settings.DoltSettings, commit: str) -> None:
         super().__init__(dolt)
