@@ -28,6 +28,14 @@ class DoltSettings:
     user: str
     password: str = field(repr=False)
     database: str
+    password_file: str | None = None  # DOLT_PASSWORD_FILE, which may be replaced while a process runs
+
+    def current_password(self) -> str:
+        """The password as the file holds it now; as it was at the start where there is no file, or none just now."""
+        try:
+            return _file(self.password_file) if self.password_file else self.password
+        except OSError:
+            return self.password
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,7 @@ def dolt(env: Environment) -> DoltSettings:
         user=env.get("DOLT_USER") or str(workspace.get("dolt_server_user") or "root"),
         password=_secret(env, "DOLT_PASSWORD"),
         database=database,
+        password_file=env.get("DOLT_PASSWORD_FILE") or None,
     )
 
 
@@ -229,9 +238,13 @@ def _secret(env: Environment, name: str) -> str:
     if not path:
         return env.get(name, "")
     try:
-        return pathlib.Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+        return _file(path)
     except OSError as exc:
         raise SettingsError(f"{name}_FILE names {path}, which cannot be read ({exc.strerror}).") from None
+
+
+def _file(path: str) -> str:
+    return pathlib.Path(path).read_text(encoding="utf-8").rstrip("\r\n")
 
 
 def _port(text: str, name: str) -> int:

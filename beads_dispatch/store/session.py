@@ -206,7 +206,7 @@ def connect(dolt: settings.DoltSettings, **more: Any) -> "Connection[Any]":
         "host": dolt.host,
         "port": dolt.port,
         "user": dolt.user,
-        "password": dolt.password,
+        "password": dolt.current_password(),
         "database": dolt.database,
         "charset": "utf8mb4",
         "connect_timeout": _CONNECT_SECONDS,

@@ -1,5 +1,8 @@
 """What the store promises beyond the passes: fresh reads, readiness as bd sees it, errors without secrets."""
 
+import contextlib
+import dataclasses
+import pathlib
 from itertools import pairwise
 
 import pytest
@@ -92,3 +95,21 @@ def test_without_the_feeders_database_there_is_no_hold_and_no_mirrored_pingsourc
     beads.store.control.set_hold(store.Hold(), store.Hold(1, clock(), "down"))
     assert beads.store.control.hold() == store.Hold()
     assert beads.store.feed_state.position() is None
+
+
+def test_a_password_that_is_replaced_is_used_for_the_next_connection(beads: Beads, tmp_path: pathlib.Path) -> None:
+    """The user is altered and the file replaced under a running process: nothing has to be restarted."""
+    secret = tmp_path / "password"
+    secret.write_text("first")
+    beads.sql("CREATE USER IF NOT EXISTS 'rotated'@'%%' IDENTIFIED BY 'first'")
+    beads.sql(f"GRANT SELECT ON `{beads.dolt.database}`.* TO 'rotated'@'%%'")
+    dolt = dataclasses.replace(beads.dolt, user="rotated", password="first", password_file=str(secret))
+    with contextlib.closing(store.Store(dolt)) as own:
+        assert not own.control.suspension().dispatch
+        beads.sql("ALTER USER 'rotated'@'%%' IDENTIFIED BY 'second'")
+        own.close()
+        with pytest.raises(store.StoreError, match="1045"):
+            own.control.suspension()
+        secret.write_text("second")
+        assert not own.control.suspension().dispatch
+    beads.sql("DROP USER 'rotated'@'%%'")

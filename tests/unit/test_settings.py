@@ -34,6 +34,10 @@ def test_a_password_is_read_from_a_file_and_never_shown(tmp_path: pathlib.Path) 
     found = settings.dolt(env)
     assert found.password == "s3cret"
     assert "s3cret" not in repr(found)
+    (tmp_path / "password").write_text("n3w")
+    assert found.current_password() == "n3w"
+    (tmp_path / "password").unlink()
+    assert found.current_password() == "s3cret"
 
 
 @pytest.mark.parametrize(("name", "value"), [
