@@ -105,11 +105,11 @@ def test_a_password_that_is_replaced_is_used_for_the_next_connection(beads: Bead
     beads.sql(f"GRANT SELECT ON `{beads.dolt.database}`.* TO 'rotated'@'%%'")
     dolt = dataclasses.replace(beads.dolt, user="rotated", password="first", password_file=str(secret))
     with contextlib.closing(store.Store(dolt)) as own:
-        assert not own.control.suspension().dispatch
+        assert not own.control.configured().dispatch
         beads.sql("ALTER USER 'rotated'@'%%' IDENTIFIED BY 'second'")
         own.close()
         with pytest.raises(store.StoreError, match="1045"):
-            own.control.suspension()
+            own.control.configured()
         secret.write_text("second")
-        assert not own.control.suspension().dispatch
+        assert not own.control.configured().dispatch
     beads.sql("DROP USER 'rotated'@'%%'")
