@@ -3,7 +3,7 @@
 --
 --   sed -e 's/FEEDER_PASSWORD/…/' -e 's/DISPATCH_PASSWORD/…/' -e 's/REAP_PASSWORD/…/' knative/users.sql | dolt … sql
 --
--- You may run it again. If bd's database is not called `beads`, replace `beads`. (in back quotes, with the full stop)
+-- You may run it again, also with other passwords. If bd's database is not called `beads`, replace `beads`. (in back quotes, with the full stop)
 -- by the name of yours: sed -e 's/`beads`\./`yours`./'
 --
 -- Tested on Dolt 2.2.0: EXECUTE is granted for two procedures only, because EXECUTE on the whole database would also
@@ -15,6 +15,10 @@ CREATE DATABASE IF NOT EXISTS beads_dispatch;
 CREATE USER IF NOT EXISTS 'beads-feeder'@'%' IDENTIFIED BY 'FEEDER_PASSWORD';
 CREATE USER IF NOT EXISTS 'beads-dispatch'@'%' IDENTIFIED BY 'DISPATCH_PASSWORD';
 CREATE USER IF NOT EXISTS 'beads-reap'@'%' IDENTIFIED BY 'REAP_PASSWORD';
+-- Where the users were there already: their new passwords. Replace the Secret then; no pod has to be restarted.
+ALTER USER 'beads-feeder'@'%' IDENTIFIED BY 'FEEDER_PASSWORD';
+ALTER USER 'beads-dispatch'@'%' IDENTIFIED BY 'DISPATCH_PASSWORD';
+ALTER USER 'beads-reap'@'%' IDENTIFIED BY 'REAP_PASSWORD';
 
 -- feeder: reads the binlog and the beads, and writes no bead.
 GRANT REPLICATION SLAVE ON *.* TO 'beads-feeder'@'%';

@@ -29,14 +29,15 @@ As = Callable[[str], settings.DoltSettings]
 
 @pytest.fixture(scope="module")
 def users(workspace: Workspace) -> None:
-    """The users of the file, on this workspace's database; the file is run twice, as an operator may do."""
+    """The users of the file, on this workspace's database; it is run twice, the second time with other passwords."""
     dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
     text = USERS_SQL.read_text().replace("`beads`.", f"`{dolt.database}`.")
-    for name in NAMES:
-        text = text.replace(f"{name.upper()}_PASSWORD", f"secret of {name}")
     where = ["--host", dolt.host, "--port", str(dolt.port), "--user", "root", "--password", "", "--no-tls"]
-    for _ in range(2):
-        subprocess.run([toolchain.dolt(), *where, "sql"], input=text, text=True, check=True)
+    for secret in ("old secret of", "secret of"):
+        whole = text
+        for name in NAMES:
+            whole = whole.replace(f"{name.upper()}_PASSWORD", f"{secret} {name}")
+        subprocess.run([toolchain.dolt(), *where, "sql"], input=whole, text=True, check=True)
 
 
 @pytest.fixture
