@@ -227,10 +227,12 @@ class Dispatcher:
 
     def _rejected(self, bead: Bead, code: int, note: str) -> Rejected | AgentFailed:
         """Release a bead that the agent refused: a later retry, or `blocked` after the fifth refusal in a row. Unless
-        it is the third bead in a row that is refused: then the fault is the agent's, and no bead's."""
-        others = [one for one in self._refused_in_a_row() if one.id != bead.id]
-        if len(others) >= REFUSED_IN_A_ROW - 1:
-            return self._agent_failed(bead, f"{REFUSES_ALL} (HTTP {code})", note=note, costly=True)
+        it is the third bead in a row that is refused: then the fault is the agent's, and no bead's. A bead that failed
+        before, and others did not, does not count among these."""
+        if not bead.record.failures and not bead.record.outages:
+            others = [one for one in self._refused_in_a_row() if one.id != bead.id]
+            if len(others) >= REFUSED_IN_A_ROW - 1:
+                return self._agent_failed(bead, f"{REFUSES_ALL} (HTTP {code})", note=note, costly=True)
         failures = bead.record.failures + 1
         if failures >= BLOCK_AT:
             # A person who opens it again gives it five new tries.

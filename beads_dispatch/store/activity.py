@@ -91,7 +91,8 @@ class ActivityReads:
         return [bead for bead in map(Bead.from_row, rows) if notes.timestamp(bead.updated_at) == bead.record.at]
 
     def refused_in_a_row(self, assignee: str, since: datetime) -> list[Bead]:
-        """The open beads that the agent refused after it accepted one last, of those that changed after `since`."""
+        """The open beads that the agent refused for the first time after it accepted one last, of those that changed
+        after `since`."""
         rows = self._session.rows(
             f"SELECT {BEAD} FROM issues i WHERE i.assignee = %(assignee)s AND i.updated_at >= %(since)s"
             f" AND ({JOB} IS NOT NULL OR {_REFUSED_AT} IS NOT NULL)",
@@ -99,7 +100,13 @@ class ActivityReads:
         )
         beads = [Bead.from_row(row) for row in rows]
         accepted = max((bead.record.at or "" for bead in beads if bead.record.job), default="")
-        return [bead for bead in beads if bead.status == Status.OPEN and (bead.record.refused_at or "") > accepted]
+        return [
+            bead
+            for bead in beads
+            if bead.status == Status.OPEN
+            and (bead.record.refused_at or "") > accepted
+            and (bead.record.failures, bead.record.outages) == (1, 0)
+        ]
 
     def in_progress(self, assignee: str) -> list[tuple[Bead, Activity]]:
         """The beads in progress for the agent, each with its newest activity, the longest inactive first."""

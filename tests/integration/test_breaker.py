@@ -131,6 +131,27 @@ def test_three_refused_beads_with_an_accepted_one_between_are_their_own_fault(
     assert not beads.store.control.hold().failures
 
 
+def test_three_bad_beads_hold_up_the_others_once(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """As long as it seems that the agent refuses everything. Then they are refused for themselves, up to `blocked`,
+    and what is assigned meanwhile is not delayed."""
+    bad, good = ["a-1", "a-2", "a-3"], queue(beads, 5)
+    beads.insert(bad, priority=0)
+    beads.commit("bad beads")
+    refuse = support.answers(422)
+    agent.behaviours = dict.fromkeys(bad, refuse)
+    dispatch = make_dispatcher(health=True, max_in_flight=MANY)
+    passes(dispatch, clock, 7)
+    assert set(good) <= set(agent.posts)
+    passes(dispatch, clock, 20)
+    beads.add("late")
+    dispatch.run_once()
+    assert agent.posts[-1] == "late"
+    passes(dispatch, clock, 60)
+    assert {beads.row(bead)["status"] for bead in bad} == {"blocked"}
+
+
 def test_refusals_are_taken_back_when_the_agent_turns_out_to_be_away(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
 ) -> None:

@@ -16,6 +16,9 @@ CUSTOM_TYPES = "agent,convoy,event,gate,merge-request,message,molecule,rig,role,
 CUSTOM_STATUSES = "review:active,qa:wip,icebox:frozen,shipped:done"
 
 
+_MAKE_NO_BEADS = ("dep", "update", "close", "reopen", "defer", "undefer")
+
+
 class Graph:
     """One set of beads, the commands that made it, and bd's answers."""
 
@@ -37,11 +40,9 @@ class Graph:
             self._database.workspace.run(*arguments, actor=AGENT)
         except BdError as exc:
             self.refused += 1
-            said = next((each for each in str(exc).splitlines() if "rror" in each), str(exc))
+            said = next((each for each in str(exc).splitlines() if "rror" in each), str(exc).partition("\n")[0])
             line += f"  # refused: {said[:120]}"
-        there = self._read()
-        made = sorted(set(there) - self._others - {*self.beads}, key=lambda bead: (there[bead], bead))
-        self.beads = [bead for bead in self.beads if bead in there] + made
+        made = [] if arguments[0] in _MAKE_NO_BEADS else self._made()
         self.commands.append(line + (f"  # made {', '.join(made)}" if made else ""))
 
     def file(self, name: str, text: str) -> str:
@@ -85,6 +86,13 @@ class Graph:
 
     def one_in(self, number: int) -> bool:
         return self.chance.randrange(number) == 0
+
+    def _made(self) -> list[str]:
+        """The beads that are there now and were not, by their titles: bd chooses ids at random."""
+        there = self._read()
+        made = sorted(set(there) - self._others - {*self.beads}, key=lambda bead: (there[bead], bead))
+        self.beads = [bead for bead in self.beads if bead in there] + made
+        return made
 
     def _read(self) -> dict[str, str]:
         """Ids and titles of all beads, in whichever table."""
