@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from beads_dispatch import notes
 from beads_dispatch.bead import UNKNOWN, Bead, Status
-from beads_dispatch.cli import connection, time_arguments
+from beads_dispatch.cli import connection, terminal, time_arguments
 from beads_dispatch.cli.context import CommandError, Context, add_limits, now
 from beads_dispatch.cli.dispatch import Done
 from beads_dispatch.cli.explain import NoSuchBead
@@ -68,7 +68,8 @@ def _run_bulk(context: Context) -> int:
         context.show(Done(bead.id, detail, None), lambda done: [done.detail], indent=None)
     if not context.arguments.json:
         more = " (their jobs may run: the agent may have got them); --yes releases them" if found else ""
-        print(f"{len(found)} beads with an unknown outcome" + ("" if context.arguments.yes else more))
+        count = f"{len(found)} beads with an unknown outcome"
+        terminal.write(count + ("" if context.arguments.yes else more), context.given)
     return 0
 
 

@@ -113,7 +113,7 @@ LOOSER = (
 
 
 @dataclass
-class Comparison:
+class OracleResult:
     """What was found: figures, and what is wrong, each with its bead."""
 
     ready: int = 0
@@ -123,7 +123,7 @@ class Comparison:
     inconsistent: dict[str, str] = field(default_factory=dict)
 
 
-def compare(version: str, database: BeadsDatabase, store: Store, watched: Collection[str]) -> Comparison:
+def compare(version: str, database: BeadsDatabase, store: Store, watched: Collection[str]) -> OracleResult:
     """Ask us, ask bd, ask us again; then open what is due, as a person would, and ask all three again."""
     ours, found = _compare(version, database, store, watched)
     facts = Facts(database)
@@ -142,9 +142,9 @@ def compare(version: str, database: BeadsDatabase, store: Store, watched: Collec
 
 def _compare(
     version: str, database: BeadsDatabase, store: Store, watched: Collection[str]
-) -> tuple[set[str], Comparison]:
+) -> tuple[set[str], OracleResult]:
     """Returns all beads that are eligible, and what is to be said of those that are watched."""
-    found = Comparison()
+    found = OracleResult()
     now = datetime.now(UTC)
     ours = {bead.id for bead in store.eligible.first(AGENT, now, _ALL)}
     ready = {bead["id"] for bead in json.loads(database.workspace.run("ready", "--json", "--limit", "0"))}
