@@ -32,7 +32,7 @@ __all__ = [
 
 # For what takes a moment on an idle machine. Only a test that fails waits so long, so it costs nothing to be generous:
 # where others use the machine, a process may start ten times slower, and a thread may not run for seconds.
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 # httpx's own limit is 5 s.
 get = functools.partial(httpx.get, timeout=PATIENCE_SECONDS)
