@@ -8,6 +8,7 @@ import pathlib
 import random
 import secrets
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -92,8 +93,13 @@ class Place:
 def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
     seed = chance.randrange(2**32)
     places = [Place(version, here.server.port, here.folder) for version in VERSIONS]
+    number, stop = _SHORT if short else _GRAPHS, threading.Event()
     with ThreadPoolExecutor() as pool:
-        reports = list(pool.map(lambda place: _explore(place, seed, _SHORT if short else _GRAPHS), places))
+        try:
+            reports = list(pool.map(lambda place: _explore(place, seed, number, stop), places))
+        except BaseException:
+            stop.set()  # SIGTERM or Ctrl-C: no more graphs
+            raise
     for place, report in zip(places, reports, strict=True):
         yield from checks_of(place.version, report)
     if not short:
@@ -121,10 +127,11 @@ def checks_of(version: str, report: Report) -> Iterator[Check]:
     )
 
 
-def _explore(place: Place, seed: int, number: int) -> Report:
+def _explore(place: Place, seed: int, number: int, stop: threading.Event) -> Report:
     report = Report()
     for start in range(0, number, _ROUND):
-        graphs = {each: place.graph(seed, each) for each in range(start, min(start + _ROUND, number))}
+        numbers = range(start, min(start + _ROUND, number))
+        graphs = {each: place.graph(seed, each) for each in numbers if not stop.is_set()}
         place.compare(graphs, seed, report)
         progress(f"bd {place.version}: {report.graphs} graphs, {report.beads} beads")
     return report
