@@ -22,6 +22,7 @@ from beads_dispatch.store.bead_change import BeadChange
 from beads_dispatch.store.claims import Claims
 from beads_dispatch.store.control import Control
 from beads_dispatch.store.eligible import Eligible
+from beads_dispatch.store.relations import Relations
 from feeder import __main__ as feeder
 from feeder import changes
 from feeder.changes import Change, Transaction
@@ -59,7 +60,7 @@ def _release_after_no_answer(self: Claims, bead: Any, why: str, now: Any) -> boo
 
 
 def _without_probes(*arguments: Any, **named: Any) -> Any:
-    return _first(*arguments, **{**named, "probe": False})
+    return _first(*arguments, **{**named, "probe": None})
 
 
 def _reopen_with_the_job(self: BeadChange, bead_id: str, now: Any, *, note: str, sets: str = "", **more: Any) -> Any:
@@ -79,6 +80,9 @@ MUTANTS: Mapping[str, contextlib.AbstractContextManager[Any]] = {
     "a lost answer counts as a refusal": mock.patch.object(Claims, "record_unknown", _release_after_no_answer),
     "an outage starts no hold": mock.patch.object(Control, "set_hold", lambda *_: None),
     "a failing bead is always tried first": mock.patch.object(Eligible, "first", _without_probes),
+    "what other beads do to a bead is ignored": mock.patch.object(
+        Relations, "unmet", lambda _, beads, *more: {bead: set() for bead in beads}
+    ),
     "recording a job reopens a closed bead": mock.patch.object(BeadChange, "update", _reopen_with_the_job),
     "our note replaces other notes": mock.patch.object(
         bead_change, "_APPEND_NOTE", "i.notes = IF(%(notes_limit)s > 0, %(note)s, i.notes)"

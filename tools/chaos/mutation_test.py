@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from local import processes
 from tools import world
-from tools.chaos import checks, claims, concurrent_edits, crash, feed, feeders, fuzz, gap, mutants, outage
+from tools.chaos import checks, claims, concurrent_edits, crash, feed, feeders, fuzz, gap, mutants, oracle, outage
 from tools.chaos.__main__ import begin
 from tools.chaos.checks import Check
 from tools.servers import answers
@@ -71,6 +71,8 @@ CHECKS: Mapping[str, Checks] = {
         lambda here, chance: [outage.away(here, chance, 20, reachable=True)],
     "a failing bead is always tried first":
         lambda here, chance: [outage.poison(here, "500", answers(500), 1, 10)],
+    "what other beads do to a bead is ignored":
+        lambda here, chance: oracle.run(here, chance, short=True),
     "recording a job reopens a closed bead":
         lambda here, chance: concurrent_edits.run(here, chance, short=True, closing=0.9),
     "our note replaces other notes":
