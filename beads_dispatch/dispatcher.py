@@ -92,8 +92,10 @@ class Dispatcher:
         return outcomes
 
     def dispatch_one(self, bead: Bead) -> Outcome:
-        """Dispatch one eligible bead for a person, whatever suspension, hold, slots and its retry delay are."""
+        """Dispatch one eligible bead for a person, whatever suspension, hold, slots, its retry delay and its number of
+        jobs are."""
         self._hold, self._trace = self.store.control.hold(), begun()
+        bead = replace(bead, record=replace(bead.record, jobs=0))
         return self._dispatch(bead, functools.partial(self.store.claims.claim, ignore_retry_delay=True))
 
     def _next(self, so_far: list[Outcome], wait: float) -> Outcome:
