@@ -14,7 +14,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "events": ("issue_id", "actor"),
     "dependencies": ("issue_id",),
     "config": ("key", "value"),
-    "holds": ("feed",),
+    "holds": ("feed", "held_until"),
 }
 
 _COMPARED = ("id", "title", "priority", "assignee", "status")  # what store.feed_state.unpublished gives of each side
@@ -185,6 +185,8 @@ def _cause(row: RowChange, assignee: str, actors: Mapping[str, str]) -> str | No
             return _bead_cause(before, after, assignee, actors)
         case "dependencies" if row.before is not None:
             return "change"
+        case "holds" if before.get("held_until") is not None and after.get("held_until") is None:
+            return "resume"
         case "config" if suspension.CONFIG_KEY in (before.get("key"), after.get("key")):
             return "resume"
     return None

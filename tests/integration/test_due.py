@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from beads_dispatch import notes, settings, store
+from beads_dispatch.cli import main
 from feeder.changes import RequestReason
 from feeder.eligibility_check import EligibilityCheck
 from feeder.requests import DueMoment, PendingRequest
@@ -131,6 +132,18 @@ def test_a_moment_that_passed_while_no_feeder_ran_is_not_missed(
     beads.add("x-1", status="deferred", defer_until=datetime(2026, 1, 1))
     feeder()
     support.wait_for(lambda: requested(sink, "resume"), "the start requests a pass")
+
+
+def test_the_end_of_a_hold_by_hand_requests_a_pass(
+    beads: Beads, sink: support.Sink, feeder: Callable[[], Running]
+) -> None:
+    """beads-dispatch resume --now: what waited is dispatched at once, not at the next tick."""
+    feeder()
+    by_a_hold(beads, moment(timedelta(hours=1)))
+    beads.add("x-1")
+    before = len(sink.received)
+    assert main.run(["resume", "--now"], {"BEADS_DIR": str(beads.workspace.beads_dir)}) == 0
+    support.wait_for(lambda: requested(sink, "resume", before), "the end of the hold requests a pass")
 
 
 class SetClock:
