@@ -132,6 +132,8 @@ def _explore(place: Place, seed: int, number: int, stop: threading.Event) -> Rep
     for start in range(0, number, _ROUND):
         numbers = range(start, min(start + _ROUND, number))
         graphs = {each: place.graph(seed, each) for each in numbers if not stop.is_set()}
+        if stop.is_set():
+            break
         place.compare(graphs, seed, report)
         progress(f"bd {place.version}: {report.graphs} graphs, {report.beads} beads")
     return report
