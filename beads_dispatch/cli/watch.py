@@ -24,9 +24,9 @@ def run(context: Context) -> int:
     """Watch until interrupted. Raises SettingsError, StoreError."""
     assignee, history = context.limits.assignee, context.store.history
     timeline = Timeline(lambda entry: context.show(entry, lambda entry: [entry.line()], indent=None))
-    terminal.warn("watching; Ctrl-C ends it")
     with contextlib.suppress(KeyboardInterrupt):
         last = context.at("HEAD")[0].hash
+        terminal.warn("watching; Ctrl-C ends it")  # from here on no change is missed
         while True:
             for commit in history.commits_between(last, "HEAD"):
                 _show_commit(timeline, commit, history.changes_between(last, commit.hash), assignee)
