@@ -109,7 +109,7 @@ class Dispatcher:
                     return NothingEligible()
                 # After a wait everything is read anew: people may have acted meanwhile.
                 return self._next(so_far, 0) if wait and self._slot_within(wait) else NoSlot()
-            if self._hold.failures and self._has_eligible():
+            if self._hold.failures:
                 self.agent.probe()  # it failed lately: find out by a request that costs no bead
         except agents.Unreachable as exc:
             # While the queue is empty, an outage costs nothing: its hold would only delay the next bead.

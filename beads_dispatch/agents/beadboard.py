@@ -56,8 +56,12 @@ class BeadBoard:
         return active + queued
 
     def probe(self) -> None:
-        """Ask BeadBoard for its status, which costs no bead. Raises Unreachable when it gives no such answer."""
-        self.is_busy()
+        """Ask BeadBoard for its status where nobody else does. Raises Unreachable when it gives no such answer.
+
+        With AGENT_HEALTH_URL it is not asked for a free slot, so only a POST would show that it is away.
+        """
+        if self._agent.health_url is not None:
+            self.is_busy()
 
     def is_busy(self) -> bool:
         """Whether BeadBoard calls the agent busy. Raises Unreachable when it gives no such answer."""

@@ -29,7 +29,7 @@ class Relations:
         `epics`: those among the beads that are epics.
         """
         found: dict[str, set[str]] = {bead: set() for bead in beads}
-        edges = self._depends_on(beads)
+        edges = self._depends_on(beads, self._session.schema.own_edges)
         for row in _deferred(edges, now):
             found[row["issue_id"]].add("parent")
         for row in self._children(epics):
@@ -43,7 +43,7 @@ class Relations:
 
     def blockers(self, bead: str, now: datetime, *, epic: bool = False) -> list[Blocker]:
         """The beads that keep one from being ready."""
-        edges = self._depends_on([bead])
+        edges = self._depends_on([bead], self._session.schema.own_edges)
         found = [_blocker(row, DEFERRED_PARENT) for row in _deferred(edges, now)]
         found += [_blocker(row, row["type"]) for row, _ in self._blocking([bead], edges)]
         if epic:
@@ -67,7 +67,7 @@ class Relations:
                     if new:
                         above.setdefault(row["id"], set()).update(new)
                         seen[row["id"]] |= new
-            level, edges = above, self._depends_on(list(above))
+            level, edges = above, self._depends_on(list(above), self._session.schema.edges)
 
     def _waited(self, edges: Rows) -> Iterator[Mapping[str, Any]]:
         """What a dependency of type waits-for waits for: the other bead's open children, all of them or any; in a
@@ -85,7 +85,7 @@ class Relations:
                 if _active(child):
                     yield {**child, "issue_id": row["issue_id"], "type": "waits-for", "via": row["id"]}
 
-    def _depends_on(self, beads: Sequence[str]) -> Rows:
+    def _depends_on(self, beads: Sequence[str], kinds: Iterable[Edges]) -> Rows:
         """What beads depend on: issue_id, type, gate and also_blocks (of waits-for), and the other bead; of one that is
         in no table that is read, a wisp for bd 1.0.2, only its id: its children may be in one."""
         of_waits_for = ", ".join(
@@ -96,6 +96,7 @@ class Relations:
             f"SELECT d.issue_id, d.type, {of_waits_for}, d.{{edge.column}} AS id, {_OTHER.format('b')}"
             " FROM {edge.table} d LEFT JOIN {edge.target} b ON b.id = d.{edge.column} WHERE d.issue_id IN %(beads)s",
             beads,
+            kinds,
         )
         return [row for row in rows if row["id"]]
 
@@ -105,13 +106,13 @@ class Relations:
             f"SELECT d.{{edge.column}} AS parent, d.type, c.id, {_OTHER.format('c')} FROM {{edge.table}} d"
             " JOIN {edge.source} c ON c.id = d.issue_id WHERE d.{edge.column} IN %(beads)s",
             parents,
+            self._session.schema.edges,
         )
         return [row for row in rows if row["type"] == "parent-child"]
 
-    def _of_edges(self, sql: str, beads: Sequence[str]) -> Rows:
-        """One query over every table that holds dependencies."""
-        edges: Iterable[Edges] = self._session.schema.edges
-        union = " UNION ALL ".join(sql.format(edge=edge) for edge in edges)
+    def _of_edges(self, sql: str, beads: Sequence[str], kinds: Iterable[Edges]) -> Rows:
+        """One query over the tables that hold dependencies of these kinds."""
+        union = " UNION ALL ".join(sql.format(edge=edge) for edge in kinds)
         return self._session.rows(union, {"beads": tuple(beads)}) if beads else []
 
 

@@ -127,13 +127,25 @@ class ReadSession:
             raise _store_error(self.dolt, 0, exc) from exc
 
 
+class SecondConnection(ReadSession):
+    """Another connection to the same database, whose schema is read once for both."""
+
+    def __init__(self, first: ReadSession, statement_seconds: float) -> None:
+        super().__init__(first.dolt, statement_seconds)
+        self._first = first
+
+    @property
+    def schema(self) -> schema.BdSchema:
+        return self._first.schema
+
+
 class Session(ReadSession):
     """A session that also writes: transactions, the write lock, and a second connection (`elsewhere`) to read back on,
     which sees what others see."""
 
     def __init__(self, dolt: settings.DoltSettings, statement_seconds: float = STATEMENT_SECONDS) -> None:
         super().__init__(dolt, statement_seconds)
-        self.elsewhere = ReadSession(dolt, statement_seconds)
+        self.elsewhere = SecondConnection(self, statement_seconds)
         self._has_lock = False
 
     @contextlib.contextmanager
