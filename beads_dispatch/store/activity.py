@@ -5,16 +5,13 @@ from datetime import UTC, datetime
 
 from beads_dispatch import notes
 from beads_dispatch.bead import Bead, Status
-from beads_dispatch.store.predicate import BEAD
+from beads_dispatch.store.predicate import BEAD, REFUSED_AT, of_record
 from beads_dispatch.store.records import OURS, Activity
 from beads_dispatch.store.session import ReadSession, naive
 
 # The fields of metadata.dispatch, as SQL on a row `i`.
-TOKEN = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.claim'))"
-JOB = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.job'))"
-OUTCOME = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.outcome'))"
-_REFUSED_AT = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.refused_at'))"
-_CLAIMED_AT = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.at'))"
+TOKEN, JOB, OUTCOME = of_record("claim"), of_record("job"), of_record("outcome")
+_CLAIMED_AT = of_record("at")
 
 _IN_PROGRESS = "i.assignee = %(assignee)s AND i.status = 'in_progress'"
 
@@ -95,7 +92,7 @@ class ActivityReads:
         after `since`."""
         rows = self._session.rows(
             f"SELECT {BEAD} FROM issues i WHERE i.assignee = %(assignee)s AND i.updated_at >= %(since)s"
-            f" AND ({JOB} IS NOT NULL OR {_REFUSED_AT} IS NOT NULL)",
+            f" AND ({JOB} IS NOT NULL OR {REFUSED_AT} IS NOT NULL)",
             {"assignee": assignee, "since": naive(since)},
         )
         beads = [Bead.from_row(row) for row in rows]

@@ -13,7 +13,7 @@ from beads_dispatch.store.activity import TOKEN, last_activity
 from beads_dispatch.store.bead_change import BeadChange
 from beads_dispatch.store.eligible import Eligible
 from beads_dispatch.store.errors import ClaimLost, RowChanged
-from beads_dispatch.store.predicate import BEAD, changes_by_others, of_the_row, parameters
+from beads_dispatch.store.predicate import BEAD, CHANGES_BY_OTHERS, of_the_row, parameters
 from beads_dispatch.store.records import DISPATCHER, OURS, REAPER, Diagnosis
 from beads_dispatch.store.session import Session, naive, retry_on_conflict
 
@@ -247,7 +247,7 @@ class Claims:
 
     @staticmethod
     def _changes_by_others(change: BeadChange, bead: Bead) -> int:
-        counted = f"SELECT {changes_by_others()} AS others FROM issues i WHERE i.id = %(id)s"
+        counted = f"SELECT {CHANGES_BY_OTHERS} AS others FROM issues i WHERE i.id = %(id)s"
         return int(change.rows(counted, {"id": bead.id, "ours": (*OURS, bead.assignee)})[0]["others"])
 
     def _commit_unless_changed(self, actor: str, message: str, work: Callable[[BeadChange], bool]) -> bool:

@@ -44,19 +44,16 @@ class Eligible:
         `probe`: in the order in which they are tried while the agent fails.
         """
         order = f"ORDER BY {', '.join((f'{predicate.OUTAGES} {probe}', *ORDER) if probe else ORDER)}"
-        skipped = " AND i.id NOT IN %(skip)s" if skip else ""
-        params = {**parameters(assignee, now), "skip": tuple(skip)}
-        return [Bead.from_row(row) for row in self._rows(BEAD, skipped, order, limit, params, now)]
+        return [Bead.from_row(row) for row in self._rows(BEAD, assignee, now, limit, order=order, skip=skip)]
 
     def count(self, assignee: str, now: datetime, at_most: int = _COUNT_LIMIT, *, enough: int | None = None) -> int:
         """How many beads dispatch would take now, slots aside. No more than `at_most` are counted, so that a long queue
         costs no more than a short one; and where `enough` were found, others are not looked for."""
-        return len(self._rows("i.id", "", "", at_most, parameters(assignee, now), now, enough=enough))
+        return len(self._rows("i.id", assignee, now, at_most, enough=enough))
 
     def oldest(self, assignee: str, now: datetime) -> tuple[int, datetime | None]:
         """How many are eligible, 100 at most, and the oldest `updated_at` among them."""
-        order = "ORDER BY i.updated_at"
-        rows = self._rows("i.id, i.updated_at", "", order, _COUNT_LIMIT, parameters(assignee, now), now)
+        rows = self._rows("i.id, i.updated_at", assignee, now, _COUNT_LIMIT, order="ORDER BY i.updated_at")
         return len(rows), rows[0]["updated_at"].replace(tzinfo=UTC) if rows else None
 
     def diagnose(self, assignee: str, now: datetime, bead_id: str | None = None) -> list[Diagnosis]:
@@ -123,16 +120,18 @@ class Eligible:
     def _rows(
         self,
         columns: str,
-        more: str,
-        order: str,
-        limit: int,
-        params: Params,
+        assignee: str,
         now: datetime,
+        limit: int,
         *,
+        order: str = "",
+        skip: Sequence[str] = (),
         enough: int | None = None,
     ) -> Rows:
-        """The first `limit` rows, in that order, that meet all conditions and `more`; or `enough` of them."""
+        """The first `limit` rows, in that order, that meet all conditions, without those in `skip`; or `enough`."""
         found: Rows = []
+        more = " AND i.id NOT IN %(skip)s" if skip else ""
+        params = {**parameters(assignee, now), "skip": tuple(skip)}
         for chunk in self._candidates(columns, more, order, max(limit, _HEAD), params):
             unmet = self._unmet(chunk, now)
             found += [row for row in chunk if not unmet[row["id"]]]

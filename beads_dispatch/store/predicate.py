@@ -25,8 +25,13 @@ HIDDEN_TYPES = ("merge-request", "gate", "molecule", "rig", "agent", "role", "me
 
 # Of metadata only our record is read: the rest is people's, of any size and depth.
 _DISPATCH = "JSON_EXTRACT(i.metadata, '$.dispatch')"
-_RECORD = "JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.{}'))"
 _RECORD_LIMIT = 4000  # characters; ours has a few hundred, and so short a text is not nested too deep to be read
+
+
+def of_record(name: str) -> str:
+    """SQL for a field of our record on a row `i`."""
+    return f"JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.{name}'))"
+
 
 ORDER = ("i.priority", "i.updated_at", "i.id")
 # The columns for Bead.from_row.
@@ -35,14 +40,16 @@ BEAD = f"i.id, i.title, i.priority, i.status, i.assignee, i.updated_at, {_DISPAT
 BLOCKED = "blocked"  # a condition on the row where bd keeps it in a column, and on other beads where not
 RELATIONS = (BLOCKED, "parent", "children")
 
-RETRY_AT = _RECORD.format("retry_at")
-OUTAGES = f"COALESCE(CAST({_RECORD.format('outages')} AS SIGNED), 0)"
+RETRY_AT, REFUSED_AT = of_record("retry_at"), of_record("refused_at")
+OUTAGES = f"COALESCE(CAST({of_record('outages')} AS SIGNED), 0)"
+# How often somebody else than us and the agent changed the bead, by its audit rows.
+CHANGES_BY_OTHERS = "(SELECT COUNT(*) FROM events e WHERE e.issue_id = i.id AND e.actor NOT IN %(ours)s)"
 # An object that is short enough, with counts that are counts.
 _USABLE = " AND ".join(
     (
         f"COALESCE(JSON_TYPE({_DISPATCH}), 'NULL') IN ('OBJECT', 'NULL')",
         f"COALESCE(CHAR_LENGTH({_DISPATCH}), 0) <= {_RECORD_LIMIT}",
-        *(f"COALESCE({_RECORD.format(name)} REGEXP '^[0-9]{{1,6}}$', TRUE)" for name in RECORD_NUMBERS),
+        *(f"COALESCE({of_record(name)} REGEXP '^[0-9]{{1,6}}$', TRUE)" for name in RECORD_NUMBERS),
     )
 )
 # Few, because each costs a millisecond for 10,000 beads in the queue; the others are for those at its head.
@@ -54,10 +61,9 @@ def of_the_row(schema: BdSchema) -> dict[str, str]:
     retry = f"COALESCE({RETRY_AT}, '') <= %(now_text)s"
     # Somebody changed it since it was refused, or assigned it again: it was fixed. Dolt keeps whole seconds, so a
     # change of the same second shows only in the number of their audit rows.
-    refused_at = _RECORD.format("refused_at")
-    retry += f" OR DATE_FORMAT(i.updated_at, '%%Y-%%m-%%dT%%H:%%i:%%sZ') > {refused_at}"
+    retry += f" OR DATE_FORMAT(i.updated_at, '%%Y-%%m-%%dT%%H:%%i:%%sZ') > {REFUSED_AT}"
     if schema.events:
-        retry += f" OR {changes_by_others()} > CAST({_RECORD.format('others')} AS SIGNED)"
+        retry += f" OR {CHANGES_BY_OTHERS} > CAST({of_record('others')} AS SIGNED)"
     found = {
         "assignee": "i.assignee = %(assignee)s",
         # No command of bd's returns a bead whose date has passed to open while a server holds the beads.
@@ -84,11 +90,6 @@ def cheap(schema: BdSchema) -> tuple[str, str]:
         " AND ".join(sql for name, sql in found.items() if name in _CHEAP),
         " AND ".join(sql for name, sql in found.items() if name not in _CHEAP),
     )
-
-
-def changes_by_others() -> str:
-    """SQL for how often somebody else than us and the agent changed the bead, by its audit rows."""
-    return "(SELECT COUNT(*) FROM events e WHERE e.issue_id = i.id AND e.actor NOT IN %(ours)s)"
 
 
 def parameters(assignee: str, now: datetime) -> dict[str, Any]:
