@@ -14,7 +14,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "events": ("issue_id", "actor"),
     "dependencies": ("issue_id",),
     "config": ("key", "value"),
-    "holds": ("feed", "held_until"),
+    "holds": ("held_until",),
 }
 
 _COMPARED = ("id", "title", "priority", "assignee", "status")  # what store.feed_state.unpublished gives of each side

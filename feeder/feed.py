@@ -105,6 +105,7 @@ class ChangeFeed:
 
     def _read(self) -> None:
         """Read one connection to its end."""
+        self._stream = None  # what fails before the next one is opened is no transaction's fault
         if self._failed_at[1] >= _JUMP_AT:
             self._restart_from_now(f"the transaction {self._failed_at[0]} cannot be read")
             metrics.JUMPS.inc()

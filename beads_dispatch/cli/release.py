@@ -68,7 +68,7 @@ def _run_bulk(context: Context) -> int:
         context.show(Done(bead.id, detail, None), lambda done: [done.detail], indent=None)
     if not context.arguments.json:
         more = " (their jobs may run: the agent may have got them); --yes releases them" if found else ""
-        count = f"{len(found)} beads with an unknown outcome"
+        count = f"with an unknown outcome: {len(found)}"
         terminal.write(count + ("" if context.arguments.yes else more), context.given)
     return 0
 
