@@ -216,6 +216,15 @@ def test_explain_names_the_unmet_condition_and_the_command_that_fixes_it(
     assert ask("explain", "x-1", "--json").json["verdict"] == NEXT
 
 
+def test_a_timer_is_checked_and_a_persons_gate_resolved(beads: Beads, ask: Command) -> None:
+    """Gates stay bd's to close: the timer whose time has come by its check, the other by hand."""
+    beads.add("x-1")
+    behind_a_timer(beads)
+    assert ask("explain", "x-1", "--json").json["fix"] == "bd gate check"
+    beads.sql("UPDATE issues SET await_type = 'human' WHERE id = 'x-2'")
+    assert ask("explain", "x-1", "--json").json["fix"] == "bd gate resolve x-2"
+
+
 def test_a_bead_with_a_date_is_dispatched_by_itself_and_explain_says_when(beads: Beads, ask: Command) -> None:
     """Deferred until later: both conditions say so, and the one command opens it now."""
     beads.add("x-1")

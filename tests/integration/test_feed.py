@@ -336,12 +336,13 @@ def test_metadata_that_is_nested_deep_is_no_obstacle(
     beads: Beads, sink: support.Sink, feed: Callable[[], Running]
 ) -> None:
     """bd and Dolt take it; the library's decoder does not. Nothing of it is kept, so nothing of it is decoded."""
-    running = feed()
+    running, jumps = feed(), JUMPS._value.get()
     beads.add("x-1", metadata='{"a": ' * 1500 + "1" + "}" * 1500)
     beads.add("x-2")
     wait_for(lambda: published(sink, "x-2"), "what comes after it is published")
     assert published(sink, "x-1") == [("", "agent", "open")]
-    assert running.feed._failed_at == ("", 0)
+    assert [event.extensions.get("recovered", "") for event in sink.about("x-1")] == [""]
+    assert (running.feed._failed_at, JUMPS._value.get()) == (("", 0), jumps)
 
 
 @pytest.mark.parametrize("error", [RecursionError("too deep"), ValueError("odd"), MemoryError(), KeyError("column")])
