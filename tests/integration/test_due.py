@@ -139,10 +139,12 @@ def test_the_end_of_a_hold_by_hand_requests_a_pass(
 ) -> None:
     """beads-dispatch resume --now: what waited is dispatched at once, not at the next tick."""
     feeder()
+    env = {"BEADS_DIR": str(beads.workspace.beads_dir)}
     by_a_hold(beads, moment(timedelta(hours=1)))
+    assert main.run(["resume"], env) == 0  # so that bd's config does not change with the next
     beads.add("x-1")
     before = len(sink.received)
-    assert main.run(["resume", "--now"], {"BEADS_DIR": str(beads.workspace.beads_dir)}) == 0
+    assert main.run(["resume", "--now"], env) == 0
     support.wait_for(lambda: requested(sink, "resume", before), "the end of the hold requests a pass")
 
 
