@@ -21,6 +21,7 @@ class Action(StrEnum):
 
     START = "start"
     STOP = "stop"
+    CREDENTIALS = "credentials"
     # functions
     CLAIM = "claim"
     DISPATCH = "dispatch"

@@ -51,6 +51,10 @@ class AgentSettings:
     # hand the job on (it answers at once or fails), shorter than CLAIM_TIMEOUT_SECONDS: a claim must not
     # count as orphaned while its POST is in flight.
     timeout_seconds: float = 30.0
+    # AGENT_TOKEN_FILE: a bearer token for every request to the agent's side. AGENT_CA_FILE: PEM, who signs its
+    # certificates, instead of the system's CAs. Both may be replaced while a process runs.
+    token_file: str | None = None
+    ca_file: str | None = None
 
 
 @dataclass(frozen=True)

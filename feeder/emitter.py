@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 
@@ -26,7 +25,7 @@ class Emitter:
     def __init__(self, feeder: settings.FeederSettings) -> None:
         self._settings = feeder
         self._client = httpx.Client(timeout=feeder.sink_timeout_seconds, verify=feeder.sink.startswith("https"))
-        self._connection: Any = None
+        self._exchange = deadline.Exchange(feeder.sink_timeout_seconds)
 
     def close(self) -> None:
         self._client.close()
@@ -35,24 +34,16 @@ class Emitter:
         """POST one event; returns when the sink accepted it with 2xx. Raises SinkError."""
         headers, body = events.to_http(event, self._settings.overrides)
         try:
-            with deadline.ended_after(self._settings.sink_timeout_seconds, self._socket):
+            with self._exchange:
                 response = self._client.post(
-                    self._settings.sink, headers=headers, content=body, extensions={"trace": self._trace}
+                    self._settings.sink, headers=headers, content=body, extensions={"trace": self._exchange.trace}
                 )
-        except httpx.HTTPError as exc:
+        except (httpx.HTTPError, deadline.TooLate) as exc:
             metrics.SINK_ERRORS.inc()
             raise SinkError(f"the sink gave no answer ({type(exc).__name__}: {exc})") from exc
         if not response.is_success:
             metrics.SINK_ERRORS.inc()
             raise SinkError(f"the sink answered HTTP {response.status_code}")
-
-    def _socket(self) -> Any:
-        return self._connection.get_extra_info("socket")
-
-    def _trace(self, event: str, info: dict[str, Any]) -> None:
-        """Keep the connection that httpx opened; it reuses it from one event to the next."""
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            self._connection = info["return_value"]
 
 
 class Backoff:

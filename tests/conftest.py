@@ -16,6 +16,7 @@ from local import processes
 from local.dolt import DoltServer
 from local.workspace import Workspace
 from tests import support
+from tests.certificates import Certificates
 from tools import toolchain
 from tools.database import BeadsDatabase
 
@@ -117,6 +118,11 @@ def agent() -> Iterator[support.Agent]:
 def sink() -> Iterator[support.Sink]:
     with support.closing(support.Sink()) as sink:
         yield sink
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
