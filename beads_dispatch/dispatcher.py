@@ -5,9 +5,10 @@ is open, or it has an orphaned claim that the reap pass releases, or one whose P
 again.
 """
 
+import contextlib
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from beads_dispatch import agents, log, notes
 from beads_dispatch.agents import slots
 from beads_dispatch.agents.beadboard import BeadBoard
 from beads_dispatch.bead import Bead, Status
+from beads_dispatch.breaker import Breaker
 from beads_dispatch.log import Action
 from beads_dispatch.outcomes import (
     AgentFailed,
@@ -27,25 +29,20 @@ from beads_dispatch.outcomes import (
     NothingEligible,
     Outcome,
     OutcomeUnknown,
+    PassEnded,
     Rejected,
     Stop,
     Suspended,
     Withdrawn,
 )
 from beads_dispatch.settings import DispatchLimits
-from beads_dispatch.store import DISPATCHER, REFUSES_ALL, ClaimLost, Hold, Probe, Store
+from beads_dispatch.store import DISPATCHER, REFUSES_ALL, ClaimLost, Store, StoreError
 from beads_dispatch.trace import Trace, begun
 
 logger = log.get("dispatch")
 
 RETRY_MINUTES = (2, 5, 10, 30)  # after the 1st to 4th refusal in a row
 BLOCK_AT = 5  # the refusal at which a bead is blocked
-HOLD_SECONDS = 30  # the first hold; doubles with each failure of the agent in a row
-HOLD_LIMIT_SECONDS = 600
-# Where each attempt costs a bead: the agent refuses every bead, or gives no usable answer.
-COSTLY_HOLD_SECONDS = (30, 300, 1800, 3600)
-REFUSED_IN_A_ROW = 3  # different beads, and none accepted in between: then the fault is the agent's
-_REFUSED_WITHIN = timedelta(hours=1)
 SLOT_WAIT_SECONDS = 15  # an agent's process ends a little after its bead
 _SLOT_POLL_SECONDS = 0.1
 _LOOK_AHEAD = 8  # beads among which one is chosen after a lost race
@@ -61,20 +58,27 @@ _NO_LONGER = {
     "parent": "the bead's parent was deferred",
     "children": "the bead is an epic that got an open child",
 }
+PASS_SECONDS = 90  # then a pass ends, between two beads, and the next one goes on
+_RELEASE_WAITS = (0, 1, 2, 4)  # seconds before each try to release a claim after Dolt failed: it may be restarting
 _TRIES_PER_BEAD = 2  # a claim that was withdrawn is tried once more in the same pass
 
 
 @dataclass
 class Dispatcher:
-    """The collaborators of a pass. `clock` gives the present, UTC-aware; `sleep` takes seconds."""
+    """The collaborators of a pass. `clock` gives the present, UTC-aware; `sleep` takes seconds; `stopping` says whether
+    the process was asked to stop."""
 
     store: Store
     agent: BeadBoard
     limits: DispatchLimits
     clock: Callable[[], datetime]
     sleep: Callable[[float], None]
-    _hold: Hold = field(default_factory=Hold, init=False)  # as it was before the bead at hand
+    stopping: Callable[[], bool] = lambda: False
+    _breaker: Breaker = field(init=False)
     _trace: Trace = field(default_factory=begun, init=False)  # of the pass at hand
+
+    def __post_init__(self) -> None:
+        self._breaker = Breaker(self.store, self.limits.assignee, self.clock)
 
     def run_once(self, trace: Trace | None = None, *, slot_freed: bool = False) -> list[Outcome]:
         """One pass; returns what happened, in order. The last outcome is the reason it stopped.
@@ -86,17 +90,25 @@ class Dispatcher:
         self._trace = trace or begun()
         outcomes: list[Outcome] = []
         wait = SLOT_WAIT_SECONDS if slot_freed else 0
+        ends = self.clock() + timedelta(seconds=PASS_SECONDS)
         while not outcomes or not isinstance(outcomes[-1], Stop):
-            outcomes.append(self._next(outcomes, wait))
+            outcomes.append(self._ended(ends) or self._next(outcomes, wait))
             wait = 0
         return outcomes
 
     def dispatch_one(self, bead: Bead) -> Outcome:
         """Dispatch one eligible bead for a person, whatever suspension, hold, slots, its retry delay and its number of
         jobs are."""
-        self._hold, self._trace = self.store.control.hold(), begun()
+        self._breaker.read()
+        self._trace = begun()
         bead = replace(bead, record=replace(bead.record, jobs=0))
         return self._dispatch(bead, functools.partial(self.store.claims.claim, ignore_retry_delay=True))
+
+    def _ended(self, ends: datetime) -> PassEnded | None:
+        """Whether the pass is to end before the next bead."""
+        if self.stopping():
+            return PassEnded("the process is asked to stop")
+        return PassEnded(f"it took {PASS_SECONDS} s") if self.clock() >= ends else None
 
     def _next(self, so_far: list[Outcome], wait: float) -> Outcome:
         stop = self._suspended_or_held()
@@ -109,7 +121,7 @@ class Dispatcher:
                     return NothingEligible()
                 # After a wait everything is read anew: people may have acted meanwhile.
                 return self._next(so_far, 0) if wait and self._slot_within(wait) else NoSlot()
-            if self._hold.failures:
+            if self._breaker.hold.failures:
                 self.agent.probe()  # it failed lately: find out by a request that costs no bead
         except agents.Unreachable as exc:
             # While the queue is empty, an outage costs nothing: its hold would only delay the next bead.
@@ -121,9 +133,9 @@ class Dispatcher:
         suspended = self.store.control.suspension().dispatch
         if suspended:
             return Suspended(suspended)
-        self._hold = self.store.control.hold()
-        if self._hold.until is not None and self._hold.active_at(self.clock()):
-            return Held(self._hold.until, self._hold.reason)
+        hold = self._breaker.read()
+        if hold.until is not None and hold.active_at(self.clock()):
+            return Held(hold.until, hold.reason)
         return None
 
     def _first_eligible(self, so_far: list[Outcome]) -> Bead | None:
@@ -135,13 +147,8 @@ class Dispatcher:
         lost = [outcome.bead.id for outcome in so_far if isinstance(outcome, LostRace)]
         withdrawn = [outcome.bead.id for outcome in so_far if isinstance(outcome, Withdrawn)]
         skip = {*lost, *(bead for bead in withdrawn if withdrawn.count(bead) >= _TRIES_PER_BEAD)}
-        # While the agent fails, another bead is tried each time: the bead may be at fault, and the others would wait.
-        # Where it refuses every bead, that spends one more; so every second time one of those it refused is tried.
-        probe = Probe.FRESH if self._hold.failures else None
-        if self._hold.refusing and self._hold.failures % 2:
-            probe = Probe.FAILED
         found = self.store.eligible.first(
-            self.limits.assignee, self.clock(), _LOOK_AHEAD if lost else 1, sorted(skip), probe=probe
+            self.limits.assignee, self.clock(), _LOOK_AHEAD if lost else 1, sorted(skip), probe=self._breaker.probe
         )
         return random.choice(found) if found else None
 
@@ -162,12 +169,14 @@ class Dispatcher:
         try:
             with self.store.write_lock():
                 claimed = (claim or self.store.claims.claim)(bead, self.clock())
-                # Before the read-back: a change before the mark is seen by it, a later one comes after the POST began.
-                # And a dispatcher that was frozen since its claim finds that it has been released.
-                self.store.claims.mark_posting(claimed)
+                with self._released_where_dolt_fails(claimed):
+                    # Before the read-back: a change before the mark is seen by it, a later one comes after the POST
+                    # began. And a dispatcher that was frozen since its claim finds that it has been released.
+                    self.store.claims.mark_posting(claimed)
         except ClaimLost:
             return LostRace(bead)
-        change = self._changed_since_claim(claimed)
+        with self._released_where_dolt_fails(claimed):
+            change = self._changed_since_claim(claimed)
         if change:
             self.store.claims.withdraw(claimed, change, self.clock())
             return Withdrawn(claimed, change)
@@ -179,6 +188,20 @@ class Dispatcher:
             return GivenUp(claimed, claimed.record.jobs)
         return self._start_job(claimed)
 
+    @contextlib.contextmanager
+    def _released_where_dolt_fails(self, claimed: Bead) -> Iterator[None]:
+        """Nothing was sent yet: a claim that stayed with the mark of a POST would be taken for a job that may run.
+        Where Dolt stays away, it does stay, and a person decides."""
+        try:
+            yield
+        except StoreError:
+            for seconds in _RELEASE_WAITS:
+                self.sleep(seconds)
+                with contextlib.suppress(StoreError):
+                    self.store.claims.release(claimed, notes.not_sent(), claimed.record, self.clock(), actor=DISPATCHER)
+                    break
+            raise
+
     def _start_job(self, claimed: Bead) -> Outcome:
         """POST a bead that we claimed, and record the answer."""
         try:
@@ -187,19 +210,19 @@ class Dispatcher:
             return self._agent_failed(claimed, str(exc), note=notes.dispatch_failed(0, str(exc)))
         except agents.Refused as exc:
             note = notes.dispatch_failed(exc.code, exc.body)
-            if self._hold.refusing:
+            if self._breaker.hold.refusing:
                 return self._agent_failed(claimed, f"{REFUSES_ALL} (HTTP {exc.code})", note=note, costly=True)
             if exc.counts or self._only_this_one(claimed, exc.code):
                 return self._rejected(claimed, exc.code, note)
             return self._agent_failed(claimed, f"HTTP {exc.code}", note=note)
         except agents.UnknownOutcome as exc:
             self.store.claims.record_unknown(claimed, str(exc), self.clock())
-            seconds = self._set_hold(f"no usable answer: {exc}", costly=True)
+            seconds = self._breaker.open(f"no usable answer: {exc}", costly=True)
             return OutcomeUnknown(claimed, str(exc), seconds)
         # Logged before it is recorded: with Dolt gone by now, this line is where the job can be found.
         logger.info("dispatched", extra=self._about(claimed, Action.DISPATCH, job=job))
         self.store.claims.record_dispatched(claimed, notes.one_line(job), self.clock())
-        self._clear_hold()
+        self._breaker.close()
         return Dispatched(claimed, job)
 
     def _about(self, bead: Bead, action: Action, job: str | None = None) -> dict[str, Any]:
@@ -225,16 +248,13 @@ class Dispatcher:
     def _only_this_one(self, bead: Bead, code: int) -> bool:
         """Whether a failure of the agent counts against the bead all the same: it failed with this bead before, and
         took another one in between."""
-        return code >= 500 and bead.record.outages > 0 and not self._hold.failures
+        return code >= 500 and bead.record.outages > 0 and not self._breaker.hold.failures
 
     def _rejected(self, bead: Bead, code: int, note: str) -> Rejected | AgentFailed:
         """Release a bead that the agent refused: a later retry, or `blocked` after the fifth refusal in a row. Unless
-        it is the third bead in a row that is refused: then the fault is the agent's, and no bead's. A bead that failed
-        before, and others did not, does not count among these."""
-        if not bead.record.failures and not bead.record.outages:
-            others = [one for one in self._refused_in_a_row() if one.id != bead.id]
-            if len(others) >= REFUSED_IN_A_ROW - 1:
-                return self._agent_failed(bead, f"{REFUSES_ALL} (HTTP {code})", note=note, costly=True)
+        it is the third bead in a row that is refused: then the fault is the agent's, and no bead's."""
+        if self._breaker.is_every_bead_refused(bead):
+            return self._agent_failed(bead, f"{REFUSES_ALL} (HTTP {code})", note=note, costly=True)
         failures = bead.record.failures + 1
         if failures >= BLOCK_AT:
             # A person who opens it again gives it five new tries.
@@ -249,28 +269,4 @@ class Dispatcher:
         return Rejected(bead, code, blocked=status is Status.BLOCKED)
 
     def _agent_failed(self, bead: Bead | None, why: str, note: str = "", *, costly: bool = False) -> AgentFailed:
-        """Hold dispatch, then release the bead without counting it, nor those that were refused just before."""
-        seconds = self._set_hold(why, costly=costly)
-        for one in self._refused_in_a_row():
-            self.store.claims.take_back_refusal(one, self.clock())
-        if bead is not None:
-            record = replace(bead.record, outages=bead.record.outages + 1)
-            self.store.claims.release(bead, note, record, self.clock(), actor=DISPATCHER)
-        return AgentFailed(bead, why, seconds)
-
-    def _refused_in_a_row(self) -> list[Bead]:
-        return self.store.activity.refused_in_a_row(self.limits.assignee, self.clock() - _REFUSED_WITHIN)
-
-    def _set_hold(self, why: str, *, costly: bool) -> int:
-        """Hold dispatch for longer with each failure in a row; `costly`: each spends a bead. Returns the seconds."""
-        failures = self._hold.failures
-        seconds: int = min(HOLD_SECONDS * 2 ** min(failures, 10), HOLD_LIMIT_SECONDS)
-        if costly:
-            seconds = COSTLY_HOLD_SECONDS[min(failures, len(COSTLY_HOLD_SECONDS) - 1)]
-        until = self.clock() + timedelta(seconds=seconds)
-        self.store.control.set_hold(self._hold, Hold(failures + 1, until, f"agent service: {why}"))
-        return seconds
-
-    def _clear_hold(self) -> None:
-        if self._hold.failures:
-            self.store.control.set_hold(self._hold, Hold())
+        return AgentFailed(bead, why, self._breaker.agent_failed(bead, why, note, costly=costly))

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 from cloudevents.conversion import to_binary
 from cloudevents.http import CloudEvent, from_http
 
-from beads_dispatch import suspension
+from beads_dispatch import suspension, trace
 
 ISSUE_CHANGED = "dev.beads.issue.changed.v1"
 DISPATCH_REQUESTED = "dev.beads.dispatch.requested.v1"
@@ -19,6 +19,7 @@ REAP_REQUESTED = "dev.beads.reap.requested.v1"
 TICK = "dev.knative.sources.ping"  # what a PingSource sends
 
 FEEDER_SOURCE = "/beads/feeder"
+DISPATCH_SOURCE = "/beads/dispatch"  # of the request that follows a pass which ended early
 
 # What describes the data of an event of a type (knative/schemas): a name, to be compared. Nothing is fetched from it.
 SCHEMA_OF = "urn:beads:schema:{type}"
@@ -58,6 +59,18 @@ class Event:
     def suspended(self) -> bool:
         """Whether the PingSource has `--ce-override suspend=true`."""
         return suspension.in_extension(self.extensions.get("suspend", ""))
+
+
+def request(cause: str, cause_id: str, count: int, event_type: str, source: str = FEEDER_SOURCE) -> Event:
+    """The event that requests a pass of dispatch or reap; `count` beads are there for it."""
+    return Event(
+        id=cause_id,
+        source=source,
+        type=event_type,
+        extensions={"cause": cause, "traceparent": trace.of_event(cause_id, event_type).traceparent},
+        data={"waiting": count},
+        dataschema=SCHEMA_OF.format(type=event_type),
+    )
 
 
 def to_http(event: Event, overrides: Mapping[str, str] | None = None) -> tuple[dict[str, str], bytes]:

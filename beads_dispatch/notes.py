@@ -43,6 +43,14 @@ def dispatch_failed(code: int, body: str) -> str:
     return f"{DISPATCH_FAILED} {code:03d}: {one_line(body)}"
 
 
+def not_sent() -> str:
+    return "auto-dispatcher claim released: Dolt failed before the POST — reopening"
+
+
+def outage() -> str:
+    return "dispatch goes on trying; further failures of the agent service are not noted here"
+
+
 def not_counted() -> str:
     return "dispatch refusal not counted: the agent service refuses every bead"
 

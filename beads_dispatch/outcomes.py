@@ -92,8 +92,15 @@ class GivenUp:
     jobs: int
 
 
+@dataclass(frozen=True)
+class PassEnded:
+    """The pass ended between two beads, before it knew that there are no more: another is to go on."""
+
+    why: str
+
+
 # The last outcome of a pass: why it stopped.
-Stop = Suspended | Held | NoSlot | NothingEligible | AgentFailed | OutcomeUnknown
+Stop = Suspended | Held | NoSlot | NothingEligible | AgentFailed | OutcomeUnknown | PassEnded
 Outcome = Stop | LostRace | Withdrawn | Dispatched | Rejected | GivenUp
 
 
@@ -145,6 +152,8 @@ def describe(outcome: Outcome) -> str:
             return f"{bead.id}: blocked after {jobs} jobs"
         case Dispatched(bead, job):
             return f"{bead.id}: job {job}"
+        case PassEnded(why):
+            return f"ended before the queue was empty: {why}"
         case NoSlot():
             return "no free slot"
         case NothingEligible():

@@ -168,14 +168,7 @@ def to_event(change: Change, database: str) -> events.Event:
 
 def request(reason: RequestReason, count: int, event_type: str) -> events.Event:
     """The CloudEvent that requests a pass of dispatch or reap; `count` beads are there for it."""
-    return events.Event(
-        id=reason.id,
-        source=events.FEEDER_SOURCE,
-        type=event_type,
-        extensions={"cause": reason.cause, "traceparent": trace.of_event(reason.id, event_type).traceparent},
-        data={"waiting": count},
-        dataschema=events.SCHEMA_OF.format(type=event_type),
-    )
+    return events.request(reason.cause, reason.id, count, event_type)
 
 
 def _cause(row: RowChange, assignee: str, actors: Mapping[str, str]) -> str | None:

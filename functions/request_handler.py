@@ -1,12 +1,14 @@
 """What both functions do with a request: HTTP in, an answer in the Broker's terms out.
 
 204 without a body: done, or nothing to do. (functions-framework's own 200 with the body `OK` is taken by the
-Broker for a failed delivery, and delivered again.) 4xx: sending it again cannot help. 503: it may.
+Broker for a failed delivery, and delivered again.) 200 with a CloudEvent: done for now, and the event requests the next
+pass. 4xx: sending it again cannot help. 503: it may.
 """
 
 import logging
 import os
 import pathlib
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ class PassResult:
     beads: dict[str, list[str]]  # ids by outcome
     jobs: list[str] = field(default_factory=list)
     warning: bool = False  # it stopped for a failure of the agent's side
+    reply: events.Event | None = None  # what the Broker is to deliver next
 
 
 def log_loaded(name: str) -> None:
@@ -82,7 +85,14 @@ def answer(
             **{kind: ids for kind, ids in done.beads.items() if ids},
         ),
     )
-    return _empty()
+    return _reply(done.reply) if done.reply else _empty()
+
+
+def stopping() -> bool:
+    """Whether this process was asked to stop (SIGTERM): gunicorn's handler of the signal belongs to its worker, which
+    knows. It serves the requests in progress to their end, so a pass is to end itself."""
+    worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return not getattr(worker, "alive", True)
 
 
 def _process_age_ms() -> float | None:
@@ -93,6 +103,11 @@ def _process_age_ms() -> float | None:
     except (OSError, ValueError, IndexError):
         return None
     return (uptime - ticks / os.sysconf("SC_CLK_TCK")) * 1000
+
+
+def _reply(event: events.Event) -> flask.Response:
+    headers, body = events.to_http(event)
+    return flask.Response(body, 200, headers)
 
 
 def _empty() -> flask.Response:

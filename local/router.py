@@ -23,7 +23,8 @@ from local import triggers, wsgi_server
 
 logger = log.get("router")
 
-# How often an event may be the reply to a reply. Knative allows 255; two are needed here (tick, request).
+# How often an event may be the reply to a reply. Knative allows 255; needed here: tick, request, and a request
+# for each 90 s of a long queue.
 MAX_HOPS = 10
 
 ACCEPTED = 202  # delivered, dead-lettered, or matched by no Trigger

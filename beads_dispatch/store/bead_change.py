@@ -21,6 +21,11 @@ _APPEND_NOTE = (
     "i.notes = IF(COALESCE(i.notes, '') = '', %(note)s,"
     " IF(LENGTH(i.notes) + LENGTH(%(note)s) + 1 > %(notes_limit)s, i.notes, CONCAT(i.notes, '\n', %(note)s)))"
 )
+_TAKE_NOTE_BACK = (
+    "i.notes = CASE WHEN i.notes = %(undone)s THEN ''"
+    " WHEN RIGHT(i.notes, CHAR_LENGTH(%(undone)s) + 1) = CONCAT('\n', %(undone)s)"
+    " THEN LEFT(i.notes, CHAR_LENGTH(i.notes) - CHAR_LENGTH(%(undone)s) - 1) ELSE i.notes END"
+)
 
 
 class BeadChange:
@@ -42,6 +47,7 @@ class BeadChange:
         now: datetime,
         *,
         note: str,
+        undone: str | None = None,
         record: DispatchRecord | None,
         sets: str = "",
         where: str,
@@ -49,10 +55,12 @@ class BeadChange:
     ) -> int | None:
         """UPDATE one bead if `where` still holds; returns the new row_lock where the schema has one.
 
+        `undone`: the newest note of ours, which is taken away where nobody added another; `note` is not added then.
+
         Raises RowChanged when no row matched.
         """
         lock = secrets.randbits(63) | 1 if self._schema.row_lock else None
-        assignments = [_APPEND_NOTE, "i.updated_at = %(now)s"]
+        assignments = [_TAKE_NOTE_BACK if undone else _APPEND_NOTE, "i.updated_at = %(now)s"]
         assignments += [_SET_RECORD] if record is not None else []
         assignments += ["i.row_lock = %(lock)s"] if lock is not None else []
         assignments += [sets] if sets else []
@@ -60,6 +68,7 @@ class BeadChange:
             **params,
             "id": bead_id,
             "note": note,
+            "undone": undone,
             "record": record.to_json() if record is not None else None,
             "lock": lock,
             "now": naive(now),

@@ -114,10 +114,12 @@ class Claims:
         actor: str,
         status: Status = Status.OPEN,
         unchanged: bool = False,
+        noted: bool = True,
     ) -> bool:
         """End our claim on a bead: `open` again, or `blocked`. False when the claim is no longer ours.
 
-        `unchanged`: also not when anybody wrote to the bead since it was read.
+        `unchanged`: also not when anybody wrote to the bead since it was read. Not `noted`: the claim's note goes
+        instead of another coming; both are in the audit row alone.
         """
 
         def work(change: BeadChange) -> bool:
@@ -129,7 +131,8 @@ class Claims:
             change.update(
                 bead.id,
                 now,
-                note=note,
+                note=note if noted else "",
+                undone=None if noted or not bead.record.at else f"{notes.CLAIMED} {bead.record.at}",
                 record=written,
                 # started_at was set by our claim where it is the claim's moment; bd clears it too.
                 sets="i.status = %(status)s, i.started_at = IF(i.started_at = %(claimed)s, NULL, i.started_at)",

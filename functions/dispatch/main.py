@@ -3,10 +3,12 @@
 functions-framework --source functions/dispatch/main.py --target dispatch
 """
 
+import functools
 import os
 import sys
 import threading
 import time
+import uuid
 from datetime import UTC, datetime
 
 import flask
@@ -16,7 +18,7 @@ from beads_dispatch import events, log, outcomes, settings
 from beads_dispatch.agents.beadboard import BeadBoard
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.log import Action
-from beads_dispatch.outcomes import Dispatched
+from beads_dispatch.outcomes import Dispatched, PassEnded
 from beads_dispatch.store import Store
 from beads_dispatch.trace import Trace
 from functions import request_handler
@@ -50,14 +52,22 @@ def _run_pass(event: events.Event, trace: Trace) -> PassResult:
             (logger.warning if outcomes.is_warning(outcome) else logger.info)(outcomes.describe(outcome), extra=about)
     jobs = [outcome.job for outcome in found if isinstance(outcome, Dispatched)]
     warning = outcomes.is_warning(found[-1])
-    return PassResult(outcomes.summary(found), outcomes.beads_by_outcome(found), jobs, warning=warning)
+    reply = _request_of_another() if isinstance(found[-1], PassEnded) else None
+    return PassResult(outcomes.summary(found), outcomes.beads_by_outcome(found), jobs, warning=warning, reply=reply)
+
+
+def _request_of_another() -> events.Event:
+    """For a pass that ended before it knew that the queue is empty."""
+    request = f"continue-{uuid.uuid4()}"
+    return events.request("resume", request, 1, events.DISPATCH_REQUESTED, source=events.DISPATCH_SOURCE)
 
 
 def _collaborators() -> Dispatcher:
     """Made at the first event: gunicorn loads this module before it forks."""
     global _dispatcher
     if _dispatcher is None:
-        _dispatcher = Dispatcher(Store(DOLT), BeadBoard(AGENT), LIMITS, lambda: datetime.now(UTC), time.sleep)
+        clock = functools.partial(datetime.now, UTC)
+        _dispatcher = Dispatcher(Store(DOLT), BeadBoard(AGENT), LIMITS, clock, time.sleep, request_handler.stopping)
     return _dispatcher
 
 

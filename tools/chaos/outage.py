@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from beads_dispatch import dispatcher
+from beads_dispatch import breaker, dispatcher
 from tools import world
 from tools.chaos import checks, history
 from tools.chaos.checks import Check
@@ -32,9 +32,9 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
 
 def most_notes(seconds: float) -> int:
     """The bound: two lines (claimed, failed) for each hold that fits: 30 s, doubling up to 10 minutes."""
-    holds, spent, hold = 0, 0.0, float(dispatcher.HOLD_SECONDS)
+    holds, spent, hold = 0, 0.0, float(breaker.HOLD_SECONDS)
     while spent <= seconds:
-        holds, spent, hold = holds + 1, spent + hold, min(2 * hold, dispatcher.HOLD_LIMIT_SECONDS)
+        holds, spent, hold = holds + 1, spent + hold, min(2 * hold, breaker.HOLD_LIMIT_SECONDS)
     return 2 * holds
 
 
@@ -96,9 +96,9 @@ def poison(here: World, name: str, answer: Behaviour, number: int, others: int) 
     lines = max(rows[bead]["notes"].count("\n") + 1 for bead in bad)
     ends = sorted({rows[bead]["status"] for bead in bad})
     # Each of them costs the others one hold, and the next tick.
-    holds = [min(dispatcher.HOLD_SECONDS * 2**index, dispatcher.HOLD_LIMIT_SECONDS) for index in range(number)]
+    holds = [min(breaker.HOLD_SECONDS * 2**index, breaker.HOLD_LIMIT_SECONDS) for index in range(number)]
     if answer is hangs_up:
-        holds = list(dispatcher.COSTLY_HOLD_SECONDS[:number])
+        holds = list(breaker.COSTLY_HOLD_SECONDS[:number])
     most = sum(holds) + TICK_SECONDS
     broken = [] if 0 < waited <= most else [f"the others waited {waited:.0f} s, the bound is {most} s"]
     broken += [] if ends == (["in_progress"] if answer is hangs_up else ["blocked"]) else [f"the bad ones are {ends}"]
