@@ -25,7 +25,7 @@ class CredentialsFile(Generic[T]):
         self._failed = False
 
     def value(self) -> T:
-        """Raises ValueError where the file has never been usable; the text names the file, not its content."""
+        """Raises OSError where the file has never been usable; the text names the file, not its content."""
         try:
             content = pathlib.Path(self._path).read_bytes()
             if content != self._content:
@@ -34,7 +34,7 @@ class CredentialsFile(Generic[T]):
         except (OSError, ValueError) as exc:
             why = f"{self._path} cannot be used ({getattr(exc, 'strerror', None) or exc})"
             if self._value is None:
-                raise ValueError(why) from exc
+                raise OSError(why) from exc
             if not self._failed:
                 logger.warning(f"{why}; what it held before is used", extra=log.context(action=Action.CREDENTIALS))
             self._failed = True

@@ -7,10 +7,13 @@ file that holds it, and is never part of a repr.
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
+
+from beads_dispatch import credentials
 
 Environment = Mapping[str, str]
 
@@ -29,6 +32,10 @@ class DoltSettings:
     password: str = field(repr=False)
     database: str
     password_file: str | None = None  # DOLT_PASSWORD_FILE, which may be replaced while a process runs
+    # DOLT_TLS_CA_FILE: PEM, who signs the server's certificate; may be replaced while a process runs. With it every
+    # connection is encrypted and verified, host name included. Without it TLS is used where the server offers it, and
+    # nothing is verified.
+    tls_ca_file: str | None = None
 
     def current_password(self) -> str:
         """The password as the file holds it now; as it was at the start where there is no file, or none just now."""
@@ -131,6 +138,7 @@ def dolt(env: Environment) -> DoltSettings:
         password=_secret(env, "DOLT_PASSWORD"),
         database=database,
         password_file=env.get("DOLT_PASSWORD_FILE") or None,
+        tls_ca_file=_credentials(env, "DOLT_TLS_CA_FILE", credentials.ca_file),
     )
 
 
@@ -151,6 +159,8 @@ def agent(env: Environment) -> AgentSettings:
         beadboard_url=_http_url(url, "BEADBOARD_URL"),
         health_url=health,
         timeout_seconds=_number(env, "AGENT_TIMEOUT_SECONDS", AgentSettings.timeout_seconds),
+        token_file=_credentials(env, "AGENT_TOKEN_FILE", credentials.token_file),
+        ca_file=_credentials(env, "AGENT_CA_FILE", credentials.ca_file),
     )
 
 
@@ -245,6 +255,18 @@ def _secret(env: Environment, name: str) -> str:
         return _file(path)
     except OSError as exc:
         raise SettingsError(f"{name}_FILE names {path}, which cannot be read ({exc.strerror}).") from None
+
+
+def _credentials(env: Environment, name: str, kind: Callable[[str], credentials.CredentialsFile[Any]]) -> str | None:
+    """The path of a file that can be used now."""
+    path = env.get(name)
+    if not path:
+        return None
+    try:
+        kind(path).value()
+    except OSError as exc:
+        raise SettingsError(f"{name}: {exc}.") from None
+    return path
 
 
 def _file(path: str) -> str:

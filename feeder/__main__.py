@@ -31,6 +31,7 @@ environment:
   K_SINK               where events go (required)
   DOLT_HOST, DOLT_PORT, DOLT_USER, DOLT_PASSWORD or DOLT_PASSWORD_FILE, DOLT_DATABASE
                        the beads' Dolt server; or BEADS_DIR, a bd workspace's .beads folder
+  DOLT_TLS_CA_FILE     the CA of that server's certificate; without it nothing is verified
   PORT                 for ticks, /healthz, /readyz and /metrics (8080)
   AGENT_ASSIGNEE       the agent: the name that beads are assigned to (agent)
   BEADBOARD_URL, AGENT_HEALTH_URL

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+from collections.abc import Mapping
 
 import pymysql
 
@@ -16,8 +17,18 @@ _VARIABLES = {"gtid_mode": "ON", "enforce_gtid_consistency": "ON", "binlog_row_m
 class DoltServer:
     """Starts and stops `dolt sql-server` on a folder; the data stays when it stops."""
 
-    def __init__(self, binary: pathlib.Path, folder: pathlib.Path, port: int, *, log_bin: bool = True) -> None:
+    def __init__(
+        self,
+        binary: pathlib.Path,
+        folder: pathlib.Path,
+        port: int,
+        *,
+        log_bin: bool = True,
+        listener: Mapping[str, object] | None = None,
+    ) -> None:
+        """`listener`: more of that section of config.yaml, such as TLS."""
         self.port = port
+        self._listener = {"host": "127.0.0.1", "port": port, **(listener or {})}
         self._binary = binary
         self._folder = folder.resolve()
         self._log_bin = log_bin
@@ -34,7 +45,7 @@ class DoltServer:
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         settings_file = self._folder / "config.yaml"
         config = {
-            "log_level": "warning", "listener": {"host": "127.0.0.1", "port": self.port},
+            "log_level": "warning", "listener": self._listener,
             "data_dir": str(self._folder / "data"), "system_variables": {"log_bin": int(self._log_bin), **_VARIABLES},
         }  # fmt: skip
         settings_file.write_text(json.dumps(config))  # which is YAML too

@@ -45,7 +45,7 @@ def environment_of(dolt: settings.DoltSettings) -> dict[str, str]:
     """For a process of ours: this connection to Dolt, and where to listen."""
     return {
         "DOLT_HOST": dolt.host, "DOLT_PORT": str(dolt.port), "DOLT_USER": dolt.user, "DOLT_PASSWORD": dolt.password,
-        "DOLT_DATABASE": dolt.database, "HOST": "127.0.0.1",
+        "DOLT_DATABASE": dolt.database, "DOLT_TLS_CA_FILE": dolt.tls_ca_file or "", "HOST": "127.0.0.1",
     }  # fmt: skip
 
 

@@ -13,7 +13,9 @@ Facts this package rests on, all measured on Dolt 2.2.0:
 """
 
 import contextlib
+import functools
 import hashlib
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -22,7 +24,7 @@ from typing import Any, TypeVar
 import pymysql
 from pymysql.cursors import DictCursor
 
-from beads_dispatch import settings
+from beads_dispatch import credentials, settings
 from beads_dispatch.store import schema
 from beads_dispatch.store.errors import ClaimLost, StoreError
 
@@ -35,6 +37,7 @@ _WRITE_TRIES = 8  # an agent that notes and closes at once conflicts with our re
 
 _CONFLICT = (1213, 1205)
 _UNREACHABLE = (0, 1053, 2002, 2003, 2006, 2013)  # no connection, or one that has died
+_NO_TLS = 2026  # PyMySQL's, before it sends the user's name
 _NO_SUCH_STATE = (1049, 1146)  # unknown database, unknown table: the feeder has not run yet
 
 T = TypeVar("T")
@@ -213,7 +216,10 @@ def retry_on_conflict(what: str, write: Callable[[], T]) -> T:
 
 
 def connect(dolt: settings.DoltSettings, **more: Any) -> "Connection[Any]":
-    """A connection with time limits: PyMySQL waits indefinitely without them. Raises pymysql.Error, OSError."""
+    """A connection with time limits: PyMySQL waits indefinitely without them. With a CA it is encrypted and verified.
+
+    Raises pymysql.Error, OSError.
+    """
     arguments: dict[str, Any] = {
         "host": dolt.host,
         "port": dolt.port,
@@ -226,8 +232,28 @@ def connect(dolt: settings.DoltSettings, **more: Any) -> "Connection[Any]":
         "write_timeout": STATEMENT_SECONDS,
         # Not False: PyMySQL would believe it without telling Dolt. Transactions are begun explicitly.
         "autocommit": None,
+        "defer_connect": True,
     }
-    return pymysql.connect(**{**arguments, **more})
+    connection: Any
+    if dolt.tls_ca_file:
+        connection = pymysql.connect(**{**arguments, **more}, ssl=_trusting(dolt.tls_ca_file).value())
+    else:
+        connection = pymysql.connect(**{**arguments, **more}, ssl_disabled=True)
+        # TLS where it is offered, as PyMySQL does by itself; but that loads the system's CAs for each connection (some
+        # 25 ms) and then verifies nothing.
+        connection.ssl, connection.ctx = True, _UNVERIFIED
+    connection.connect()
+    return connection
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+_UNVERIFIED = _unverified()
+_trusting = functools.cache(credentials.ca_file)  # each file is read again for each connection
 
 
 def naive(moment: datetime) -> datetime:
@@ -238,6 +264,12 @@ def naive(moment: datetime) -> datetime:
 def _store_error(dolt: settings.DoltSettings, code: object, text: object) -> StoreError:
     where = f"Dolt at {dolt.host}:{dolt.port}, database {dolt.database}, user {dolt.user}"
     number = code if isinstance(code, int) else 0
+    if code == _NO_TLS:
+        return StoreError(
+            f"DOLT_TLS_CA_FILE is set, and {where} offers no TLS. Put tls_cert and tls_key under listener in the"
+            " server's config.yaml and restart it, or unset DOLT_TLS_CA_FILE.",
+            number,
+        )
     if code in _UNREACHABLE:
         return StoreError(f"cannot reach {where} ({text or code})", number)
     return StoreError(f"{where} refused a statement: error {code}: {text}", number, refused=True)

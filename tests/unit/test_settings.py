@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from beads_dispatch import settings
+from tests.certificates import Certificates
 
 
 def workspace(folder: pathlib.Path, **metadata: object) -> dict[str, str]:
@@ -38,6 +39,23 @@ def test_a_password_is_read_from_a_file_and_never_shown(tmp_path: pathlib.Path) 
     assert found.current_password() == "n3w"
     (tmp_path / "password").unlink()
     assert found.current_password() == "s3cret"
+
+
+@pytest.mark.parametrize("name", ["DOLT_TLS_CA_FILE", "AGENT_CA_FILE", "AGENT_TOKEN_FILE"])
+def test_a_file_that_cannot_be_used_is_refused_at_the_start(
+    name: str, tmp_path: pathlib.Path, certificates: Certificates
+) -> None:
+    """Missing, empty or something else: named with the setting, and never with its content."""
+    env = {"DOLT_HOST": "h", "DOLT_DATABASE": "d", "BEADBOARD_URL": "http://b", name: str(tmp_path / "file")}
+    for content in (None, b"", b"s3cret\xff"):
+        if content is not None:
+            (tmp_path / "file").write_bytes(content)
+        with pytest.raises(settings.SettingsError, match=f"^{name}: .*file cannot be used") as refused:
+            settings.dolt(env), settings.agent(env)
+        assert "s3cret" not in str(refused.value)
+    (tmp_path / "file").write_bytes(b"t0ken\n" if "TOKEN" in name else certificates.ca.read_bytes())
+    agent = settings.agent(env)
+    assert env[name] in (settings.dolt(env).tls_ca_file, agent.token_file, agent.ca_file)
 
 
 @pytest.mark.parametrize(("name", "value"), [
