@@ -234,14 +234,12 @@ def connect(dolt: settings.DoltSettings, **more: Any) -> "Connection[Any]":
         "autocommit": None,
         "defer_connect": True,
     }
-    connection: Any
-    if dolt.tls_ca_file:
-        connection = pymysql.connect(**{**arguments, **more}, ssl=_trusting(dolt.tls_ca_file).value())
-    else:
-        connection = pymysql.connect(**{**arguments, **more}, ssl_disabled=True)
+    tls = {"ssl": _trusting(dolt.tls_ca_file).value()} if dolt.tls_ca_file else {"ssl_disabled": True}
+    connection = pymysql.connect(**{**arguments, **tls, **more})
+    if not dolt.tls_ca_file:
         # TLS where it is offered, as PyMySQL does by itself; but that loads the system's CAs for each connection (some
         # 25 ms) and then verifies nothing.
-        connection.ssl, connection.ctx = True, _UNVERIFIED
+        vars(connection).update(ssl=True, ctx=_UNVERIFIED)
     connection.connect()
     return connection
 
