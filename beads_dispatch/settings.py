@@ -4,6 +4,7 @@ Every field states its unit, its default and the reason. A secret may be given a
 file that holds it, and is never part of a repr.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -16,6 +17,9 @@ from urllib.parse import urlsplit
 from beads_dispatch import credentials
 
 Environment = Mapping[str, str]
+
+_PORT_FILE = "dolt-server.port"  # in a workspace's .beads folder
+_FEED_LENGTH = 64  # of DoltSettings.feed, as our tables hold it
 
 
 class SettingsError(Exception):
@@ -36,6 +40,22 @@ class DoltSettings:
     # connection is encrypted and verified, host name included. Without it TLS is used where the server offers it, and
     # nothing is verified.
     tls_ca_file: str | None = None
+    # The port file of the workspace in BEADS_DIR, without DOLT_PORT: a server that bd starts comes back on another port.
+    port_file: pathlib.Path | None = None
+    # FEED_NAME; default the database's name. Two deployments on one database, on purpose, need two names.
+    feed_name: str = ""
+
+    @property
+    def feed(self) -> str:
+        """The key of this deployment's rows in `beads_dispatch`: one database and one FEED_NAME."""
+        return self.database if self.feed_name in ("", self.database) else f"{self.database}/{self.feed_name}"
+
+    def current_port(self) -> int:
+        """The port as the file holds it now; as it was at the start where there is no usable file just now."""
+        with contextlib.suppress(OSError, ValueError):
+            if self.port_file:
+                return int(_file(self.port_file))
+        return self.port
 
     def current_password(self) -> str:
         """The password as the file holds it now; as it was at the start where there is no file, or none just now."""
@@ -131,15 +151,24 @@ def dolt(env: Environment) -> DoltSettings:
             " BEADS_DIR to a workspace's .beads folder that holds metadata.json with dolt_server_host and"
             " dolt_database."
         )
-    return DoltSettings(
+    folder, written = beads_dir(env), env.get("DOLT_PORT")
+    found = DoltSettings(
         host=host,
-        port=_port(env.get("DOLT_PORT") or str(workspace.get("dolt_server_port") or 3306), "DOLT_PORT"),
+        port=_port(written or str(workspace.get("dolt_server_port") or 3306), "DOLT_PORT"),
         user=env.get("DOLT_USER") or str(workspace.get("dolt_server_user") or "root"),
         password=_secret(env, "DOLT_PASSWORD"),
         database=database,
         password_file=env.get("DOLT_PASSWORD_FILE") or None,
         tls_ca_file=_credentials(env, "DOLT_TLS_CA_FILE", credentials.ca_file),
+        port_file=folder / _PORT_FILE if folder and not written else None,
+        feed_name=env.get("FEED_NAME", ""),
     )
+    if len(found.feed) > _FEED_LENGTH:
+        raise SettingsError(
+            f"FEED_NAME is {found.feed_name!r}: with the database's name and a slash it has {len(found.feed)}"
+            f" characters, and at most {_FEED_LENGTH} can be stored. Choose a shorter one."
+        )
+    return found
 
 
 def agent(env: Environment) -> AgentSettings:
@@ -241,7 +270,7 @@ def _workspace(env: Environment) -> dict[str, object]:
             f" server's host; write the server's port to {folder}/dolt-server.port."
         )
     metadata.setdefault("dolt_server_host", "127.0.0.1")
-    port = folder / "dolt-server.port"
+    port = folder / _PORT_FILE
     if port.is_file():
         metadata["dolt_server_port"] = port.read_text(encoding="utf-8").strip()
     return metadata
@@ -269,7 +298,7 @@ def _credentials(env: Environment, name: str, kind: Callable[[str], credentials.
     return path
 
 
-def _file(path: str) -> str:
+def _file(path: str | pathlib.Path) -> str:
     return pathlib.Path(path).read_text(encoding="utf-8").rstrip("\r\n")
 
 

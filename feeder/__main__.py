@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable
 
 from beads_dispatch import log, settings, store
 from beads_dispatch.agents import beadboard
@@ -18,7 +17,9 @@ from feeder.eligibility_check import EligibilityCheck
 from feeder.emitter import Emitter
 from feeder.feed import ChangeFeed
 from feeder.health import HealthState
+from feeder.ownership import Owner, Taken
 from feeder.requests import PendingRequest, send_requests
+from feeder.supervision import Threads
 
 logger = log.get("feeder")
 
@@ -31,6 +32,7 @@ environment:
   K_SINK               where events go (required)
   DOLT_HOST, DOLT_PORT, DOLT_USER, DOLT_PASSWORD or DOLT_PASSWORD_FILE, DOLT_DATABASE
                        the beads' Dolt server; or BEADS_DIR, a bd workspace's .beads folder
+  FEED_NAME            separates two deployments on one database (the database's name)
   DOLT_TLS_CA_FILE     the CA of that server's certificate; without it nothing is verified
   PORT                 for ticks, /healthz, /readyz and /metrics (8080)
   AGENT_ASSIGNEE       the agent: the name that beads are assigned to (agent)
@@ -52,51 +54,43 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         return _run(os.environ, stop)
-    except (settings.SettingsError, preflight.Unfit) as exc:
+    except (settings.SettingsError, preflight.Unfit, Taken) as exc:
         print(f"feeder cannot start: {exc}", file=sys.stderr)
         return os.EX_CONFIG
 
 
 def _run(env: settings.Environment, stop: threading.Event) -> int:
-    """Answer health checks at once, and run the feed as soon as Dolt can be read."""
+    """Answer health checks at once, and run the feed as soon as Dolt can be read and no other feeder owns it."""
     dolt, limits, feeder = settings.dolt(env), settings.limits(env), settings.feeder(env)
     agent = beadboard.BeadBoard(settings.agent(env)) if env.get("BEADBOARD_URL") else None
-    health, beads = HealthState(), store.Store(dolt)
+    health, beads, threads = HealthState(), store.Store(dolt), Threads(stop)
     scrape = metrics.Scrape(store.Store(dolt), limits.assignee, health)
     server = http.serve(http.Endpoint(EligibilityCheck(store.Store(dolt), limits, agent), health, scrape), feeder)
-    threading.Thread(target=server.run, name="http", daemon=True).start()
-    position = checkpoint.wait_for_position(beads, health, stop)
+    threads.start("http", server.run)
+    emitters = {name: Emitter(feeder) for name in ("feed", "requests")}
+    owner = Owner(dolt, stop, lambda: all(emitter.accepts for emitter in emitters.values()))
+    position = checkpoint.wait_for_position(beads, health, stop, owner)
     if position is None:
-        return 0
+        return 1 if threads.failed else 0
     health.ready = True
-    logger.info("reading the binlog", extra=log.context(action=Action.START, database=dolt.database))
-    pending, checkpointer = PendingRequest(), checkpoint.Checkpointer(beads, position, health)
+    logger.info("reading the binlog", extra=log.context(action=Action.START, database=dolt.database, feed=dolt.feed))
+    pending, checkpointer = PendingRequest(), checkpoint.Checkpointer(beads, position, health, owner.beat)
     # What became eligible while no feeder ran has no event of its own.
     pending.add(RequestReason("resume", f"start-{uuid.uuid4()}"))
-    pingsources.start(store.Store(dolt), pending.add, stop)
-    feed = ChangeFeed(dolt, limits.assignee, checkpointer, Emitter(feeder), pending, health, stop)
+    feed = ChangeFeed(dolt, limits.assignee, checkpointer, emitters["feed"], pending, health, stop)
     check = EligibilityCheck(store.Store(dolt), limits, None)
-    sender = functools.partial(send_requests, pending, check, Emitter(feeder), stop)
-    return _supervise(feed, functools.partial(checkpointer.run, stop), sender, stop)
-
-
-def _supervise(
-    feed: ChangeFeed, store_position: Callable[[], None], send: Callable[[], None], stop: threading.Event
-) -> int:
-    """Run each in a thread until `stop` is set, or one of the threads dies: then the status is 1."""
-    targets = {"feed": feed.run, "position": store_position, "requests": send}
-    threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in targets.items()]
-    for thread in threads:
-        thread.start()
-    while not stop.wait(1.0) and all(thread.is_alive() for thread in threads):
-        pass
-    failed = not stop.is_set()
-    stop.set()
+    threads.start("owner", owner.run)
+    threads.start("feed", feed.run)
+    threads.start("position", functools.partial(checkpointer.run, stop))
+    threads.start("requests", functools.partial(send_requests, pending, check, emitters["requests"], stop))
+    watch = pingsources.watcher(store.Store(dolt), pending.add, stop)
+    if watch is not None:
+        threads.start("pingsources", watch)
+    stop.wait()
     feed.close()
-    for thread in threads[:2]:  # not for a request that is being sent: the next tick replaces it
-        thread.join(_STOP_SECONDS)
+    threads.join(_STOP_SECONDS, "feed", "position")  # not a request that is being sent: the next tick replaces it
     logger.info("stopped", extra=log.context(action=Action.STOP))
-    return 1 if failed else 0
+    return 1 if threads.failed else 0
 
 
 if __name__ == "__main__":

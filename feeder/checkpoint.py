@@ -3,11 +3,11 @@
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from beads_dispatch import log, store
 from beads_dispatch.log import Action
-from feeder import preflight
+from feeder import ownership, preflight
 from feeder.binlog import Position
 from feeder.emitter import Backoff
 from feeder.health import HealthState
@@ -19,16 +19,19 @@ QUIET_SECONDS = 60.0  # after transactions without an event: a restart reads at 
 _POLL_SECONDS = 0.25
 
 
-def wait_for_position(beads: store.Store, health: HealthState, stop: threading.Event) -> str | None:
-    """Wait for Dolt, check its settings, return the stored position (a GTID set); None when `stop` is set first.
+def wait_for_position(
+    beads: store.Store, health: HealthState, stop: threading.Event, owner: ownership.Owner | None = None
+) -> str | None:
+    """Wait for Dolt, check its settings, make `owner` the feed's only feeder, return the stored position (a GTID set);
+    None when `stop` is set first.
 
-    Raises preflight.Unfit.
+    Raises preflight.Unfit, ownership.Taken.
     """
     backoff = Backoff()
     while not stop.is_set():
         health.touch()
         try:
-            position = _position(beads)
+            position = _position(beads, owner)
         except store.StoreError as exc:
             stop.wait(backoff.failed(f"{exc}; waiting for it", Action.FEED_DOWN))
         else:
@@ -38,9 +41,13 @@ def wait_for_position(beads: store.Store, health: HealthState, stop: threading.E
     return None
 
 
-def _position(beads: store.Store) -> str:
+def _position(beads: store.Store, owner: ownership.Owner | None) -> str | None:
     preflight.require(beads.feed_state.server_variables())
+    if owner and not owner.take():
+        return None
     beads.feed_state.prepare()
+    if owner:
+        beads.feed_state.report(owner.beat())
     stored = beads.feed_state.position()
     if stored is not None:
         return stored
@@ -56,10 +63,14 @@ class Checkpointer:
     `run` needs a thread of its own; the other methods may be called from any.
     """
 
-    def __init__(self, beads: store.Store, gtid_set: str, health: HealthState) -> None:
-        """`beads` is its own; `gtid_set` is the stored position."""
+    def __init__(
+        self, beads: store.Store, gtid_set: str, health: HealthState, beat: Callable[[], store.Beat] | None = None
+    ) -> None:
+        """`beads` is its own; `gtid_set` is the stored position; `beat`: what the feeder reports with it."""
         self._beads = beads
         self._health = health
+        self._beat = beat
+        self._beat_at = time.monotonic() + store.BEAT_SECONDS if beat else float("inf")  # when one is due alone
         self._lock = threading.Lock()
         self._saving = threading.Lock()  # one connection, and the order of what is stored
         self.gtid_set = self._stored = gtid_set  # published so far; stored so far
@@ -79,6 +90,11 @@ class Checkpointer:
             self._unstored_since = self._unstored_since or time.monotonic()
             self._due = min(self._due, time.monotonic() + (BUSY_SECONDS if published else QUIET_SECONDS))
 
+    def pass_over(self, gtid_set: str) -> None:
+        """As advance, for what only a transaction of our own adds to it: that is stored with the next beat."""
+        with self._lock:
+            self.gtid_set = gtid_set
+
     def reset(self, gtid_set: str) -> None:
         """Begin again from a position that may be before the stored one, after a gap."""
         with self._lock:
@@ -87,7 +103,7 @@ class Checkpointer:
     def run(self, stop: threading.Event) -> None:
         """Store the position as it advances, until `stop` is set; then once more."""
         while not stop.wait(_POLL_SECONDS):
-            if time.monotonic() >= self._due:
+            if time.monotonic() >= min(self._due, self._beat_at):
                 self.try_save()
             self._health.unstored_since = self._unstored_since
         self.try_save()
@@ -105,7 +121,7 @@ class Checkpointer:
             with self._lock:
                 gtid_set, states, was_reset, since = self.gtid_set, self._states, self._was_reset, self._unstored_since
                 self._states, self._was_reset, self._due, self._unstored_since = {}, False, float("inf"), None
-            if gtid_set == self._stored and not states:
+            if gtid_set == self._stored and not states and time.monotonic() < self._beat_at:
                 return
             try:
                 self._store(gtid_set, states, was_reset=was_reset)
@@ -115,10 +131,18 @@ class Checkpointer:
                     self._was_reset = self._was_reset or was_reset
                     self._unstored_since = since
                     self._due = min(self._due, time.monotonic() + BUSY_SECONDS)
+                    self._beat_at = max(self._beat_at, self._due)
                 raise
             self._stored = gtid_set
+            if self._beat:
+                self._beat_at = time.monotonic() + store.BEAT_SECONDS
 
     def _store(self, gtid_set: str, states: Mapping[str, store.PublishedState | None], *, was_reset: bool) -> None:
         position = Position(gtid_set)
         self._beads.refresh()  # a connection that died in an outage would make a second one of it
-        self._beads.feed_state.set_position(gtid_set, states, lambda stored: was_reset or position.covers(stored))
+        self._beads.feed_state.set_position(
+            gtid_set,
+            states,
+            lambda stored: was_reset or position.covers(stored),
+            self._beat() if self._beat else None,
+        )

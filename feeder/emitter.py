@@ -23,6 +23,7 @@ class Emitter:
     """A client of the sink, for one thread."""
 
     def __init__(self, feeder: settings.FeederSettings) -> None:
+        self.accepts = True  # whether the sink accepted the last event
         self._settings = feeder
         self._client = httpx.Client(timeout=feeder.sink_timeout_seconds, verify=feeder.sink.startswith("https"))
         self._exchange = deadline.Exchange(feeder.sink_timeout_seconds)
@@ -39,9 +40,11 @@ class Emitter:
                     self._settings.sink, headers=headers, content=body, extensions={"trace": self._exchange.trace}
                 )
         except (httpx.HTTPError, deadline.TooLate) as exc:
+            self.accepts = False
             metrics.SINK_ERRORS.inc()
             raise SinkError(f"the sink gave no answer ({type(exc).__name__}: {exc})") from exc
-        if not response.is_success:
+        self.accepts = response.is_success
+        if not self.accepts:
             metrics.SINK_ERRORS.inc()
             raise SinkError(f"the sink answered HTTP {response.status_code}")
 

@@ -161,7 +161,9 @@ class ChangeFeed:
         self._position.add(transaction.gtid)
         self._health.position = str(self._position)
         # Storing the position is itself a transaction: advancing for it would never end.
-        if transaction.database != store.STATE_DATABASE:
+        if transaction.database == store.STATE_DATABASE:
+            self._checkpointer.pass_over(str(self._position))
+        else:
             self._checkpointer.advance(str(self._position), states, published=published)
         return True
 

@@ -4,6 +4,7 @@
 and reap read the mirror before every claim, so that they need no access to Kubernetes.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -141,9 +142,9 @@ class SuspendMirror:
                 stop.wait(backoff.failed(message, Action.PINGSOURCE))
 
 
-def start(beads: store.Store, request: Callable[[RequestReason], None], stop: threading.Event) -> None:
-    """Watch in a thread of its own; outside a cluster nothing is watched, and only bd's config suspends."""
+def watcher(
+    beads: store.Store, request: Callable[[RequestReason], None], stop: threading.Event
+) -> Callable[[], None] | None:
+    """What watches in a thread of its own; None outside a cluster, where only bd's config suspends."""
     found = cluster(os.environ)
-    if found:
-        mirror = SuspendMirror(beads, request)
-        threading.Thread(target=mirror.run, args=(found, stop), name="pingsources", daemon=True).start()
+    return functools.partial(SuspendMirror(beads, request).run, found, stop) if found else None

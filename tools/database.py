@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +21,8 @@ class BeadsDatabase:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self.dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
+        # Not the port file: a test or tool may put a proxy's port in place of this one.
+        self.dolt = replace(settings.dolt({"BEADS_DIR": str(workspace.beads_dir)}), port_file=None)
 
     @contextlib.contextmanager
     def cursor(self, **more: Any) -> Iterator[DictCursor]:
@@ -65,7 +67,8 @@ class BeadsDatabase:
         with self.cursor() as cursor:
             cursor.execute("SHOW TABLES LIKE 'leases'")  # not bound to issues by a foreign key; missing in bd 1.0.2
             leases = ["leases"] if cursor.fetchall() else []
-            state = [f"{store.STATE_DATABASE}.{table}" for table in ("positions", "seen", "switches", "holds")]
+            cursor.execute(f"SHOW TABLES FROM {store.STATE_DATABASE}")
+            state = [f"{store.STATE_DATABASE}.{table}" for row in cursor.fetchall() for table in row.values()]
             for table in ("dependencies", "comments", "events", "issues", *leases, *state):
                 cursor.execute(f"DELETE FROM {table}")
             cursor.execute("DELETE FROM config WHERE `key` = %s", (suspension.CONFIG_KEY,))

@@ -10,6 +10,7 @@ from beads_dispatch.store.control import Control
 from beads_dispatch.store.eligible import Eligible, Probe
 from beads_dispatch.store.errors import ClaimLost, StoreError
 from beads_dispatch.store.feed_state import FeedState
+from beads_dispatch.store.feeders import BEAT_SECONDS, Beat, FeederReport, Feeders, FeedLock
 from beads_dispatch.store.history import History
 from beads_dispatch.store.records import (
     CHILD,
@@ -45,6 +46,7 @@ class Store:
         self.activity = ActivityReads(self._session)
         self.control = Control(self._session)
         self.feed_state = FeedState(self._session)
+        self.feeders = Feeders(self._session)
         self.history = History(self._session)
 
     def overview(self, assignee: str, now: datetime) -> Overview:

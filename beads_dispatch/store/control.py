@@ -47,7 +47,7 @@ class Control(ConfiguredSuspension):
         self._session.rows(
             f"REPLACE INTO {STATE_DATABASE}.switches (feed, name, suspended)"
             " VALUES (%(feed)s, %(name)s, %(suspended)s)",
-            {"feed": self._session.dolt.database, "name": name, "suspended": suspended},
+            {"feed": self._session.dolt.feed, "name": name, "suspended": suspended},
         )
 
     def hold(self) -> Hold:

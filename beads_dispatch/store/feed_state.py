@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping
 
+from beads_dispatch.store import feeders
 from beads_dispatch.store.records import PublishedState
 from beads_dispatch.store.session import STATE_DATABASE, Cursor, Rows, Session, retry_on_conflict
 
-# One row per bead database in each, so that several may share a server.
+# `feed` is DoltSettings.feed: several databases may share a server, and several deployments a database.
 _TABLES = (
     "positions (feed VARCHAR(64) PRIMARY KEY, gtid_set LONGTEXT NOT NULL)",
     "seen (feed VARCHAR(64), bead VARCHAR(255), assignee VARCHAR(255) NOT NULL, status VARCHAR(64) NOT NULL,"
     " event VARCHAR(255) NOT NULL, PRIMARY KEY (feed, bead))",
     "switches (feed VARCHAR(64), name VARCHAR(16), suspended BOOLEAN NOT NULL, PRIMARY KEY (feed, name))",
-    "holds (feed VARCHAR(64) PRIMARY KEY, failures INT NOT NULL, held_until DATETIME, reason VARCHAR(255) NOT NULL)",
+    "agent_holds (feed VARCHAR(64), agent VARCHAR(255), failures INT NOT NULL, held_until DATETIME,"
+    " reason VARCHAR(255) NOT NULL, PRIMARY KEY (feed, agent))",
+    feeders.TABLE,
 )
 
 
@@ -20,7 +23,7 @@ class FeedState:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._feed = session.dolt.database
+        self._feed = session.dolt.feed
 
     def prepare(self) -> None:
         """Make the database `beads_dispatch` and its tables where they are missing."""
@@ -55,8 +58,10 @@ class FeedState:
         gtid_set: str,
         published: Mapping[str, PublishedState | None],
         replaces: Callable[[str], bool] = lambda stored: True,
+        beat: feeders.Beat | None = None,
     ) -> None:
-        """Store the position, and how the beads that were published until then were last (None: deleted).
+        """Store the position, and how the beads that were published until then were last (None: deleted). A `beat` goes
+        with it for next to nothing: one transaction makes Dolt's journal grow by 2 KB, with it or without.
 
         Nothing is stored unless `replaces` agrees to the set that is there: where two feeders run, the one that is
         behind moves nothing back.
@@ -65,8 +70,19 @@ class FeedState:
         def write() -> None:
             with self._session.transaction() as cursor:
                 self._set_position(cursor, gtid_set, published, replaces)
+                if beat is not None:
+                    feeders.report(cursor, self._feed, beat)
 
         retry_on_conflict("the feed's position", write)
+
+    def report(self, beat: feeders.Beat) -> None:
+        """Store a beat alone."""
+
+        def write() -> None:
+            with self._session.transaction() as cursor:
+                feeders.report(cursor, self._feed, beat)
+
+        retry_on_conflict("the feeder's report", write)
 
     def _set_position(
         self,

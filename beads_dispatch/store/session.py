@@ -75,7 +75,7 @@ class ReadSession:
     def state_rows(self, sql: str, params: Params | None = None) -> Rows:
         """A statement on our own database ({state} in the text); nothing where the feeder has not made it yet."""
         try:
-            return self.rows(sql.format(state=STATE_DATABASE), {"feed": self.dolt.database, **(params or {})})
+            return self.rows(sql.format(state=STATE_DATABASE), {"feed": self.dolt.feed, **(params or {})})
         except StoreError as exc:
             if exc.code in _NO_SUCH_STATE:
                 return []
@@ -222,7 +222,7 @@ def connect(dolt: settings.DoltSettings, **more: Any) -> "Connection[Any]":
     """
     arguments: dict[str, Any] = {
         "host": dolt.host,
-        "port": dolt.port,
+        "port": dolt.current_port(),
         "user": dolt.user,
         "password": dolt.current_password(),
         "database": dolt.database,
@@ -260,7 +260,7 @@ def naive(moment: datetime) -> datetime:
 
 
 def _store_error(dolt: settings.DoltSettings, code: object, text: object) -> StoreError:
-    where = f"Dolt at {dolt.host}:{dolt.port}, database {dolt.database}, user {dolt.user}"
+    where = f"Dolt at {dolt.host}:{dolt.current_port()}, database {dolt.database}, user {dolt.user}"
     number = code if isinstance(code, int) else 0
     if code == _NO_TLS:
         return StoreError(

@@ -1,0 +1,136 @@
+"""The feeder of a feed: the lock that makes it the only one, and the row that says who it is and when it reported."""
+
+import contextlib
+import hashlib
+import select
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from beads_dispatch.store.errors import StoreError
+from beads_dispatch.store.session import STATE_DATABASE, Cursor, ReadSession
+
+BEAT_SECONDS = 60.0  # between two reports; each makes Dolt's journal grow by 2 KB
+# A feeder that has not reported for so long is away: five reports are missing.
+AWAY = timedelta(minutes=5)
+
+TABLE = (
+    "feeders (feed VARCHAR(64) PRIMARY KEY, instance VARCHAR(36) NOT NULL, user VARCHAR(255) NOT NULL,"
+    " host VARCHAR(255) NOT NULL, process INT NOT NULL, version VARCHAR(64) NOT NULL, beat_at DATETIME NOT NULL,"
+    " resumed_at DATETIME, sink_accepts BOOLEAN NOT NULL, replica VARCHAR(36) NOT NULL)"
+)
+
+# The server's clock on both sides: what differs between the clocks of two hosts is no age. `resumed_at` first, because
+# it needs the beat before this one.
+_REPORT = (
+    f"INSERT INTO {STATE_DATABASE}.feeders"
+    " (feed, instance, user, host, process, version, beat_at, sink_accepts, replica) VALUES (%(feed)s, %(instance)s,"
+    " %(user)s, %(host)s, %(process)s, %(version)s, UTC_TIMESTAMP(), %(sink_accepts)s, %(replica)s)"
+    " ON DUPLICATE KEY UPDATE resumed_at = IF(TIMESTAMPDIFF(SECOND, beat_at, UTC_TIMESTAMP()) > %(away)s,"
+    " UTC_TIMESTAMP(), resumed_at), instance = %(instance)s, user = %(user)s, host = %(host)s, process = %(process)s,"
+    " version = %(version)s, beat_at = UTC_TIMESTAMP(), sink_accepts = %(sink_accepts)s"
+)
+_FIND = (
+    "SELECT instance, user, host, process, version, sink_accepts, replica, resumed_at,"
+    " TIMESTAMPDIFF(SECOND, beat_at, UTC_TIMESTAMP()) AS age FROM {state}.feeders WHERE feed = %(feed)s"
+)
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a feeder reports of itself."""
+
+    instance: str  # another one for each process
+    user: str  # of the database
+    host: str
+    process: int
+    version: str
+    sink_accepts: bool  # the last event
+    replica: str  # the id of this copy of the beads, unless it has one
+
+
+@dataclass(frozen=True)
+class FeederReport:
+    """A beat as it was stored last."""
+
+    beat: Beat
+    age: timedelta  # of the report
+    resumed_at: datetime | None  # the end of the last time in which none came
+
+    @property
+    def away(self) -> bool:
+        """Whether no feeder has reported for so long that there is none."""
+        return self.age >= AWAY
+
+    @property
+    def owner(self) -> str:
+        """The feeder, in words."""
+        one = self.beat
+        return f"user {one.user}, process {one.process} on host {one.host}, version {one.version}"
+
+
+class Feeders:
+    """Reads of the feeder's row. Every method raises StoreError."""
+
+    def __init__(self, session: ReadSession) -> None:
+        self._session = session
+
+    def find(self) -> FeederReport | None:
+        """The feed's feeder as it reported last; None where none ever did."""
+        for row in self._session.state_rows(_FIND):
+            beat = Beat(
+                row["instance"], row["user"], row["host"], row["process"], row["version"], bool(row["sink_accepts"]),
+                row["replica"],
+            )  # fmt: skip
+            resumed = row["resumed_at"].replace(tzinfo=UTC) if row["resumed_at"] else None
+            return FeederReport(beat, timedelta(seconds=max(row["age"], 0)), resumed)
+        return None
+
+    def resumed_at(self) -> datetime | None:
+        """When feeders began to report again after the last time in which none did, because Dolt was away or they were:
+        agents could not show activity then. None where that is unknown."""
+        try:
+            found = self.find()
+        except StoreError as exc:
+            if exc.refused:
+                return None  # a user of before this table, whom users.sql has not granted it yet
+            raise
+        return found.resumed_at if found else None
+
+
+def report(cursor: Cursor, feed: str, beat: Beat) -> None:
+    """Store a beat, in an open transaction."""
+    cursor.execute(_REPORT, {"feed": feed, "away": AWAY.total_seconds(), **vars(beat)})
+
+
+class FeedLock(ReadSession):
+    """A lock on a connection of its own: held until the connection ends, also by the end of the process or its host.
+
+    Dolt 2.2.0 frees the lock 0.1 s after a SIGKILL of its holder; after the loss of its host once the server's TCP
+    keep-alive notices, in two to three minutes. For one thread.
+    """
+
+    @property
+    def name(self) -> str:
+        """A lock's name holds 64 characters."""
+        return f"{STATE_DATABASE}.feed.{hashlib.sha256(self.dolt.feed.encode()).hexdigest()[:32]}"
+
+    def take(self) -> bool:
+        """Take it where it is free. Raises StoreError."""
+        self.close()
+        if self.rows("SELECT GET_LOCK(%(name)s, 0) AS taken", {"name": self.name})[0]["taken"] == 1:
+            return True
+        self.close()
+        return False
+
+    def holds(self) -> bool:
+        """Whether it is still held, asked of the server. Raises StoreError, and it is not held then."""
+        if self._connection is None:
+            return False
+        found = self.rows("SELECT IS_USED_LOCK(%(name)s) = CONNECTION_ID() AS mine", {"name": self.name})
+        return bool(found[0]["mine"])
+
+    def is_quiet(self, seconds: float) -> bool:
+        """Wait; whether the server has sent nothing in this time, and so has not ended the connection. No statement."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return not select.select([self._connection._sock], [], [], seconds)[0]  # type: ignore[union-attr]
+        return False
