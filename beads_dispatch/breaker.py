@@ -28,7 +28,7 @@ class Breaker:
 
     def read(self) -> Hold:
         """The hold as it is now."""
-        self.hold = self.store.control.hold()
+        self.hold = self.store.control.hold(self.assignee)
         return self.hold
 
     @property
@@ -47,13 +47,13 @@ class Breaker:
         if costly:
             seconds = COSTLY_HOLD_SECONDS[min(failures, len(COSTLY_HOLD_SECONDS) - 1)]
         until = self.clock() + timedelta(seconds=seconds)
-        self.store.control.set_hold(self.hold, Hold(failures + 1, until, f"agent service: {why}"))
+        self.store.control.set_hold(self.assignee, self.hold, Hold(failures + 1, until, f"agent service: {why}"))
         return seconds
 
     def close(self) -> None:
         """The agent took a bead: no hold, and the next failure is the first again."""
         if self.hold.failures:
-            self.store.control.set_hold(self.hold, Hold())
+            self.store.control.set_hold(self.assignee, self.hold, Hold())
 
     def is_every_bead_refused(self, bead: Bead) -> bool:
         """Whether a bead that was refused is one of several in a row. One that failed before, and others did not, does

@@ -6,16 +6,14 @@ again.
 """
 
 import contextlib
-import functools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from beads_dispatch import agents, log, notes
 from beads_dispatch.agents import slots
-from beads_dispatch.agents.beadboard import BeadBoard
 from beads_dispatch.bead import Bead, Status
 from beads_dispatch.breaker import Breaker
 from beads_dispatch.log import Action
@@ -31,6 +29,7 @@ from beads_dispatch.outcomes import (
     OutcomeUnknown,
     PassEnded,
     Rejected,
+    StillRunning,
     Stop,
     Suspended,
     Withdrawn,
@@ -69,7 +68,7 @@ class Dispatcher:
     the process was asked to stop."""
 
     store: Store
-    agent: BeadBoard
+    agent: agents.Backend
     limits: DispatchLimits
     clock: Callable[[], datetime]
     sleep: Callable[[float], None]
@@ -102,7 +101,13 @@ class Dispatcher:
         self._breaker.read()
         self._trace = begun()
         bead = replace(bead, record=replace(bead.record, jobs=0))
-        return self._dispatch(bead, functools.partial(self.store.claims.claim, ignore_retry_delay=True))
+        with self.store.slot_lock(self.limits.assignee) as counted_by_us:
+            if not counted_by_us or not self._is_slot_free():
+                return NoSlot()
+            if slots.runs(self.agent, bead):
+                return StillRunning(bead, bead.record.job or "")
+            found = self._claim(bead, ignore_retry_delay=True)
+        return self._start(found) if isinstance(found, Bead) else found
 
     def _ended(self, ends: datetime) -> PassEnded | None:
         """Whether the pass is to end before the next bead."""
@@ -114,20 +119,39 @@ class Dispatcher:
         stop = self._suspended_or_held()
         if stop:
             return stop
+        with self.store.slot_lock(self.limits.assignee) as counted_by_us:
+            # Otherwise another process counts: for so long only because its backend is slow. It goes on with the queue.
+            found = self._claim_next(so_far, wait) if counted_by_us else NoSlot()
+        return self._start(found) if isinstance(found, Bead) else found
+
+    def _claim_next(self, so_far: list[Outcome], wait: float) -> Bead | Outcome:
+        """Claim the first eligible bead where a slot is free."""
         # The slot is checked first: to find the head of a long queue costs more than to know whether it is empty.
         try:
-            if not slots.is_free(self.store, self.agent, self.limits, self.clock()):
+            if not self._is_slot_free(so_far):
                 if not self._has_eligible():
                     return NothingEligible()
+                if not wait or not self._slot_within(wait, so_far):
+                    return NoSlot()
                 # After a wait everything is read anew: people may have acted meanwhile.
-                return self._next(so_far, 0) if wait and self._slot_within(wait) else NoSlot()
+                return self._suspended_or_held() or self._claim_next(so_far, 0)
             if self._breaker.hold.failures:
                 self.agent.probe()  # it failed lately: find out by a request that costs no bead
+            bead = self._first_eligible(so_far)
+            if bead is None:
+                return NothingEligible()
+            if slots.runs(self.agent, bead):
+                return StillRunning(bead, bead.record.job or "")
         except agents.Unreachable as exc:
             # While the queue is empty, an outage costs nothing: its hold would only delay the next bead.
             return self._agent_failed(None, str(exc)) if self._has_eligible() else NothingEligible()
-        bead = self._first_eligible(so_far)
-        return self._dispatch(bead) if bead else NothingEligible()
+        return self._claim(bead)
+
+    def _is_slot_free(self, so_far: Sequence[Outcome] = ()) -> bool:
+        """Jobs of beads that were opened again, which this pass has met, count where the backend does not."""
+        others = sum(isinstance(outcome, StillRunning) for outcome in so_far)
+        limits = replace(self.limits, max_in_flight=self.limits.max_in_flight - others)
+        return slots.is_free(self.store, self.agent, limits, self.clock())
 
     def _suspended_or_held(self) -> Stop | None:
         suspended = self.store.control.suspension().dispatch
@@ -146,7 +170,8 @@ class Dispatcher:
         """
         lost = [outcome.bead.id for outcome in so_far if isinstance(outcome, LostRace)]
         withdrawn = [outcome.bead.id for outcome in so_far if isinstance(outcome, Withdrawn)]
-        skip = {*lost, *(bead for bead in withdrawn if withdrawn.count(bead) >= _TRIES_PER_BEAD)}
+        running = [outcome.bead.id for outcome in so_far if isinstance(outcome, StillRunning)]
+        skip = {*lost, *running, *(bead for bead in withdrawn if withdrawn.count(bead) >= _TRIES_PER_BEAD)}
         found = self.store.eligible.first(
             self.limits.assignee, self.clock(), _LOOK_AHEAD if lost else 1, sorted(skip), probe=self._breaker.probe
         )
@@ -155,26 +180,30 @@ class Dispatcher:
     def _has_eligible(self) -> bool:
         return self.store.eligible.count(self.limits.assignee, self.clock(), 1) > 0
 
-    def _slot_within(self, seconds: float) -> bool:
+    def _slot_within(self, seconds: float, so_far: Sequence[Outcome]) -> bool:
         """Whether a slot comes free in so many seconds."""
         deadline = self.clock() + timedelta(seconds=seconds)
         while self.clock() < deadline:
             self.sleep(_SLOT_POLL_SECONDS)
-            if slots.is_free(self.store, self.agent, self.limits, self.clock()):
+            if self._is_slot_free(so_far):
                 return True
         return False
 
-    def _dispatch(self, bead: Bead, claim: Callable[[Bead, datetime], Bead] | None = None) -> Outcome:
-        """Steps 2 to 4 for one bead: claim, mark, read back, POST, record."""
+    def _claim(self, bead: Bead, *, ignore_retry_delay: bool = False) -> Bead | LostRace:
+        """Claim a bead, and mark that its POST is under way, which the next count of slots sees."""
         try:
             with self.store.write_lock():
-                claimed = (claim or self.store.claims.claim)(bead, self.clock())
+                claimed = self.store.claims.claim(bead, self.clock(), ignore_retry_delay=ignore_retry_delay)
                 with self._released_where_dolt_fails(claimed):
                     # Before the read-back: a change before the mark is seen by it, a later one comes after the POST
                     # began. And a dispatcher that was frozen since its claim finds that it has been released.
                     self.store.claims.mark_posting(claimed)
+                return claimed
         except ClaimLost:
             return LostRace(bead)
+
+    def _start(self, claimed: Bead) -> Outcome:
+        """Steps 3 and 4 for a bead that we claimed: read back, POST, record."""
         with self._released_where_dolt_fails(claimed):
             change = self._changed_since_claim(claimed)
         if change:
@@ -205,7 +234,7 @@ class Dispatcher:
     def _start_job(self, claimed: Bead) -> Outcome:
         """POST a bead that we claimed, and record the answer."""
         try:
-            job = self.agent.start(claimed.id, self._trace.child().traceparent)
+            job = self.agent.start(claimed.id, claimed.record.claim or "", self._trace.child().traceparent)
         except agents.Unreachable as exc:
             return self._agent_failed(claimed, str(exc), note=notes.dispatch_failed(0, str(exc)))
         except agents.Refused as exc:

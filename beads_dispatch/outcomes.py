@@ -58,6 +58,14 @@ class Dispatched:
 
 
 @dataclass(frozen=True)
+class StillRunning:
+    """The bead was opened again, and its agent knows that its last job runs: no second one is started."""
+
+    bead: Bead
+    job: str
+
+
+@dataclass(frozen=True)
 class Rejected:
     """The agent refused this bead; it has a retry delay, or is blocked."""
 
@@ -101,7 +109,7 @@ class PassEnded:
 
 # The last outcome of a pass: why it stopped.
 Stop = Suspended | Held | NoSlot | NothingEligible | AgentFailed | OutcomeUnknown | PassEnded
-Outcome = Stop | LostRace | Withdrawn | Dispatched | Rejected | GivenUp
+Outcome = Stop | LostRace | Withdrawn | StillRunning | Dispatched | Rejected | GivenUp
 
 
 def is_warning(outcome: Outcome) -> bool:
@@ -140,6 +148,8 @@ def describe(outcome: Outcome) -> str:
             return f"{bead.id}: somebody else changed it first"
         case Withdrawn(bead, why):
             return f"{bead.id}: claim withdrawn: {why}"
+        case StillRunning(bead, job):
+            return f"{bead.id}: its last job {job} still runs"
         case Rejected(bead, code, blocked):
             return f"{bead.id}: refused with HTTP {code}, {'blocked' if blocked else 'to be retried'}"
         case AgentFailed(bead, why, seconds):

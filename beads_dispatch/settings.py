@@ -67,10 +67,11 @@ class DoltSettings:
 
 @dataclass(frozen=True)
 class AgentSettings:
-    """The agent's backend."""
+    """The backend of one agent."""
 
-    # BEADBOARD_URL, no default: a wrong guess would start paid work somewhere else.
-    beadboard_url: str
+    # Where the backend is: BEADBOARD_URL, or `url` in AGENTS_FILE. No default: a wrong guess would start paid work
+    # somewhere else. Empty for a backend that has no address (command).
+    url: str
     # AGENT_HEALTH_URL: claude-agent-service's /health. With it that service counts its running jobs; without it
     # BeadBoard only answers busy or not.
     health_url: str | None = None
@@ -82,6 +83,12 @@ class AgentSettings:
     # certificates, instead of the system's CAs. Both may be replaced while a process runs.
     token_file: str | None = None
     ca_file: str | None = None
+    # What follows is in AGENTS_FILE alone. backend: one of beads_dispatch.agents.BACKENDS.
+    backend: str = "beadboard"
+    # jobs_url: claude-agent-service behind BeadBoard. Its /health counts jobs, its /jobs/{id} tells how one ended.
+    jobs_url: str | None = None
+    # The backend's own: see its module.
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,7 @@ def agent(env: Environment) -> AgentSettings:
     if health:
         _http_url(health, "AGENT_HEALTH_URL")
     return AgentSettings(
-        beadboard_url=_http_url(url, "BEADBOARD_URL"),
+        url=_http_url(url, "BEADBOARD_URL"),
         health_url=health,
         timeout_seconds=_number(env, "AGENT_TIMEOUT_SECONDS", AgentSettings.timeout_seconds),
         token_file=_credentials(env, "AGENT_TOKEN_FILE", credentials.token_file),
@@ -329,13 +336,17 @@ def _flag(env: Environment, name: str) -> bool:
     return text == "true"
 
 
-def _http_url(text: str, name: str) -> str:
+def is_http_url(text: str) -> bool:
+    """Whether a text is an http:// or https:// URL with a host."""
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
-        usable = False
-    if not usable:
+        return False
+
+
+def _http_url(text: str, name: str) -> str:
+    if not is_http_url(text):
         # The value is not repeated: a URL may hold credentials.
         raise SettingsError(f"{name} is not an http:// or https:// URL with a host.")
     return text

@@ -14,7 +14,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "events": ("issue_id", "actor"),
     "dependencies": ("issue_id",),
     "config": ("key", "value"),
-    "holds": ("held_until",),
+    "agent_holds": ("agent", "held_until"),
 }
 
 _COMPARED = ("id", "title", "priority", "assignee", "status")  # what store.feed_state.unpublished gives of each side
@@ -126,9 +126,9 @@ def request_reason_in(transaction: Transaction, assignee: str) -> RequestReason 
 def moves_a_moment(transaction: Transaction, assignee: str) -> bool:
     """Whether the next due moment may be another one after a transaction: a defer date, a retry delay or a hold."""
     return any(
-        row.table == "holds" or (side.get("assignee") == assignee or side.get("defer_until") is not None)
+        row.table == "agent_holds" or (side.get("assignee") == assignee or side.get("defer_until") is not None)
         for row in transaction.rows
-        if row.table in ("issues", "holds")
+        if row.table in ("issues", "agent_holds")
         for side in (row.before or {}, row.after or {})
     )
 
@@ -178,7 +178,7 @@ def _cause(row: RowChange, assignee: str, actors: Mapping[str, str]) -> str | No
             return _bead_cause(before, after, assignee, actors)
         case "dependencies" if row.before is not None:
             return "change"
-        case "holds" if before.get("held_until") is not None and after.get("held_until") is None:
+        case "agent_holds" if before.get("held_until") is not None and after.get("held_until") is None:
             return "resume"
         case "config" if suspension.CONFIG_KEY in (before.get("key"), after.get("key")):
             return "resume"

@@ -26,13 +26,13 @@ class EligibilityCheck:
         now = datetime.now(UTC)
         self._beads.refresh()
         count = self._beads.eligible.count(self._limits.assignee, now, _COUNTED, enough=1)
-        if not count or self._beads.control.suspension().dispatch or self._beads.control.hold().active_at(now):
+        if not count or self._beads.control.suspension().dispatch or self._beads.control.hold(self._limits.assignee).active_at(now):
             return 0
         return count
 
     def next_due(self, now: datetime) -> datetime | None:
         """The next moment at which work may come up by itself: a defer date, or the end of a retry delay or a hold."""
-        hold, due = self._beads.control.hold(), self._beads.eligible.next_due(self._limits.assignee, now)
+        hold, due = self._beads.control.hold(self._limits.assignee), self._beads.eligible.next_due(self._limits.assignee, now)
         return min(filter(None, (hold.until if hold.active_at(now) else None, due)), default=None)
 
     def count_eligible_with_slot(self) -> int:

@@ -32,7 +32,7 @@ GRANT INSERT ON `beads`.`events` TO 'beads-dispatch'@'%';
 GRANT EXECUTE ON PROCEDURE `beads`.`dolt_add` TO 'beads-dispatch'@'%';
 GRANT EXECUTE ON PROCEDURE `beads`.`dolt_commit` TO 'beads-dispatch'@'%';
 GRANT SELECT ON `beads_dispatch`.`switches` TO 'beads-dispatch'@'%';
-GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`holds` TO 'beads-dispatch'@'%';
+GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`agent_holds` TO 'beads-dispatch'@'%';
 
 -- reap: the same on a bead; it does not use the hold.
 GRANT SELECT ON `beads`.* TO 'beads-reap'@'%';

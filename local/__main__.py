@@ -184,7 +184,7 @@ def _protect_queue(dolt: settings.DoltSettings, options: Options) -> None:
 def _report_unreachable(url: str) -> None:
     """Show at once when there is no agent; later the hold shows it, when a bead is in the queue."""
     try:
-        BeadBoard(settings.agent({"BEADBOARD_URL": url})).is_busy()
+        BeadBoard(settings.agent({"BEADBOARD_URL": url})).load()
     except agents.Unreachable as exc:
         show(f"{clock(datetime.now(UTC))}  the agent cannot be reached, beads stay in the queue: {exc}")
 

@@ -88,12 +88,14 @@ class HoldWatch:
 
     def _state(self, now: datetime) -> str:
         try:
-            hold = self._store.control.hold()
+            holds = self._store.control.holds()
         except store.StoreError as exc:
             return str(exc)
-        if hold.until is None or not hold.active_at(now):
-            return ""
-        return f"dispatch is held until {clock(hold.until)}: {hold.reason}"
+        return "; ".join(
+            f"dispatch of {agent} is held until {clock(hold.until)}: {hold.reason}"
+            for agent, hold in holds.items()
+            if hold.until is not None and hold.active_at(now)
+        )
 
 
 def table(beads: Mapping[str, list[Step]]) -> list[str]:

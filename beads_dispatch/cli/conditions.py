@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from beads_dispatch.agents import Unreachable, slots
-from beads_dispatch.agents.beadboard import BeadBoard
+from beads_dispatch.agents import Backend, Unreachable, slots
 from beads_dispatch.bead import Status
 from beads_dispatch.cli import terminal
 from beads_dispatch.settings import DispatchLimits
@@ -24,13 +23,13 @@ class Condition:
 
 
 def now(
-    beads: Store, limits: DispatchLimits, found: Diagnosis, moment: datetime, agent: BeadBoard | None
+    beads: Store, limits: DispatchLimits, found: Diagnosis, moment: datetime, agent: Backend | None
 ) -> list[Condition]:
     """All conditions of a bead; without `agent` it is not asked whether it is busy. Raises StoreError."""
     return [
         *_of_the_bead(found, limits, beads.eligible.blockers(found, moment), moment),
         _suspension(beads),
-        _hold(beads, moment, found.bead.id),
+        _hold(beads, limits.assignee, moment, found.bead.id),
         _slots(beads, limits, moment, agent),
     ]
 
@@ -193,8 +192,8 @@ def _suspension(beads: Store) -> Condition:
     return Condition("suspension", False, f"dispatch is suspended: {terminal.cut(reason, 120)}", fix)
 
 
-def _hold(beads: Store, moment: datetime, bead_id: str) -> Condition:
-    hold = beads.control.hold()
+def _hold(beads: Store, agent: str, moment: datetime, bead_id: str) -> Condition:
+    hold = beads.control.hold(agent)
     if hold.until is None or not hold.active_at(moment):
         return Condition("hold", True, "dispatch is not held")
     detail = (
@@ -204,7 +203,7 @@ def _hold(beads: Store, moment: datetime, bead_id: str) -> Condition:
     return Condition("hold", False, detail, f"beads-dispatch dispatch {shlex.quote(bead_id)}   (tries it now)")
 
 
-def _slots(beads: Store, limits: DispatchLimits, moment: datetime, agent: BeadBoard | None) -> Condition:
+def _slots(beads: Store, limits: DispatchLimits, moment: datetime, agent: Backend | None) -> Condition:
     since = moment - limits.slot_silence
     claimed = [(bead, activity) for bead, activity in beads.activity.in_progress(limits.assignee) if bead.record.claim]
     taking = [bead.id for bead, activity in claimed if activity.at > since]
@@ -225,7 +224,8 @@ def _slots_then(past: Snapshot, limits: DispatchLimits, moment: datetime) -> Con
     detail = f"{len(claimed)} of our claims in progress then" + (f": {', '.join(claimed)}" if claimed else "")
     if not past.has_all_activity():
         return Condition("slots", None, f"unknown: {detail}; activity and the agent have no history")
-    active = past.activity.count_active_claims(limits.assignee, moment - limits.slot_silence)
-    if active >= limits.max_in_flight:
+    since = moment - limits.slot_silence
+    active = [one for one in past.activity.claims(limits.assignee) if (one.last_activity or one.updated_at) > since]
+    if len(active) >= limits.max_in_flight:
         return Condition("slots", False, f"no slot was free: {detail}")
     return Condition("slots", None, f"unknown: {detail}; the agent has no history")

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from beads_dispatch import settings
-from beads_dispatch.agents.beadboard import BeadBoard
+from beads_dispatch import agents, settings
 from beads_dispatch.cli import connection, terminal, time_arguments
 from beads_dispatch.store import Commit, Store
 
@@ -82,9 +81,9 @@ class Context:
         }
         return settings.limits({**self.env, **options})
 
-    def agent(self) -> BeadBoard:
+    def agent(self) -> agents.Backend:
         """The agent's backend. Raises SettingsError."""
-        return BeadBoard(settings.agent(self.env))
+        return agents.backend(settings.agent(self.env))
 
     def at(self, written: str, *, or_first: bool = False) -> tuple[Commit, datetime]:
         """The commit and the moment that a person means by WHEN. Raises CommandError, StoreError.

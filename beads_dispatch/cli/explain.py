@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from beads_dispatch import notes
-from beads_dispatch.agents.beadboard import BeadBoard
+from beads_dispatch.agents import Backend
 from beads_dispatch.bead import Bead, Status
 from beads_dispatch.cli import conditions, history, terminal
 from beads_dispatch.cli.conditions import Condition
@@ -85,7 +85,7 @@ def run(context: Context) -> int:
     return 0
 
 
-def now(beads: Store, limits: DispatchLimits, bead_id: str, moment: datetime, agent: BeadBoard | None) -> Explanation:
+def now(beads: Store, limits: DispatchLimits, bead_id: str, moment: datetime, agent: Backend | None) -> Explanation:
     """Why not now. Raises NoSuchBead, StoreError."""
     for _ in range(_TRIES):
         found = diagnose(beads, limits, bead_id, moment, "this database")

@@ -10,12 +10,13 @@ from beads_dispatch.store import Hold
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what resume takes."""
     suspend.add_arguments(parser)
-    parser.add_argument("--now", action="store_true", help="end the hold too: the agent is well again")
+    parser.add_argument("--now", action="store_true", help="end the holds too: the agents are well again")
 
 
 def run(context: Context) -> int:
     """Resume. Raises SettingsError, StoreError."""
     if context.arguments.now:
         control = context.store.control
-        control.set_hold(control.hold(), Hold())
+        for agent, hold in control.holds().items():
+            control.set_hold(agent, hold, Hold())
     return suspend.change(context, suspend=False)

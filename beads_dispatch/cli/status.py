@@ -79,7 +79,7 @@ def run(context: Context) -> int:
 
 def report(beads: Store, limits: DispatchLimits, moment: datetime) -> StatusReport:
     """Raises StoreError."""
-    suspension, hold = beads.control.suspension(), beads.control.hold()
+    suspension, hold = beads.control.suspension(), beads.control.hold(limits.assignee)
     held = hold.active_at(moment)
     queue, delayed, rest = [], [], []
     for one in beads.eligible.diagnose(limits.assignee, moment):

@@ -58,7 +58,7 @@ class Store:
             oldest=oldest,
             running=self.activity.count_in_progress(assignee),
             suspension=self.control.suspension(),
-            hold=self.control.hold(),
+            hold=self.control.hold(assignee),
             executed=self.feed_state.executed(),
         )
 
@@ -71,6 +71,10 @@ class Store:
     def write_lock(self) -> contextlib.AbstractContextManager[None]:
         """One of our processes writes at a time; see Session.write_lock."""
         return self._session.write_lock()
+
+    def slot_lock(self, agent: str) -> contextlib.AbstractContextManager[bool]:
+        """One of our processes counts an agent's slots and claims at a time; see Session.slot_lock."""
+        return self._session.slot_lock(agent)
 
     def refresh(self) -> None:
         """Drop connections that died since they were last used, so that a pass does not begin on one."""

@@ -43,14 +43,14 @@ class ActivityReads:
         rows = self._session.rows(f"SELECT COUNT(*) AS n FROM issues i WHERE {_IN_PROGRESS}", {"assignee": assignee})
         return int(rows[0]["n"])
 
-    def count_active_claims(self, assignee: str, since: datetime) -> int:
-        """How many beads with a claim of ours are in progress and had activity after `since`."""
+    def claims(self, assignee: str) -> list[Bead]:
+        """The beads in progress for the agent with a claim of ours, each with the moment of its newest activity."""
         rows = self._session.rows(
-            f"SELECT COUNT(*) AS n FROM (SELECT {last_activity(self._session)} AS last_activity FROM issues i"
-            f" WHERE {_IN_PROGRESS} AND {TOKEN} IS NOT NULL) p WHERE p.last_activity > %(since)s",
-            {"assignee": assignee, "since": naive(since)},
+            f"SELECT {BEAD}, {last_activity(self._session)} AS last_activity FROM issues i"
+            f" WHERE {_IN_PROGRESS} AND {TOKEN} IS NOT NULL",
+            {"assignee": assignee},
         )
-        return int(rows[0]["n"])
+        return [Bead.from_row(row) for row in rows]
 
     def inactive(self, assignee: str, before: datetime, *, only_ours: bool = False) -> list[Bead]:
         """Beads in progress for the agent whose newest activity is older than `before`; `only_ours`: with a claim."""

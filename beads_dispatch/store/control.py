@@ -50,25 +50,36 @@ class Control(ConfiguredSuspension):
             {"feed": self._session.dolt.feed, "name": name, "suspended": suspended},
         )
 
-    def hold(self) -> Hold:
-        """The hold on dispatch."""
-        for row in self._session.state_rows(
-            "SELECT failures, held_until, reason FROM {state}.holds WHERE feed = %(feed)s"
-        ):
-            until = row["held_until"].replace(tzinfo=UTC) if row["held_until"] else None
-            return Hold(row["failures"], until, row["reason"])
-        return Hold()
+    def hold(self, agent: str) -> Hold:
+        """The hold on an agent."""
+        return self.holds().get(agent, Hold())
 
-    def set_hold(self, known: Hold, new: Hold) -> None:
-        """Replace the hold, unless somebody else did since `known` was read."""
-        if not self._session.state_rows("SELECT failures FROM {state}.holds WHERE feed = %(feed)s"):
+    def holds(self) -> dict[str, Hold]:
+        """The holds by agent; one that is over may be among them."""
+        rows = self._session.state_rows(
+            "SELECT agent, failures, held_until, reason FROM {state}.agent_holds WHERE feed = %(feed)s ORDER BY agent"
+        )
+        return {
+            row["agent"]: Hold(
+                row["failures"], row["held_until"].replace(tzinfo=UTC) if row["held_until"] else None, row["reason"]
+            )
+            for row in rows
+        }
+
+    def set_hold(self, agent: str, known: Hold, new: Hold) -> None:
+        """Replace the hold on an agent, unless somebody else did since `known` was read."""
+        name = {"agent": agent}
+        if agent not in self.holds():
             self._session.state_rows(
-                "INSERT IGNORE INTO {state}.holds (feed, failures, reason) VALUES (%(feed)s, 0, '')"
+                "INSERT IGNORE INTO {state}.agent_holds (feed, agent, failures, reason)"
+                " VALUES (%(feed)s, %(agent)s, 0, '')",
+                name,
             )
         self._session.state_rows(
-            "UPDATE {state}.holds SET failures = %(failures)s, held_until = %(until)s, reason = %(reason)s"
-            " WHERE feed = %(feed)s AND failures = %(known)s",
+            "UPDATE {state}.agent_holds SET failures = %(failures)s, held_until = %(until)s, reason = %(reason)s"
+            " WHERE feed = %(feed)s AND agent = %(agent)s AND failures = %(known)s",
             {
+                **name,
                 "failures": new.failures,
                 "until": naive(new.until) if new.until else None,
                 "reason": new.reason[:255],

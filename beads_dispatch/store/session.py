@@ -33,6 +33,8 @@ STATE_DATABASE = "beads_dispatch"  # what is ours and no bead's
 _CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 30.0  # far above the slowest query (tens of ms); PyMySQL waits indefinitely without it
 _LOCK_SECONDS = 10  # a write takes some 20 ms; after so long a writer goes on without the lock
+# More than a pass waits for a freed slot; below STATEMENT_SECONDS, after which the connection is taken for dead.
+_SLOT_LOCK_SECONDS = 20
 _WRITE_TRIES = 8  # an agent that notes and closes at once conflicts with our record of its job
 
 _CONFLICT = (1213, 1205)
@@ -179,8 +181,7 @@ class Session(ReadSession):
         if self._has_lock:
             yield
             return
-        digest = hashlib.sha256(self.dolt.database.encode()).hexdigest()[:32]  # a lock's name holds 64 characters
-        name = {"name": f"{STATE_DATABASE}.write.{digest}", "seconds": _LOCK_SECONDS}
+        name = {"name": self._lock_name("write"), "seconds": _LOCK_SECONDS}
         self.rows("SELECT GET_LOCK(%(name)s, %(seconds)s)", name)
         self._has_lock = True
         try:
@@ -189,6 +190,23 @@ class Session(ReadSession):
             self._has_lock = False
             if self._connection is not None:  # the lock ends with its connection
                 self.rows("SELECT RELEASE_LOCK(%(name)s)", name)
+
+    @contextlib.contextmanager
+    def slot_lock(self, agent: str) -> Iterator[bool]:
+        """Wait until no other of our processes counts the slots of an agent; False when that takes too long."""
+        name = {"name": self._lock_name("slots", agent), "seconds": _SLOT_LOCK_SECONDS}
+        taken = self.rows("SELECT GET_LOCK(%(name)s, %(seconds)s) AS taken", name)[0]["taken"] == 1
+        try:
+            yield taken
+        finally:
+            if taken and self._connection is not None:  # the lock ends with its connection
+                self.rows("SELECT RELEASE_LOCK(%(name)s)", name)
+
+    def _lock_name(self, *what: str) -> str:
+        """A lock's name holds 64 characters."""
+        kind, *more = what
+        digest = hashlib.sha256("\0".join((self.dolt.database, *more)).encode()).hexdigest()[:32]
+        return f"{STATE_DATABASE}.{kind}.{digest}"
 
     def refresh(self) -> None:
         super().refresh()

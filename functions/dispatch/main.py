@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 import flask
 import functions_framework
 
-from beads_dispatch import events, log, outcomes, settings
-from beads_dispatch.agents.beadboard import BeadBoard
+from beads_dispatch import agents, events, log, outcomes, settings
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.log import Action
 from beads_dispatch.outcomes import Dispatched, PassEnded
@@ -67,7 +66,8 @@ def _collaborators() -> Dispatcher:
     global _dispatcher
     if _dispatcher is None:
         clock = functools.partial(datetime.now, UTC)
-        _dispatcher = Dispatcher(Store(DOLT), BeadBoard(AGENT), LIMITS, clock, time.sleep, request_handler.stopping)
+        backend, stopping = agents.backend(AGENT), request_handler.stopping
+        _dispatcher = Dispatcher(Store(DOLT), backend, LIMITS, clock, time.sleep, stopping)
     return _dispatcher
 
 

@@ -226,7 +226,7 @@ def test_a_hold_is_shown_and_its_end(folder: pathlib.Path) -> None:
         assert "refused" in line
         beads = store.Store(settings.dolt({"BEADS_DIR": str(workspace.beads_dir)}))
         workspace.run("close", bead, actor="agent")
-        beads.control.set_hold(beads.control.hold(), store.Hold())
+        beads.control.set_hold("agent", beads.control.hold("agent"), store.Hold())
         beads.close()
         up.wait_for_line(r"^[\d:.]+  dispatch is not held now")
 

@@ -63,7 +63,7 @@ def test_an_answer_that_cannot_be_used_costs_few_beads(
     dispatch = make_dispatcher(health=health, timeout_seconds=1, max_in_flight=MANY)
     at_first = passes(dispatch, clock, 5)
     assert 1 <= sum(isinstance(outcome, OutcomeUnknown) for outcome in at_first) <= 3
-    assert "no usable answer" in beads.store.control.hold().reason
+    assert "no usable answer" in beads.store.control.hold("agent").reason
     in_the_hour = at_first + passes(dispatch, clock, 55)
     spent = [outcome.bead.id for outcome in in_the_hour if isinstance(outcome, OutcomeUnknown)]
     assert len(spent) <= 4 and spent == names[: len(spent)]
@@ -97,7 +97,7 @@ def test_an_agent_that_refuses_every_bead_costs_few_and_counts_none(
     dispatch = make_dispatcher(health=True, max_in_flight=MANY)
     passes(dispatch, clock, 5)
     assert sorted(set(agent.posts)) == names[:3]
-    assert beads.store.control.hold().refusing
+    assert beads.store.control.hold("agent").refusing
     passes(dispatch, clock, 55)
     assert sorted(set(agent.posts)) == names[:4]
     found = [found.bead for found in beads.store.eligible.diagnose("agent", clock())]
@@ -109,7 +109,7 @@ def test_an_agent_that_refuses_every_bead_costs_few_and_counts_none(
     before = len(agent.posts)
     dispatch.run_once()
     assert sorted(agent.posts[before:]) == names
-    assert not beads.store.control.hold().failures
+    assert not beads.store.control.hold("agent").failures
 
 
 def test_three_refused_beads_with_an_accepted_one_between_are_their_own_fault(
@@ -128,7 +128,7 @@ def test_three_refused_beads_with_an_accepted_one_between_are_their_own_fault(
         clock.passed += timedelta(seconds=1)
     assert [outcome.bead.id for outcome in found if isinstance(outcome, Rejected)] == bad
     assert [outcome.bead.id for outcome in found if isinstance(outcome, Dispatched)] == ["x-3", "x-5"]
-    assert not beads.store.control.hold().failures
+    assert not beads.store.control.hold("agent").failures
 
 
 def test_three_bad_beads_hold_up_the_others_once(
@@ -215,9 +215,9 @@ def test_one_command_ends_what_an_outage_left(
     assert main.run([*release, "--yes"], env) == 0
     assert beads.row("x-000")["status"] == "open"
     assert beads.notes("x-000")[-1] == notes.released("ann")
-    assert beads.store.control.hold().failures == 1
+    assert beads.store.control.hold("agent").failures == 1
     assert main.run(["resume", "--now"], env) == 0
-    assert not beads.store.control.hold().failures
+    assert not beads.store.control.hold("agent").failures
     agent.behaviour = support.job
     assert [type(outcome) for outcome in make_dispatcher(max_in_flight=MANY).run_once()[:3]] == [Dispatched] * 3
     assert main.run(["release", "--outcome", "unknown", "--since", "soon"], env) == 1

@@ -336,7 +336,7 @@ def test_metadata_that_people_wrote_never_breaks_an_answer(beads: Beads, ask: Co
 def test_a_hold_is_shown_with_its_reason(beads: Beads, ask: Command, now: datetime) -> None:
     """Nothing is dispatched, whatever the bead is."""
     beads.add("x-1")
-    beads.store.control.set_hold(store.Hold(), store.Hold(3, now + timedelta(minutes=4), "agent service: HTTP 502"))
+    beads.store.control.set_hold("agent", store.Hold(), store.Hold(3, now + timedelta(minutes=4), "agent service: HTTP 502"))
     answer = ask("explain", "x-1", "--json")
     assert "after 3 failures of the agent: agent service: HTTP 502" in answer.json["verdict"]
     assert condition(answer, "hold")["holds"] is False
@@ -493,7 +493,7 @@ def test_what_has_no_history_is_unknown(beads: Beads, ask: Command, now: datetim
     beads.add("x-1")
     beads.sql("CALL DOLT_COMMIT('-Am', 'a bead')")
     beads.store.control.mirror_pingsource("dispatch", True)
-    beads.store.control.set_hold(store.Hold(), store.Hold(1, now + timedelta(minutes=9), "down"))
+    beads.store.control.set_hold("agent", store.Hold(), store.Hold(1, now + timedelta(minutes=9), "down"))
     answer = ask("explain", "x-1", "--as-of", "HEAD", "--json")
     for name in ("suspension", "hold", "slots"):
         found = condition(answer, name)
@@ -621,7 +621,7 @@ def test_status_shows_who_suspended_it(beads: Beads, ask: Command, now: datetime
     """bd's config, a PingSource, the hold."""
     beads.workspace.run("config", "set", suspension.CONFIG_KEY, "dispatch")
     beads.store.control.mirror_pingsource("reap", True)
-    beads.store.control.set_hold(store.Hold(), store.Hold(1, now + timedelta(minutes=2), "agent service: HTTP 503"))
+    beads.store.control.set_hold("agent", store.Hold(), store.Hold(1, now + timedelta(minutes=2), "agent service: HTTP 503"))
     text = ask("status").out
     assert f"dispatch:  suspended: bd config {suspension.CONFIG_KEY} is dispatch" in text
     assert "reap:      suspended: PingSource reap has suspend=true" in text
@@ -699,7 +699,7 @@ def test_dispatch_by_hand_is_the_functions_own_dispatch(beads: Beads, ask: Comma
     later = notes.timestamp(datetime.now(UTC) + timedelta(minutes=9))
     beads.add("x-1", metadata=json.dumps({"dispatch": {"failures": 1, "attempt": 1, "retry_at": later}, "mine": 1}))
     suspended(beads)
-    beads.store.control.set_hold(store.Hold(), store.Hold(1, datetime.now(UTC) + timedelta(minutes=9), "down"))
+    beads.store.control.set_hold("agent", store.Hold(), store.Hold(1, datetime.now(UTC) + timedelta(minutes=9), "down"))
     answer = ask("dispatch", "x-1", "--json", BEADBOARD_URL=agent.url)
     assert agent.posts == ["x-1"]
     found = beads.store.claims.read_back("x-1")
@@ -708,7 +708,7 @@ def test_dispatch_by_hand_is_the_functions_own_dispatch(beads: Beads, ask: Comma
     assert beads.notes("x-1")[-1] == f"dispatched: job={answer.json['job']}"
     assert set(beads.actors("x-1")) == {"beads-dispatcher"}
     assert json.loads(beads.row("x-1")["metadata"])["mine"] == 1
-    assert beads.store.control.hold() == store.Hold()
+    assert beads.store.control.hold("agent") == store.Hold()
     for part in ("dispatch is suspended", "its retry delay ends at", "dispatch is held until"):
         assert part in answer.err
     assert answer.err.count("dispatched by hand all the same") == 3
@@ -888,7 +888,7 @@ def test_a_replay_and_the_past_write_nothing(beads: Beads, ask: Command, played:
     writes: list[Callable[[], Any]] = [
         lambda: control.set_configured(dispatch=True, reap=True),
         lambda: control.mirror_pingsource("dispatch", True),
-        lambda: control.set_hold(store.Hold(), store.Hold(1, now, "x")),
+        lambda: control.set_hold("agent", store.Hold(), store.Hold(1, now, "x")),
     ]
     before = state()
     for write in writes:
@@ -1078,7 +1078,7 @@ def test_no_commands_output_controls_the_terminal(
     # A second job for one claim: verify has something to report.
     beads.sql("UPDATE issues SET metadata = JSON_SET(metadata, '$.dispatch.job', %s) WHERE id = %s", EVIL, working)
     beads.sql("CALL DOLT_COMMIT('-Am', 'another job')")
-    beads.store.control.set_hold(store.Hold(), store.Hold(2, now + timedelta(minutes=4), f"down{EVIL}"))
+    beads.store.control.set_hold("agent", store.Hold(), store.Hold(2, now + timedelta(minutes=4), f"down{EVIL}"))
     beads.sql(
         f"REPLACE INTO {store.STATE_DATABASE}.positions (feed, gtid_set) VALUES (%s, %s)", beads.dolt.database, EVIL
     )

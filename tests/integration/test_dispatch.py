@@ -170,7 +170,7 @@ def test_a_row_that_cannot_be_used_delays_no_other(
     beads.add("x-1", priority=0, metadata=metadata)
     beads.add("x-2")
     before = beads.row("x-1")
-    beads.store.control.set_hold(store.Hold(), store.Hold(1, clock() - timedelta(seconds=1), "it was down"))
+    beads.store.control.set_hold("agent", store.Hold(), store.Hold(1, clock() - timedelta(seconds=1), "it was down"))
     assert kinds(make_dispatcher().run_once()) == [Dispatched, NothingEligible]
     assert agent.posts == ["x-2"]
     assert beads.row("x-1") == before
@@ -392,7 +392,7 @@ def test_a_refused_bead_is_rolled_back_and_waits_for_its_retry(
         clock.passed += timedelta(minutes=minutes, seconds=-20)
         assert kinds(dispatch.run_once()) == [NothingEligible]
         clock.passed += timedelta(seconds=40)
-    assert beads.store.control.hold() == store.Hold()
+    assert beads.store.control.hold("agent") == store.Hold()
     assert json.loads(beads.row("x-1")["metadata"])["team"] == "blue"
 
 
@@ -446,7 +446,7 @@ def test_a_failing_agent_sets_a_hold_and_counts_against_no_bead(
     clock.passed += timedelta(seconds=31)
     agent.behaviour = support.job
     assert kinds(dispatch.run_once()) == [Dispatched, NoSlot]
-    assert beads.store.control.hold().failures == 0
+    assert beads.store.control.hold("agent").failures == 0
 
 
 def test_holds_double_up_to_ten_minutes(
@@ -473,7 +473,7 @@ def test_an_agent_that_cannot_be_reached_leaves_the_beads_alone(
     outcomes = make_dispatcher(url="http://127.0.0.1:9").run_once()
     assert kinds(outcomes) == [AgentFailed]
     assert beads.notes("x-1") == []
-    assert "ConnectError" in beads.store.control.hold().reason
+    assert "ConnectError" in beads.store.control.hold("agent").reason
 
 
 def test_an_outage_while_nobody_waits_holds_up_nobody(beads: Beads, make_dispatcher: DispatcherFactory) -> None:
@@ -481,7 +481,7 @@ def test_an_outage_while_nobody_waits_holds_up_nobody(beads: Beads, make_dispatc
     beads.add("x-1", status="closed")
     outcomes = make_dispatcher(url="http://127.0.0.1:9", health=False).run_once()
     assert outcomes == [NothingEligible()]
-    assert beads.store.control.hold() == store.Hold()
+    assert beads.store.control.hold("agent") == store.Hold()
 
 
 def test_a_connection_refused_at_the_post_rolls_back(

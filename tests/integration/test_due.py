@@ -80,7 +80,7 @@ def by_a_retry_delay(beads: Beads, at: datetime) -> None:
 
 
 def by_a_hold(beads: Beads, at: datetime) -> None:
-    beads.store.control.set_hold(store.Hold(), store.Hold(1, at, "the agent was down"))
+    beads.store.control.set_hold("agent", store.Hold(), store.Hold(1, at, "the agent was down"))
 
 
 HELD_BACK = [by_bd_defer, by_bd_update, by_a_parents_date, by_a_retry_delay, by_a_hold]

@@ -83,7 +83,7 @@ def test_a_long_queue_costs_no_more(beads: Beads, scrape: Callable[[], Samples])
 def test_hold_and_suspension_are_shown(beads: Beads, scrape: Callable[[], Samples]) -> None:
     """Each suspension alone; how many failures in a row, and how long they hold dispatch."""
     assert scrape()["beads_hold_failures"] == scrape()["beads_hold_seconds"] == 0
-    beads.store.control.set_hold(store.Hold(), store.Hold(3, datetime.now(UTC) + timedelta(minutes=5), "HTTP 502"))
+    beads.store.control.set_hold("agent", store.Hold(), store.Hold(3, datetime.now(UTC) + timedelta(minutes=5), "HTTP 502"))
     beads.store.control.mirror_pingsource("reap", True)
     found = scrape()
     assert found["beads_hold_failures"] == 3
@@ -92,7 +92,7 @@ def test_hold_and_suspension_are_shown(beads: Beads, scrape: Callable[[], Sample
     beads.store.control.set_configured(dispatch=True, reap=False)
     found = scrape()
     assert [found[f'beads_suspended{{function="{name}"}}'] for name in ("dispatch", "reap")] == [1, 1]
-    beads.store.control.set_hold(store.Hold(3), store.Hold(4, datetime.now(UTC) - timedelta(minutes=5), "HTTP 502"))
+    beads.store.control.set_hold("agent", store.Hold(3), store.Hold(4, datetime.now(UTC) - timedelta(minutes=5), "HTTP 502"))
     assert scrape()["beads_hold_seconds"] == 0
 
 

@@ -164,7 +164,7 @@ def test_an_outage_of_a_weekend_writes_few_notes(
     ends = clock() + timedelta(hours=60)
     while clock() < ends:
         dispatch.run_once()
-        hold = beads.store.control.hold()
+        hold = beads.store.control.hold("agent")
         clock.passed += max((hold.until or clock()) - clock(), timedelta(seconds=30))
     assert len(agent.posts) > 10 * len(names)
     for name in names:

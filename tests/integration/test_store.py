@@ -92,8 +92,8 @@ def test_without_the_feeders_database_there_is_no_hold_and_no_mirrored_pingsourc
     """Dispatch before the feeder's first start works, and remembers no hold."""
     beads.sql(f"DROP DATABASE {store.STATE_DATABASE}")
     assert beads.store.control.suspension() == Suspension()
-    beads.store.control.set_hold(store.Hold(), store.Hold(1, clock(), "down"))
-    assert beads.store.control.hold() == store.Hold()
+    beads.store.control.set_hold("agent", store.Hold(), store.Hold(1, clock(), "down"))
+    assert beads.store.control.hold("agent") == store.Hold()
     assert beads.store.feed_state.position() is None
 
 

@@ -59,11 +59,11 @@ def test_dispatch_can_do_its_work(beads: Beads, dispatcher: Dispatcher, agent: s
     beads.store.control.mirror_pingsource("dispatch", False)
     agent.behaviour = support.answers(502)
     assert isinstance(dispatcher.run_once()[0], AgentFailed)
-    assert beads.row("x-1")["status"] == "open" and beads.store.control.hold().failures == 1
+    assert beads.row("x-1")["status"] == "open" and beads.store.control.hold("agent").failures == 1
     agent.behaviour = support.job
     clock.passed += timedelta(minutes=11)
     assert [type(outcome) for outcome in dispatcher.run_once()] == [Dispatched, NothingEligible]
-    assert beads.row("x-1")["status"] == "in_progress" and beads.store.control.hold().failures == 0
+    assert beads.row("x-1")["status"] == "in_progress" and beads.store.control.hold("agent").failures == 0
 
 
 def test_reap_can_do_its_work(beads: Beads, as_user: As, dispatcher: Dispatcher, clock: Clock) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from beads_dispatch import agents, settings
-from beads_dispatch.agents import beadboard, http
+from beads_dispatch.agents import Load, beadboard, http
 from local import processes
 from tests import support
 from tests.certificates import Certificates
@@ -34,13 +34,13 @@ def test_nothing_was_sent_without_a_connection() -> None:
     """Nobody listens, or the name is not one: Unreachable, so that the bead is released."""
     for url in (f"http://127.0.0.1:{processes.free_port()}", f"http://{'x' * 64}.invalid"):
         with pytest.raises(agents.Unreachable, match="ConnectError"):
-            client(url).start("x-1")
+            client(url).start("x-1", "c-1")
 
 
 def test_a_server_that_does_not_speak_tls_got_nothing(server: support.Agent) -> None:
     """The TLS handshake is part of connecting: nothing was sent."""
     with pytest.raises(agents.Unreachable):
-        client(server.url.replace("http:", "https:")).start("x-1")
+        client(server.url.replace("http:", "https:")).start("x-1", "c-1")
     assert server.posts == []
 
 
@@ -49,7 +49,7 @@ def test_an_announcement_is_not_a_refusal(server: support.Agent, code: int) -> N
     """1xx announces an answer: the job may run."""
     server.behaviour = support.answers(code)
     with pytest.raises(agents.UnknownOutcome):
-        client(server.url).start("x-1")
+        client(server.url).start("x-1", "c-1")
 
 
 def test_a_chunked_answer_is_read_whole_and_one_cut_short_is_none(server: support.Agent) -> None:
@@ -65,10 +65,10 @@ def test_a_chunked_answer_is_read_whole_and_one_cut_short_is_none(server: suppor
         handler.hang_up()
 
     server.behaviour = lambda handler: chunked(handler, whole=True)
-    assert client(server.url).start("x-1") == "j-1"
+    assert client(server.url).start("x-1", "c-1") == "j-1"
     server.behaviour = lambda handler: chunked(handler, whole=False)
     with pytest.raises(agents.UnknownOutcome):
-        client(server.url).start("x-1")
+        client(server.url).start("x-1", "c-1")
 
 
 def test_the_url_may_hold_a_path_and_credentials(server: support.Agent) -> None:
@@ -81,26 +81,26 @@ def test_the_url_may_hold_a_path_and_credentials(server: support.Agent) -> None:
 
     server.behaviour = keeps
     where = server.url.removeprefix("http://")
-    assert client(f"http://me:p%40ss@{where}/a b/%2F").start("x-1") == "j"
+    assert client(f"http://me:p%40ss@{where}/a b/%2F").start("x-1", "c-1") == "j"
     assert seen == [("/a%20b/%2F/api/agent-dispatch", "Basic " + base64.b64encode(b"me:p@ss").decode())]
     with pytest.raises(agents.Unreachable) as caught:
-        client(f"http://me:p%40ss@127.0.0.1:{processes.free_port()}").start("x-1")
+        client(f"http://me:p%40ss@127.0.0.1:{processes.free_port()}").start("x-1", "c-1")
     assert "ss" not in str(caught.value)
 
 
 def test_the_health_url_is_asked_as_it_is(server: support.Agent) -> None:
     """The number of running jobs is active + queued."""
     server.active = 3
-    assert client(server.url, health_url=f"{server.url}/health").count_running() == 3
-    assert client(server.url).count_running() is None
+    assert client(server.url, health_url=f"{server.url}/health").load() == Load(running=3)
+    assert client(server.url).load() == Load(busy=True)
 
 
 def test_certificates_are_loaded_only_where_they_are_used(server: support.Agent) -> None:
     """They cost some 20 ms of a cold start."""
     plain, secure = client(server.url), client("https://127.0.0.1:1")
-    assert plain.start("x-1") and plain._http._tls is None
+    assert plain.start("x-1", "c-1") and plain._http._tls is None
     with pytest.raises(agents.Unreachable):
-        secure.start("x-1")
+        secure.start("x-1", "c-1")
     assert isinstance(secure._http._tls, ssl.SSLContext)
 
 
@@ -113,7 +113,7 @@ def test_the_bead_is_posted_as_json(server: support.Agent) -> None:
         handler.answer(200, json.dumps({"job_id": " j "}).encode())
 
     server.behaviour = keeps
-    assert client(server.url).start('x-"ü"') == "j"
+    assert client(server.url).start('x-"ü"', "c-1") == "j"
     assert server.posts == ['x-"ü"'] and seen == ["application/json"]
 
 
@@ -172,7 +172,7 @@ def test_no_connection_is_used_twice(server: support.Agent) -> None:
     server.behaviour = keeps
     kept = client(server.url)
     for bead in ("x-1", "x-2", "x-3"):
-        kept.start(bead)
+        kept.start(bead, "c-1")
     assert len(set(ports)) == 3
 
 
@@ -182,10 +182,10 @@ def test_an_answer_is_cut_at_64_kib(server: support.Agent, code: int) -> None:
     server.behaviour = support.answers(code, b"x" * 10_000_000)
     if code == 200:
         with pytest.raises(agents.UnknownOutcome, match="too long"):
-            client(server.url).start("x-1")
+            client(server.url).start("x-1", "c-1")
     else:
         with pytest.raises(agents.Refused) as refused:
-            client(server.url).start("x-1")
+            client(server.url).start("x-1", "c-1")
         assert len(refused.value.body) == 65536
 
 
@@ -204,21 +204,21 @@ def test_the_environments_proxies_and_redirects_and_cookies_are_ignored(
     server.behaviour = redirects
     for bead in ("x-1", "x-2"):
         with pytest.raises(agents.Refused, match="307"):
-            client(server.url).start(bead)
+            client(server.url).start(bead, "c-1")
     assert server.posts == ["x-1", "x-2"] and cookies == [None, None]
 
 
 def test_an_agents_certificate_is_verified_by_the_ca_file(server: support.Agent, certificates: Certificates) -> None:
     """Another CA, another host name, or no CA file: nothing is sent."""
     certificates.serve_tls(server)
-    assert client(server.url, ca_file=str(certificates.ca)).start("x-1")
+    assert client(server.url, ca_file=str(certificates.ca)).start("x-1", "c-1")
     for url, ca in (
         (server.url, str(certificates.other_ca)),
         (server.url, None),
         (server.url.replace("127.0.0.1", "localhost"), str(certificates.ca)),
     ):
         with pytest.raises(agents.Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
-            client(url, ca_file=ca).start("x-2")
+            client(url, ca_file=ca).start("x-2", "c-1")
     assert server.posts == ["x-1"]
 
 
@@ -240,20 +240,20 @@ def test_token_and_ca_files_are_read_again_when_they_change(
     where = server.url.replace("https://", "https://me:pass@")
     kept = client(where, token_file=str(token), ca_file=str(ca))
     with pytest.raises(agents.Unreachable):
-        kept.start("x-1")
+        kept.start("x-1", "c-1")
     shutil.copy(certificates.ca, ca)
-    kept.start("x-1")
+    kept.start("x-1", "c-1")
     token.write_text("t0ken-2")
-    kept.start("x-1")
+    kept.start("x-1", "c-1")
     for content in (b"", b"two\nlines", b"\xff\xfe", None):
         ca.write_bytes(content or b"")
         token.write_bytes(content or b"") if content is not None else token.unlink()
-        kept.start("x-1")
+        kept.start("x-1", "c-1")
     assert seen == ["Bearer t0ken-1", *["Bearer t0ken-2"] * 5]
     assert [record.args for record in caplog.records] == [()] * 2
     assert "t0ken" not in caplog.text and "lines" not in caplog.text
     token.write_text("t0ken-3")
-    kept.start("x-1")
+    kept.start("x-1", "c-1")
     assert seen[-1] == "Bearer t0ken-3"
 
 
@@ -261,5 +261,5 @@ def test_a_token_file_that_never_held_a_token_sends_nothing(server: support.Agen
     """The error names the file and not its content."""
     (tmp_path / "token").write_text("secret one\nsecret two")
     with pytest.raises(agents.Unreachable, match="token") as caught:
-        client(server.url, token_file=str(tmp_path / "token")).start("x-1")
+        client(server.url, token_file=str(tmp_path / "token")).start("x-1", "c-1")
     assert "secret" not in str(caught.value) and server.posts == []

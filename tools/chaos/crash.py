@@ -244,7 +244,7 @@ def _steps(here: World, agent: Agent, scenario: Scenario, bead: str, at: int) ->
 def _settle_all(here: World) -> None:
     """Settle what an earlier crash left, so that only the next bead counts."""
     here.sql("UPDATE issues SET status = 'closed' WHERE status <> 'closed'")
-    here.sql(f"DELETE FROM {store.STATE_DATABASE}.holds")
+    here.sql(f"DELETE FROM {store.STATE_DATABASE}.agent_holds")
     here.commit("settled")
 
 
