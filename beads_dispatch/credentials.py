@@ -1,5 +1,6 @@
-"""Files with a bearer token or CA certificates, which may be replaced while a process runs."""
+"""Bearer tokens and CA certificates, in files that may be replaced while a process runs."""
 
+import functools
 import pathlib
 import ssl
 from collections.abc import Callable
@@ -14,7 +15,8 @@ logger = log.get("credentials")
 
 
 class CredentialsFile(Generic[T]):
-    """What a file holds now; while it is away or half written, what it held before. The first such time is logged."""
+    """What a file, or all files of a folder, hold now; while that is away or half written, what it held before. The
+    first such time is logged."""
 
     def __init__(self, path: str, parse: Callable[[bytes], T]) -> None:
         """`parse` raises ValueError or OSError where it cannot use the content."""
@@ -27,7 +29,7 @@ class CredentialsFile(Generic[T]):
     def value(self) -> T:
         """Raises OSError where the file has never been usable; the text names the file, not its content."""
         try:
-            content = pathlib.Path(self._path).read_bytes()
+            content = _content(pathlib.Path(self._path))
             if content != self._content:
                 self._value, self._content = self._parse(content), content
             self._failed = False
@@ -52,12 +54,40 @@ def ca_file(path: str) -> CredentialsFile[ssl.SSLContext]:
     return CredentialsFile(path, trusting)
 
 
+@functools.cache
+def trusting_nobody() -> ssl.SSLContext:
+    """For a client of http:// alone, so that nothing that should be verified can go that way."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def public_and(pem: str, folder: str | None) -> Callable[[], ssl.SSLContext]:
+    """The system's CAs, these, and those in a folder. Raises ValueError or OSError where these are none."""
+
+    def trusting_all(more: bytes) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        for each in (pem, more.decode("ascii", "ignore")):
+            if each.strip():
+                context.load_verify_locations(cadata=each)
+        return context
+
+    if folder is not None:
+        return CredentialsFile(folder, trusting_all).value
+    context = trusting_all(b"")
+    return lambda: context
+
+
 def trusting(pem: bytes) -> ssl.SSLContext:
     """Verifies certificate and host name against these CA certificates alone. Raises ValueError or ssl.SSLError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Comments may hold any characters. Empty data is an error here; create_default_context would trust every public CA.
     context.load_verify_locations(cadata=pem.decode("ascii", "ignore"))
     return context
+
+
+def _content(path: pathlib.Path) -> bytes:
+    if not path.is_dir():
+        return path.read_bytes()
+    return b"\n".join(file.read_bytes() for file in sorted(path.iterdir()) if file.is_file())
 
 
 def _token(content: bytes) -> str:

@@ -22,6 +22,11 @@ _PORT_FILE = "dolt-server.port"  # in a workspace's .beads folder
 _FEED_LENGTH = 64  # of DoltSettings.feed, as our tables hold it
 
 
+# Where a SinkBinding mounts what it gives besides variables: CAs (trust bundles), and an OIDC token for the sink.
+_SINK_CA_FOLDER = pathlib.Path("/knative-custom-certs")
+_SINK_TOKEN = pathlib.Path("/oidc/token")
+
+
 class SettingsError(Exception):
     """A setting is missing or wrong: the text has what was expected, what was found, what to do."""
 
@@ -141,6 +146,10 @@ class FeederSettings:
     # SINK_TIMEOUT_SECONDS: a Broker may answer only after the subscriber ran, cold start and retries
     # included (measured: seconds; over 60 s when it retried). Far above that.
     sink_timeout_seconds: float = 120.0
+    # K_CA_CERTS: PEM, CAs that an https sink is verified with, besides the system's and those in the folder.
+    sink_ca_certs: str = ""
+    sink_ca_folder: str | None = None  # its files may be replaced while a process runs
+    sink_token_file: str | None = None  # a bearer token; may be replaced while a process runs
 
 
 def dolt(env: Environment) -> DoltSettings:
@@ -240,6 +249,9 @@ def feeder(env: Environment) -> FeederSettings:
         port=_port(env.get("PORT") or "8080", "PORT"),
         host=env.get("HOST") or FeederSettings.host,
         sink_timeout_seconds=_number(env, "SINK_TIMEOUT_SECONDS", FeederSettings.sink_timeout_seconds),
+        sink_ca_certs=_pem(env, "K_CA_CERTS"),
+        sink_ca_folder=str(_SINK_CA_FOLDER) if _SINK_CA_FOLDER.is_dir() else None,
+        sink_token_file=str(_SINK_TOKEN) if _SINK_TOKEN.is_file() else None,
     )
 
 
@@ -291,6 +303,16 @@ def _secret(env: Environment, name: str) -> str:
         return _file(path)
     except OSError as exc:
         raise SettingsError(f"{name}_FILE names {path}, which cannot be read ({exc.strerror}).") from None
+
+
+def _pem(env: Environment, name: str) -> str:
+    text = env.get(name, "").strip()
+    try:
+        if text:
+            credentials.trusting(text.encode())
+    except (OSError, ValueError) as exc:
+        raise SettingsError(f"{name} holds no CA certificate, expected PEM ({exc}).") from None
+    return text
 
 
 def _credentials(env: Environment, name: str, kind: Callable[[str], credentials.CredentialsFile[Any]]) -> str | None:

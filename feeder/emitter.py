@@ -1,11 +1,12 @@
 """POSTs CloudEvents to the sink."""
 
 import random
+import ssl
 from collections.abc import Callable
 
 import httpx
 
-from beads_dispatch import deadline, events, log, settings
+from beads_dispatch import credentials, deadline, events, log, settings
 from beads_dispatch.log import Action
 from feeder import metrics
 
@@ -25,21 +26,32 @@ class Emitter:
     def __init__(self, feeder: settings.FeederSettings) -> None:
         self.accepts = True  # whether the sink accepted the last event
         self._settings = feeder
-        self._client = httpx.Client(timeout=feeder.sink_timeout_seconds, verify=feeder.sink.startswith("https"))
+        # Certificates are loaded only where they are used.
+        self._trusted = (
+            credentials.public_and(feeder.sink_ca_certs, feeder.sink_ca_folder)
+            if feeder.sink.startswith("https")
+            else credentials.trusting_nobody
+        )
+        self._token = credentials.token_file(feeder.sink_token_file) if feeder.sink_token_file else None
+        self._client: httpx.Client | None = None
+        self._tls: ssl.SSLContext | None = None  # what `_client` verifies with
         self._exchange = deadline.Exchange(feeder.sink_timeout_seconds)
 
     def close(self) -> None:
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     def send(self, event: events.Event) -> None:
         """POST one event; returns when the sink accepted it with 2xx. Raises SinkError."""
         headers, body = events.to_http(event, self._settings.overrides)
         try:
+            if self._token is not None:
+                headers["Authorization"] = f"Bearer {self._token.value()}"
             with self._exchange:
-                response = self._client.post(
+                response = self._current_client().post(
                     self._settings.sink, headers=headers, content=body, extensions={"trace": self._exchange.trace}
                 )
-        except (httpx.HTTPError, deadline.TooLate) as exc:
+        except (httpx.HTTPError, deadline.TooLate, OSError, ValueError) as exc:
             self.accepts = False
             metrics.SINK_ERRORS.inc()
             raise SinkError(f"the sink gave no answer ({type(exc).__name__}: {exc})") from exc
@@ -47,6 +59,15 @@ class Emitter:
         if not self.accepts:
             metrics.SINK_ERRORS.inc()
             raise SinkError(f"the sink answered HTTP {response.status_code}")
+
+    def _current_client(self) -> httpx.Client:
+        """The kept client; another one where the CAs have changed."""
+        tls = self._trusted()
+        if self._client is None or tls is not self._tls:
+            self.close()
+            self._client = httpx.Client(timeout=self._settings.sink_timeout_seconds, verify=tls, trust_env=False)
+            self._tls = tls
+        return self._client
 
 
 class Backoff:

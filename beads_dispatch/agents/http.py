@@ -88,8 +88,7 @@ class AgentHttp:
     def _transport(self, url: httpx.URL) -> httpx.HTTPTransport:
         """Certificates are loaded (some 20 ms) only where they are used."""
         if url.scheme != "https":
-            # Its context trusts nobody: nothing that should be verified can go this way.
-            self._plain = self._plain or _transport(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+            self._plain = self._plain or _transport(credentials.trusting_nobody())
             return self._plain
         tls = self._ca.value() if self._ca is not None else self._tls or ssl.create_default_context()
         if self._secure is None or tls is not self._tls:

@@ -17,8 +17,9 @@ def workspace(folder: pathlib.Path, **metadata: object) -> dict[str, str]:
 def test_a_workspace_says_where_dolt_is(tmp_path: pathlib.Path) -> None:
     """metadata.json names host, user and database; dolt-server.port is read before the deprecated key."""
     env = workspace(tmp_path, dolt_server_host="db", dolt_server_port=1, dolt_server_user="bd", dolt_database="beads")
-    (tmp_path / "dolt-server.port").write_text("3399\n")
-    assert settings.dolt(env) == settings.DoltSettings("db", 3399, "bd", "", "beads")
+    port = tmp_path / "dolt-server.port"
+    port.write_text("3399\n")
+    assert settings.dolt(env) == settings.DoltSettings("db", 3399, "bd", "", "beads", port_file=port)
 
 
 def test_explicit_settings_win_over_the_workspace(tmp_path: pathlib.Path) -> None:
