@@ -26,3 +26,13 @@ WORKDIR /app
 ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TMPDIR=/dev/shm HOME=/dev/shm
 USER 65532:65532
 CMD ["python", "-m", "feeder"]
+# Last, because they differ in each build; `make release` sets them.
+ARG VERSION=unknown REVISION=unknown CREATED=unknown
+LABEL org.opencontainers.image.title="beads-dispatch" \
+  org.opencontainers.image.description="Starts an agent job when a bead is assigned to the agent" \
+  org.opencontainers.image.licenses="MIT" \
+  org.opencontainers.image.source="https://github.com/beads-dispatch/beads-dispatch" \
+  org.opencontainers.image.documentation="https://github.com/beads-dispatch/beads-dispatch/tree/main/docs" \
+  org.opencontainers.image.version="${VERSION}" \
+  org.opencontainers.image.revision="${REVISION}" \
+  org.opencontainers.image.created="${CREATED}"

@@ -1,11 +1,13 @@
 # One command for each task; `make help` lists them.
 .DEFAULT_GOAL := help
 .PHONY: help up demo test test-cluster chaos mutation-test bench bench-latency bench-chain bench-idle bench-scale \
-  bench-throughput bench-write-overhead bench-cold bench-due bench-race bench-cluster check format lock clean
+  bench-throughput bench-write-overhead bench-cold bench-due bench-race bench-cluster check format lock release clean
 
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+RELEASE_VENV := .venv-release
+REQUIRE_PYTHON = $(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ". Set PYTHON to a newer one.")'
 
 # Finds or builds dolt and bd first; a workspace of your own (BEADS_DIR) brings both.
 LOCAL = $(if $(BEADS_DIR),,DOLT="$$($(PY) -m tools.toolchain dolt)" && BD="$$($(PY) -m tools.toolchain bd)" && \
@@ -96,15 +98,29 @@ lock: ## resolve requirements/*.txt again, with hashes (needs uv)
 	  --extra functions --extra feeder pyproject.toml -o requirements/runtime.txt
 	printf 'setuptools>=77\n' | uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header - -o requirements/build.txt
+	printf 'build>=1.6\ncyclonedx-bom>=7.5\n' | uv pip compile --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header - -o requirements/release.txt
 
-clean: ## remove the environment and the local data
-	rm -rf $(VENV) .local
+release: $(RELEASE_VENV)/.ready ## wheel, sdist, image, SBOMs and SHA256SUMS of the last commit, in dist/ (docs/security.md)
+	@$(RELEASE_VENV)/bin/python -m tools.release --builder "$(BUILDER)" --base "$(BASE)"
+
+clean: ## remove the environments, the local data and the release
+	rm -rf $(VENV) $(RELEASE_VENV) .local dist
 
 # Dependencies are pinned with hashes; the project itself is installed in place.
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ". Set PYTHON to a newer one.")'
+	@$(REQUIRE_PYTHON)
 	@echo "==> making $(VENV) with the locked dependencies (about half a minute)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Of `make release` alone: neither the product nor the tests need it.
+$(RELEASE_VENV)/.ready: requirements/release.txt requirements/build.txt
+	@$(REQUIRE_PYTHON)
+	@echo "==> making $(RELEASE_VENV) with the locked tools"
+	@$(PYTHON) -m venv $(RELEASE_VENV)
+	@$(RELEASE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  -r requirements/release.txt -r requirements/build.txt
 	@touch $@

@@ -62,7 +62,7 @@ def test_a_class_name_stands_once() -> None:
     assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
 
 
-@pytest.mark.parametrize("name", ["build.txt", "dev.txt", "runtime.txt"])
+@pytest.mark.parametrize("name", ["build.txt", "dev.txt", "release.txt", "runtime.txt"])
 def test_the_lock_pins_every_dependency_with_hashes_and_names_no_index(name: str) -> None:
     """One line of `==` and at least one hash each; no URL."""
     lines = (ROOT / "requirements" / name).read_text().splitlines()
