@@ -20,7 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m tools.release",
         description="Make wheel, sdist, image, lists of components (CycloneDX) and SHA256SUMS from the last commit.",
     )
-    parser.add_argument("--out", type=pathlib.Path, default=CHECKOUT / "dist", help="emptied first; default: dist")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=CHECKOUT / "dist",
+        help="the folder; an older release in it is removed; default: dist",
+    )
     parser.add_argument("--builder", help="docker, podman, buildah, or the path of one; default: the first that works")
     parser.add_argument("--base", help="the image to build on, instead of the Dockerfile's")
     options = parser.parse_args(arguments)
@@ -36,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def release(out: pathlib.Path, scratch: pathlib.Path, wanted: str | None, base: str | None) -> None:
     """Everything, into `out`. Raises ReleaseError."""
     commit = source.Revision.last(CHECKOUT)
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for old in (*out.glob("beads_dispatch-*"), *out.glob("SHA256SUMS")):
+        old.unlink()
     _sdist, wheel = (pathlib.Path(shutil.copy(built, out)) for built in source.build_twice(commit, scratch))
     tree = commit.extract(scratch / "tree")
     version = source.version(tree)
