@@ -11,7 +11,7 @@ import pathlib
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from beads_dispatch import settings
@@ -61,7 +61,7 @@ def _texts(value: Any) -> bool:
 
 
 def _hints(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_texts, value.values()))
+    return isinstance(value, dict) and set(value) <= {*settings.HINTS} and all(map(_texts, value.values()))
 
 
 _BACKENDS = ("beadboard", "claude-agent-service", "a2a", "jobsink", "command")
@@ -83,7 +83,11 @@ _CONNECTION = {
 }
 _OPTIONS = {
     # hints: bd's hints on a bead that are passed on, by name, each with the values that are allowed.
-    "hints": _Key('a table of lists of texts, such as {model = ["opus", "sonnet"]}', _hints, _BACKENDS[1:]),
+    "hints": _Key(
+        f'a table of lists of texts for {", ".join(settings.HINTS)}, such as {{model = ["opus", "sonnet"]}}',
+        _hints,
+        _BACKENDS[1:],
+    ),
     "agent": _Key("a name", _text, ("claude-agent-service",)),
     "prompt": _Key("a text; {bead} in it is the bead's id", _text, ("claude-agent-service", "a2a", "command")),
     "max_budget_usd": _Key("a number above 0", _positive, ("claude-agent-service",)),
@@ -140,11 +144,12 @@ class _File:
         connection = _part(table, _CONNECTION)
         if "url" not in connection and backend != "command":
             self._fail(("agents", name), "url", f"url: where the backend {backend} is", None)
-        if backend == "command" and "command" not in table:
-            self._fail(("agents", name), "command", "command: what is run for a bead", None)
+        for key, what in (("command", "what is run for a bead"), ("folder", "where it is run")):
+            if backend == "command" and key not in table:
+                self._fail(("agents", name), key, f"{key}: {what}", None)
         for key in ("url", "jobs_url"):
             connection[key] = connection[key].rstrip("/") if key in connection else ("" if key == "url" else None)
-        found = AgentSettings(**connection, options=_part(table, _OPTIONS))
+        found = AgentSettings(**connection, options=_part(table, _OPTIONS), name=name)
         if limits.claim_timeout_seconds <= found.timeout_seconds:
             above = f"a number above timeout_seconds ({found.timeout_seconds:g})"
             self._fail(("agents", name), "claim_timeout_seconds", above, limits.claim_timeout_seconds)
@@ -189,7 +194,3 @@ class _File:
 
 def _part(table: Mapping[str, Any], keys: Mapping[str, _Key]) -> dict[str, Any]:
     return {key: value for key, value in table.items() if key in keys}
-
-
-# Every limit is a field: a new one of DispatchLimits is a key of the file, or this fails at import.
-assert set(_LIMITS) == {each.name for each in fields(DispatchLimits)} - {"assignee"}

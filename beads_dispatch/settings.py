@@ -21,6 +21,9 @@ Environment = Mapping[str, str]
 _PORT_FILE = "dolt-server.port"  # in a workspace's .beads folder
 _FEED_LENGTH = 64  # of DoltSettings.feed, as our tables hold it
 
+# bd's hints on a bead: `execution_suggested_<name>` in its metadata.
+HINTS = ("model", "reasoning_effort", "agent_type", "mode")
+
 
 # Where a SinkBinding mounts what it gives besides variables: CAs (trust bundles), and an OIDC token for the sink.
 _SINK_CA_FOLDER = pathlib.Path("/knative-custom-certs")
@@ -45,7 +48,8 @@ class DoltSettings:
     # connection is encrypted and verified, host name included. Without it TLS is used where the server offers it, and
     # nothing is verified.
     tls_ca_file: str | None = None
-    # The port file of the workspace in BEADS_DIR, without DOLT_PORT: a server that bd starts comes back on another port.
+    # The port file of the workspace in BEADS_DIR, unless DOLT_PORT is set: a server that bd starts comes back on
+    # another port.
     port_file: pathlib.Path | None = None
     # FEED_NAME; default the database's name. Two deployments on one database, on purpose, need two names.
     feed_name: str = ""
@@ -94,6 +98,14 @@ class AgentSettings:
     jobs_url: str | None = None
     # The backend's own: see its module.
     options: Mapping[str, Any] = field(default_factory=dict)
+    # The agent's name, as in DispatchLimits.assignee: its jobs run bd with BEADS_ACTOR set to it.
+    name: str = "agent"
+
+    def allowed_hints(self, suggested: Mapping[str, Any] | None) -> dict[str, str]:
+        """Of the hints on a bead, by the name behind `execution_suggested_`, those that the option `hints` lists: all
+        else is a text that anybody who edits beads could send to the backend."""
+        lists = self.options.get("hints", {})
+        return {name: value for name, value in (suggested or {}).items() if value in lists.get(name, ())}
 
 
 @dataclass(frozen=True)
@@ -206,6 +218,7 @@ def agent(env: Environment) -> AgentSettings:
         timeout_seconds=_number(env, "AGENT_TIMEOUT_SECONDS", AgentSettings.timeout_seconds),
         token_file=_credentials(env, "AGENT_TOKEN_FILE", credentials.token_file),
         ca_file=_credentials(env, "AGENT_CA_FILE", credentials.ca_file),
+        name=env.get("AGENT_ASSIGNEE") or DispatchLimits.assignee,
     )
 
 
