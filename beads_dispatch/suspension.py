@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 
 CONFIG_KEY = "custom.auto-dispatch.suspend"  # in bd's config
+# Of several clones of one database, each with a deployment, the one that dispatches and reaps. The name is that of
+# `bd kv`, which is part of the clones; each clone's own id is not (store.Beat.replica).
+REPLICA = "auto-dispatch.replica"
+REPLICA_KEY = f"kv.{REPLICA}"  # in the table config
 
 _OFF = ("", "false", "no", "off", "0")
 _VALUES = {(False, False): "false", (True, False): "dispatch", (False, True): "reap", (True, True): "true"}
@@ -27,6 +31,11 @@ def from_config(value: str | None) -> Suspension:
         return Suspension()
     reason = f"bd config {CONFIG_KEY} is {value}"
     return Suspension(None if value == "reap" else reason, None if value == "dispatch" else reason)
+
+
+def by_replica(dispatching: str, own: str) -> str:
+    """Why a clone does nothing where another is the one that dispatches."""
+    return f"bd kv {REPLICA} is {dispatching[:64]}, and this clone is {own or 'without an id yet'}"
 
 
 def to_config(*, dispatch: bool, reap: bool) -> str:

@@ -72,6 +72,7 @@ def _run(env: settings.Environment, stop: threading.Event) -> int:
     position = checkpoint.wait_for_position(beads, health, stop, owner)
     if position is None:
         return 1 if threads.failed else 0
+    preflight.log_warnings(beads)
     health.ready = True
     logger.info("reading the binlog", extra=log.context(action=Action.START, database=dolt.database, feed=dolt.feed))
     pending, checkpointer = PendingRequest(), checkpoint.Checkpointer(beads, position, health, owner.beat)

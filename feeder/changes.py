@@ -180,7 +180,7 @@ def _cause(row: RowChange, assignee: str, actors: Mapping[str, str]) -> str | No
             return "change"
         case "agent_holds" if before.get("held_until") is not None and after.get("held_until") is None:
             return "resume"
-        case "config" if suspension.CONFIG_KEY in (before.get("key"), after.get("key")):
+        case "config" if {suspension.CONFIG_KEY, suspension.REPLICA_KEY} & {before.get("key"), after.get("key")}:
             return "resume"
     return None
 

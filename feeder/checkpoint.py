@@ -42,10 +42,10 @@ def wait_for_position(
 
 
 def _position(beads: store.Store, owner: ownership.Owner | None) -> str | None:
-    preflight.require(beads.feed_state.server_variables())
+    preflight.require(beads.server.variables())
     if owner and not owner.take():
         return None
-    beads.feed_state.prepare()
+    restore(beads, beads.feed_state.position(), health)
     if owner:
         beads.feed_state.report(owner.beat())
     stored = beads.feed_state.position()

@@ -114,7 +114,7 @@ class ChangeFeed:
             why = "it was purged, or the server was restored or replaced"
             self._restart_from_now(f"the binlog does not continue from the feed's position ({why})")
         # At each connect: the server may have been restarted with other settings, restored or replaced.
-        preflight.require(self._store.feed_state.server_variables())
+        preflight.require(self._store.server.variables())
         self._unfit = ""
         if not self._position.within(self._store.feed_state.executed()):
             # Such a server would send nothing until it has executed as much as we have read.

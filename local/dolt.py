@@ -41,12 +41,15 @@ class DoltServer:
         """Start and wait until it answers. Raises StartError."""
         require_free(self.port, "the Dolt server")
         self._log_bin = self._log_bin if log_bin is None else log_bin
-        for name in ("root", "data"):
+        for name in ("root", "data", "files"):
             (self._folder / name).mkdir(parents=True, exist_ok=True)
         settings_file = self._folder / "config.yaml"
         config = {
             "log_level": "warning", "listener": self._listener,
-            "data_dir": str(self._folder / "data"), "system_variables": {"log_bin": int(self._log_bin), **_VARIABLES},
+            "data_dir": str(self._folder / "data"),
+            "system_variables": {
+                "log_bin": int(self._log_bin), "secure_file_priv": str(self._folder / "files"), **_VARIABLES,
+            },
         }  # fmt: skip
         settings_file.write_text(json.dumps(config))  # which is YAML too
         command: list[str | pathlib.Path] = [self._binary, "sql-server", "--config", settings_file]

@@ -28,7 +28,8 @@ from beads_dispatch.store.records import (
     PublishedState,
     Wisp,
 )
-from beads_dispatch.store.session import STATE_DATABASE, STATEMENT_SECONDS, Session, connect
+from beads_dispatch.store.server import Server, ServerState
+from beads_dispatch.store.session import STATE_DATABASE, STATEMENT_SECONDS, Rows, Session, connect
 from beads_dispatch.store.snapshot import Snapshot
 
 
@@ -48,6 +49,7 @@ class Store:
         self.feed_state = FeedState(self._session)
         self.feeders = Feeders(self._session)
         self.history = History(self._session)
+        self.server = Server(self._session)
 
     def overview(self, assignee: str, now: datetime) -> Overview:
         """What the metrics show. Not more than 100 eligible beads are counted."""

@@ -3,6 +3,7 @@
 from datetime import UTC
 
 from beads_dispatch import suspension
+from beads_dispatch.store.feeders import Feeders
 from beads_dispatch.store.records import Hold
 from beads_dispatch.store.session import STATE_DATABASE, ReadSession, naive
 from beads_dispatch.suspension import Suspension
@@ -24,8 +25,16 @@ class Control(ConfiguredSuspension):
     """Suspension by bd's config and by the PingSources, and the hold. Every method raises StoreError."""
 
     def suspension(self) -> Suspension:
-        """Who has suspended dispatch or reap: bd's config, or the PingSource as the feeder mirrors it."""
-        found = self.configured()
+        """Who has suspended dispatch or reap: bd's config, the PingSource as the feeder mirrors it, or that another
+        clone of the database is the one that dispatches."""
+        values = self._config(suspension.CONFIG_KEY, suspension.REPLICA_KEY)
+        found, replica = suspension.from_config(values.get(suspension.CONFIG_KEY)), values.get(suspension.REPLICA_KEY)
+        if replica:
+            feeder = Feeders(self._session).find()
+            own = feeder.beat.replica if feeder else ""
+            if replica.strip() != own:
+                reason = suspension.by_replica(replica, own)
+                return Suspension(reason, reason)
         dispatch, reap = found.dispatch, found.reap
         for row in self._session.state_rows("SELECT name, suspended FROM {state}.switches WHERE feed = %(feed)s"):
             if row["suspended"]:
@@ -33,6 +42,14 @@ class Control(ConfiguredSuspension):
                 dispatch = reason if row["name"] == "dispatch" else dispatch
                 reap = reason if row["name"] == "reap" else reap
         return Suspension(dispatch, reap)
+
+    def dispatching_replica(self) -> str | None:
+        """The id of the clone that dispatches; None where nobody said which does."""
+        return self._config(suspension.REPLICA_KEY).get(suspension.REPLICA_KEY) or None
+
+    def _config(self, *keys: str) -> dict[str, str]:
+        rows = self._session.rows("SELECT `key`, `value` FROM config WHERE `key` IN %(keys)s", {"keys": keys})
+        return {row["key"]: row["value"] for row in rows}
 
     def set_configured(self, *, dispatch: bool, reap: bool) -> None:
         """What `bd config set custom.auto-dispatch.suspend` does: write the row, make no Dolt commit of it."""

@@ -159,7 +159,7 @@ def test_a_beat_comes_once_a_minute_and_not_after_the_position(beads: Beads) -> 
     stop, feed_state = threading.Event(), beads.store.feed_state
     owner = ownership.Owner(beads.dolt, stop)
     executed = feed_state.executed()
-    with mock.patch.object(checkpoint.time, "monotonic", return_value=1000.0) as clock:
+    with mock.patch("feeder.checkpoint.time.monotonic", return_value=1000.0) as clock:
         checkpointer = checkpoint.Checkpointer(beads.store, executed, HealthState(), owner.beat)
         with mock.patch.object(feed_state, "set_position", wraps=feed_state.set_position) as writes:
             checkpointer.save()

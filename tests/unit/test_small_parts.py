@@ -17,6 +17,8 @@ FIT = {
     "gtid_mode": "ON",
     "enforce_gtid_consistency": "ON",
     "binlog_row_metadata": "FULL",
+    "log_bin_branch": "main",
+    "branch": "main",
 }
 
 

@@ -1,0 +1,79 @@
+"""The Dolt server itself, as the feeder's preflight looks at it."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+from beads_dispatch.store.session import STATE_DATABASE, ReadSession
+
+_TEXT = re.compile(r"'(?:[^'\\]|''|\\.)*'")  # in SHOW CREATE TABLE: a default, a comment
+_VIRTUAL = re.compile(r"^\s*`(.+)` (?!.*\) STORED).* GENERATED ALWAYS AS \(", re.MULTILINE)
+# Dolt keeps the values of a functional index in a hidden column.
+_FUNCTIONAL = (
+    "SELECT DISTINCT table_schema AS db, table_name AS name, index_name AS part FROM information_schema.statistics"
+    " WHERE column_name LIKE '!hidden!%'"
+)
+_TABLES = (
+    "SELECT table_schema AS db, table_name AS name FROM information_schema.tables"
+    " WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('information_schema', 'mysql')"
+)
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What a preflight warns of. Of tables only those are seen that the user may read."""
+
+    version: str
+    local: datetime  # NOW(), naive
+    utc: datetime  # UTC_TIMESTAMP(), naive
+    file_folder: str  # secure_file_priv
+    virtual_columns: tuple[str, ...]
+    functional_indexes: tuple[str, ...]
+    remotes: tuple[str, ...]  # the names; a URL may hold credentials
+
+
+class Server:
+    """Queries on the server. Every method raises StoreError."""
+
+    def __init__(self, session: ReadSession) -> None:
+        self._session = session
+
+    def variables(self) -> dict[str, str]:
+        """The server's version, its binlog settings, and the branch of the database."""
+        names = ("log_bin", "gtid_mode", "enforce_gtid_consistency", "binlog_row_metadata", "log_bin_branch")
+        row = self._session.rows(
+            "SELECT dolt_version() AS dolt_version, active_branch() AS branch, "
+            + ", ".join(f"@@global.{name} AS {name}" for name in names)
+        )[0]
+        return {name: str(value) for name, value in row.items()}
+
+    def state(self) -> ServerState:
+        """A statement for each table that the user may read, some 20 ms for a workspace's."""
+        row = self._session.rows(
+            "SELECT dolt_version() AS version, @@global.secure_file_priv AS folder, NOW() AS here,"
+            " UTC_TIMESTAMP() AS utc"
+        )[0]
+        return ServerState(
+            version=row["version"],
+            local=row["here"],
+            utc=row["utc"],
+            file_folder=row["folder"] or "",
+            virtual_columns=tuple(self._virtual_columns()),
+            functional_indexes=tuple(_full_name(one) for one in self._session.rows(_FUNCTIONAL)),
+            remotes=tuple(row["name"] for row in self._session.rows("SELECT name FROM dolt_remotes ORDER BY name")),
+        )
+
+    def _virtual_columns(self) -> list[str]:
+        found = []
+        for table in self._session.rows(_TABLES):
+            if table["db"] == STATE_DATABASE:
+                continue
+            # information_schema does not say which columns are generated.
+            name = ".".join(f"`{part.replace('`', '``')}`" for part in (table["db"], table["name"]))
+            text = self._session.rows(f"SHOW CREATE TABLE {name}")[0]["Create Table"]
+            found += [_full_name({**table, "part": column}) for column in _VIRTUAL.findall(_TEXT.sub("''", text))]
+        return found
+
+
+def _full_name(row: dict[str, str]) -> str:
+    return f"{row['db']}.{row['name']}.{row['part']}"
