@@ -23,7 +23,7 @@ POSTING = "posting"
 UNKNOWN = "unknown"
 
 # The fields of DispatchRecord by their type in JSON.
-_TEXTS = ("claim", "at", "job", "outcome", "retry_at", "refused_at")
+_TEXTS = ("claim", "at", "job", "outcome", "ended_at", "retry_at", "refused_at", "failed_at")
 RECORD_NUMBERS = ("attempt", "failures", "outages", "others", "jobs")
 
 
@@ -36,10 +36,12 @@ class DispatchRecord:
     at: str | None = None  # when it was claimed, `2026-07-15T09:30:00Z`
     job: str | None = None  # the agent's job
     outcome: str | None = None  # POSTING until the answer is recorded, UNKNOWN when none came; None otherwise
+    ended_at: str | None = None  # when reap saw that the job had ended well, with the bead still in progress
     failures: int = 0  # refusals in a row that count against the bead
     outages: int = 0  # failures of the agent with this bead, since its last job
     retry_at: str | None = None  # not before this moment, same form as `at`; with it also:
     refused_at: str | None = None  # when the agent refused it last
+    failed_at: str | None = None  # when its last job failed, within a minute of its start
     others: int = 0  # audit rows by others when it was refused, or started, last; more of them end the retry delay
     jobs: int = 0  # jobs since somebody else changed it
 

@@ -5,25 +5,29 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from beads_dispatch import notes
-from beads_dispatch.bead import Bead
-from beads_dispatch.store import DISPATCHER, Hold, Probe, Store
+from beads_dispatch.bead import Bead, DispatchRecord, Status
+from beads_dispatch.store import DISPATCHER, FAILS_ALL, Hold, Probe, Store
 
+RETRY_MINUTES = (2, 5, 10, 30)  # after the 1st to 4th refusal, or failed job, in a row
+BLOCK_AT = 5  # the refusal at which a bead is blocked
 HOLD_SECONDS = 30  # the first hold; doubles with each failure of the agent in a row
 HOLD_LIMIT_SECONDS = 600
-# Where each attempt costs a bead: the agent refuses every bead, or gives no usable answer.
+# Where each attempt costs a bead: the agent refuses every bead, or gives no usable answer, or each job fails.
 COSTLY_HOLD_SECONDS = (30, 300, 1800, 3600)
-REFUSED_IN_A_ROW = 3  # different beads, and none accepted in between: then the fault is the agent's
+IN_A_ROW = 3  # different beads, and none that went well in between: then the fault is the agent's
 NOTED_OUTAGES = 3  # failures of the agent with a bead that are noted on it; an outage may last a weekend
-_REFUSED_WITHIN = timedelta(hours=1)
+LASTING = timedelta(seconds=60)  # a job that fails sooner may not have begun with its bead
+_WITHIN = timedelta(hours=1)
 
 
 @dataclass
 class Breaker:
-    """The hold of one agent, as it was read last. Every method raises StoreError."""
+    """The hold of one agent, as it was read last. `actor` writes on beads. Every method raises StoreError."""
 
     store: Store
     assignee: str
     clock: Callable[[], datetime]
+    actor: str = DISPATCHER
     hold: Hold = field(default_factory=Hold, init=False)
 
     def read(self) -> Hold:
@@ -34,11 +38,23 @@ class Breaker:
     @property
     def probe(self) -> Probe | None:
         """Which bead is tried first. While the agent fails, another one each time: the bead may be at fault, and the
-        others would wait. Where it refuses every bead, that spends one more; so every second time one of those it
-        refused is tried."""
+        others would wait. Where it fails with every bead, that spends one more; so every second time one of those
+        with which it failed is tried."""
         if not self.hold.failures:
             return None
-        return Probe.FAILED if self.hold.refusing and self.hold.failures % 2 else Probe.FRESH
+        spends = self.hold.refusing or self.hold.failing
+        return Probe.FAILED if spends and self.hold.failures % 2 else Probe.FRESH
+
+    def waits_for_a_job(self) -> bool:
+        """After jobs that failed one after the other: whether one is to last before the next is started. Once one has,
+        the hold is closed."""
+        if not self.hold.failing or self.hold.until is None:
+            return False
+        if self.store.activity.lasted(self.assignee, self.hold.until, notes.timestamp(self.clock() - LASTING)):
+            self.close()
+            return False
+        begun = notes.timestamp(self.hold.until)
+        return any((bead.record.at or "") >= begun for bead in self.store.activity.claims(self.assignee))
 
     def open(self, why: str, *, costly: bool) -> int:
         """Hold dispatch for longer with each failure in a row; `costly`: each spends a bead. Returns the seconds."""
@@ -47,13 +63,20 @@ class Breaker:
         if costly:
             seconds = COSTLY_HOLD_SECONDS[min(failures, len(COSTLY_HOLD_SECONDS) - 1)]
         until = self.clock() + timedelta(seconds=seconds)
-        self.store.control.set_hold(self.assignee, self.hold, Hold(failures + 1, until, f"agent service: {why}"))
+        hold = Hold(failures + 1, until, f"agent service: {why}")
+        self.store.control.set_hold(self.assignee, self.hold, hold)
         return seconds
 
     def close(self) -> None:
-        """The agent took a bead: no hold, and the next failure is the first again."""
+        """No hold any more, and the next failure is the first again."""
         if self.hold.failures:
             self.store.control.set_hold(self.assignee, self.hold, Hold())
+            self.hold = Hold()
+
+    def accepted(self) -> None:
+        """The agent took a bead."""
+        if not self.hold.failing:
+            self.close()
 
     def is_every_bead_refused(self, bead: Bead) -> bool:
         """Whether a bead that was refused is one of several in a row. One that failed before, and others did not, does
@@ -61,24 +84,66 @@ class Breaker:
         if bead.record.failures or bead.record.outages:
             return False
         others = [one for one in self._refused_in_a_row() if one.id != bead.id]
-        return len(others) >= REFUSED_IN_A_ROW - 1
+        return len(others) >= IN_A_ROW - 1
+
+    def refused(self, bead: Bead, note: str) -> Status:
+        """Release a bead that was refused: a later retry, or `blocked` after the fifth refusal in a row. Returns its
+        status."""
+        failures = bead.record.failures + 1
+        if failures < BLOCK_AT:
+            record = replace(self._delayed(bead, failures), failures=failures)
+            self.store.claims.release(bead, note, record, self.clock(), actor=self.actor)
+            return Status.OPEN
+        record = replace(bead.record, failures=0, outages=0)  # a person who opens it again gives it five new tries
+        note = f"{note}\n{notes.blocked_after(failures)}"
+        self.store.claims.release(bead, note, record, self.clock(), actor=self.actor, status=Status.BLOCKED)
+        return Status.BLOCKED
+
+    def job_failed(self, bead: Bead, note: str, *, soon: bool) -> bool:
+        """Release a bead whose job failed, with a retry delay. `soon`: within a minute of its start; the third bead in
+        a row with such a job holds the agent, and none of them is counted. False when the claim was no longer ours."""
+        if soon and self.read().failing and self.hold.active_at(self.clock()):
+            self._release_uncounted(bead, note)  # started before the hold
+            return True
+        if soon and (self.hold.failing or self._is_every_job_failing(bead)):
+            self.agent_failed(bead, FAILS_ALL, note, costly=True)
+            return True
+        record = replace(
+            self._delayed(bead, bead.record.jobs), job=None, failed_at=notes.timestamp(self.clock()) if soon else None
+        )
+        return self.store.claims.release(bead, note, record, self.clock(), actor=self.actor, unchanged=True)
 
     def agent_failed(self, bead: Bead | None, why: str, note: str = "", *, costly: bool = False) -> int:
-        """Hold dispatch, then release the bead without counting it, nor those that were refused just before. Returns
+        """Hold dispatch, then release the bead without counting it, nor those with which it failed just before. Returns
         the seconds."""
         seconds = self.open(why, costly=costly)
-        for one in self._refused_in_a_row():
-            self.store.claims.take_back_refusal(one, self.clock())
+        for one in (*self._refused_in_a_row(), *self._failed_in_a_row()):
+            self.store.claims.take_back_failure(one, self.clock(), self.actor)
         if bead is not None:
             self._release_uncounted(bead, note)
         return seconds
 
     def _release_uncounted(self, bead: Bead, note: str) -> None:
-        record = replace(bead.record, outages=bead.record.outages + 1)
+        before = bead.record
+        record = replace(before, outages=before.outages + 1)
+        if before.job:  # it was started, and failed at once
+            record = replace(record, job=None, jobs=max(before.jobs - 1, 0))
         if record.outages == NOTED_OUTAGES:
             note = f"{note}\n{notes.outage()}"
         noted = record.outages <= NOTED_OUTAGES
-        self.store.claims.release(bead, note, record, self.clock(), actor=DISPATCHER, noted=noted)
+        self.store.claims.release(bead, note, record, self.clock(), actor=self.actor, noted=noted)
+
+    def _delayed(self, bead: Bead, failures: int) -> DispatchRecord:
+        minutes = RETRY_MINUTES[min(max(failures, 1), len(RETRY_MINUTES)) - 1]
+        return replace(bead.record, retry_at=notes.timestamp(self.clock() + timedelta(minutes=minutes)))
+
+    def _is_every_job_failing(self, bead: Bead) -> bool:
+        others = [one for one in self._failed_in_a_row() if one.id != bead.id]
+        return not bead.record.outages and len(others) >= IN_A_ROW - 1
 
     def _refused_in_a_row(self) -> list[Bead]:
-        return self.store.activity.refused_in_a_row(self.assignee, self.clock() - _REFUSED_WITHIN)
+        return self.store.activity.refused_in_a_row(self.assignee, self.clock() - _WITHIN)
+
+    def _failed_in_a_row(self) -> list[Bead]:
+        now = self.clock()
+        return self.store.activity.failed_in_a_row(self.assignee, now - _WITHIN, notes.timestamp(now - LASTING))

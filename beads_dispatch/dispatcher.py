@@ -40,8 +40,6 @@ from beads_dispatch.trace import Trace, begun
 
 logger = log.get("dispatch")
 
-RETRY_MINUTES = (2, 5, 10, 30)  # after the 1st to 4th refusal in a row
-BLOCK_AT = 5  # the refusal at which a bead is blocked
 SLOT_WAIT_SECONDS = 15  # an agent's process ends a little after its bead
 _SLOT_POLL_SECONDS = 0.1
 _LOOK_AHEAD = 8  # beads among which one is chosen after a lost race
@@ -128,7 +126,7 @@ class Dispatcher:
         """Claim the first eligible bead where a slot is free."""
         # The slot is checked first: to find the head of a long queue costs more than to know whether it is empty.
         try:
-            if not self._is_slot_free(so_far):
+            if self._breaker.waits_for_a_job() or not self._is_slot_free(so_far):
                 if not self._has_eligible():
                     return NothingEligible()
                 if not wait or not self._slot_within(wait, so_far):
@@ -251,7 +249,7 @@ class Dispatcher:
         # Logged before it is recorded: with Dolt gone by now, this line is where the job can be found.
         logger.info("dispatched", extra=self._about(claimed, Action.DISPATCH, job=job))
         self.store.claims.record_dispatched(claimed, notes.one_line(job), self.clock())
-        self._breaker.close()
+        self._breaker.accepted()
         return Dispatched(claimed, job)
 
     def _about(self, bead: Bead, action: Action, job: str | None = None) -> dict[str, Any]:
@@ -284,18 +282,7 @@ class Dispatcher:
         it is the third bead in a row that is refused: then the fault is the agent's, and no bead's."""
         if self._breaker.is_every_bead_refused(bead):
             return self._agent_failed(bead, f"{REFUSES_ALL} (HTTP {code})", note=note, costly=True)
-        failures = bead.record.failures + 1
-        if failures >= BLOCK_AT:
-            # A person who opens it again gives it five new tries.
-            record = replace(bead.record, failures=0, outages=0)
-            note = f"{note}\n{notes.blocked_after(failures)}"
-            status = Status.BLOCKED
-        else:
-            retry = self.clock() + timedelta(minutes=RETRY_MINUTES[failures - 1])
-            record = replace(bead.record, failures=failures, retry_at=notes.timestamp(retry))
-            status = Status.OPEN
-        self.store.claims.release(bead, note, record, self.clock(), actor=DISPATCHER, status=status)
-        return Rejected(bead, code, blocked=status is Status.BLOCKED)
+        return Rejected(bead, code, blocked=self._breaker.refused(bead, note) is Status.BLOCKED)
 
     def _agent_failed(self, bead: Bead | None, why: str, note: str = "", *, costly: bool = False) -> AgentFailed:
         return AgentFailed(bead, why, self._breaker.agent_failed(bead, why, note, costly=costly))

@@ -55,6 +55,10 @@ def not_counted() -> str:
     return "dispatch refusal not counted: the agent service refuses every bead"
 
 
+def job_not_counted() -> str:
+    return "dispatch job not counted: each job of the agent service fails"
+
+
 def given_up(jobs: int) -> str:
     return f"dispatch given up after {jobs} jobs without a change by anybody else — blocking"
 
@@ -81,6 +85,18 @@ def released(actor: str) -> str:
 
 def no_progress(silent_minutes: int, threshold_minutes: float) -> str:
     return f"{NO_PROGRESS} for {silent_minutes}m (threshold {threshold_minutes:g}m) — blocking"
+
+
+def job_ended(job: str) -> str:
+    return f"reaper: job {one_line(job)} ended and left the bead in progress — blocking"
+
+
+def job_failed(job: str, why: str) -> str:
+    return f"reaper: job {one_line(job)} failed: {one_line(why)} — reopening"
+
+
+def never_started() -> str:
+    return "reaper: the agent service has no job of the claim whose outcome was unknown — reopening"
 
 
 def is_ours(note: str) -> bool:

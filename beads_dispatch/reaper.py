@@ -1,12 +1,17 @@
-"""One reap pass: release orphaned claims, then block beads that are inactive."""
+"""One reap pass of an agent: release orphaned claims, act on jobs that ended, block beads that are inactive."""
 
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
-from beads_dispatch import notes
-from beads_dispatch.bead import Bead
+from beads_dispatch import agents, notes
+from beads_dispatch.agents import Backend, JobState, Phase
+from beads_dispatch.bead import UNKNOWN, Bead, DispatchRecord, Status
+from beads_dispatch.breaker import LASTING, Breaker
 from beads_dispatch.settings import DispatchLimits
 from beads_dispatch.store import REAPER, Snapshot, Store
+
+# After a job ended well its agent may be about to change the bead.
+_AFTER_THE_END = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
@@ -16,13 +21,19 @@ class ReapResult:
     suspended: str | None = None
     reopened: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)  # whose job was found after a lost answer
     left_alone: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
         """The pass as one line: `reopened 1 (x-3), blocked 1 (x-4)`."""
         if self.suspended:
             return f"suspended: {self.suspended}"
-        done = {"reopened": self.reopened, "blocked": self.blocked, "left alone": self.left_alone}
+        done = {
+            "reopened": self.reopened,
+            "blocked": self.blocked,
+            "found the job of": self.found,
+            "left alone": self.left_alone,
+        }
         return (
             ", ".join(f"{kind} {len(ids)} ({', '.join(ids)})" for kind, ids in done.items() if ids) or "nothing to reap"
         )
@@ -46,22 +57,113 @@ def due_at(bead: Bead, limits: DispatchLimits) -> datetime | None:
     return last_activity + (limits.claim_timeout if bead.record.is_unsent else limits.reap_after)
 
 
-def run_once(store: Store, limits: DispatchLimits, now: datetime) -> ReapResult:
+def with_jobs(store: Store, limits: DispatchLimits, backend: Backend | None) -> list[Bead]:
+    """The beads in progress whose job the backend can tell of. Raises StoreError."""
+    if backend is None or not backend.tells_jobs:
+        return []
+    return [bead for bead in store.activity.claims(limits.assignee) if bead.record.job]
+
+
+def is_over(bead: Bead, state: JobState, now: datetime) -> bool:
+    """Whether a pass would act on a job in that state now."""
+    if state.phase is Phase.SUCCEEDED:
+        return bead.record.ended_at is None or bead.record.ended_at <= notes.timestamp(now - _AFTER_THE_END)
+    return state.phase is Phase.FAILED
+
+
+def is_unresolved(bead: Bead, limits: DispatchLimits, now: datetime) -> bool:
+    """Whether a claim's outcome is unknown for so long that its backend knows by now whether it was started."""
+    return bool(bead.record.outcome) and (bead.record.at or "") <= notes.timestamp(now - limits.claim_timeout)
+
+
+def run_once(store: Store, limits: DispatchLimits, now: datetime, backend: Backend | None = None) -> ReapResult:
     """One pass at the moment `now`. Raises StoreError when Dolt cannot be reached."""
     store.refresh()
     suspended = store.control.suspension().reap
     if suspended:
         return ReapResult(suspended=suspended)
-    result = ReapResult()
-    for bead in orphaned(store, limits, now):
-        note = notes.claim_expired(limits.claim_timeout_seconds)
-        reopened = store.claims.release(bead, note, bead.record, now, actor=REAPER, unchanged=True)
-        (result.reopened if reopened else result.left_alone).append(bead.id)
-    for bead in inactive(store, limits, now):
-        if store.control.suspension().reap:
-            break
-        minutes = int((now - (bead.last_activity or bead.updated_at)).total_seconds() // 60)
-        note = notes.no_progress(minutes, limits.reap_after_minutes)
-        blocked = store.claims.block_inactive(bead, now - limits.reap_after, note, now)
-        (result.blocked if blocked else result.left_alone).append(bead.id)
-    return result
+    reaper = _Reaper(store, limits, now)
+    reaper.release_orphaned()
+    running = reaper.end_jobs(backend) if backend is not None else set()
+    reaper.block_inactive(running)
+    return reaper.result
+
+
+@dataclass
+class _Reaper:
+    store: Store
+    limits: DispatchLimits
+    now: datetime
+    result: ReapResult = field(default_factory=ReapResult)
+
+    def release_orphaned(self) -> None:
+        for bead in orphaned(self.store, self.limits, self.now):
+            note = notes.claim_expired(self.limits.claim_timeout_seconds)
+            self._done(bead, self.result.reopened, self._release(bead, note, bead.record))
+
+    def end_jobs(self, backend: Backend) -> set[str]:
+        """Act on jobs that ended and on outcomes that are unknown; returns the beads whose job runs."""
+        running = set()
+        try:
+            for bead in with_jobs(self.store, self.limits, backend):
+                state = backend.state(bead.record.job or "")
+                if state.phase is Phase.RUNNING:
+                    running.add(bead.id)
+                elif state.phase is Phase.FAILED:
+                    self._fail(bead, state.why)
+                elif is_over(bead, state, self.now):
+                    self._end(bead)
+            for bead in self.store.activity.claims(self.limits.assignee):
+                if is_unresolved(bead, self.limits, self.now):
+                    self._resolve(bead, backend)
+        except agents.Unreachable:
+            pass  # then activity alone decides, as for backends that cannot tell
+        return running
+
+    def block_inactive(self, running: set[str]) -> None:
+        touched = {*self.result.reopened, *self.result.blocked, *self.result.found, *running}
+        for bead in inactive(self.store, self.limits, self.now):
+            if bead.id in touched:
+                continue
+            if self.store.control.suspension().reap:
+                break
+            minutes = int((self.now - (bead.last_activity or bead.updated_at)).total_seconds() // 60)
+            note = notes.no_progress(minutes, self.limits.reap_after_minutes)
+            blocked = self.store.claims.block_inactive(bead, self.now - self.limits.reap_after, note, self.now)
+            self._done(bead, self.result.blocked, blocked)
+
+    def _end(self, bead: Bead) -> None:
+        """The job ended well, and the bead is still in progress: it has a minute to change its status itself."""
+        if bead.record.ended_at is None:
+            self.store.claims.mark_ended(bead, self.now)
+        else:
+            note = notes.job_ended(bead.record.job or "")
+            self._done(bead, self.result.blocked, self._release(bead, note, bead.record, Status.BLOCKED))
+
+    def _fail(self, bead: Bead, why: str) -> None:
+        soon = (bead.record.at or "") > notes.timestamp(self.now - LASTING)
+        breaker = Breaker(self.store, self.limits.assignee, lambda: self.now, REAPER)
+        reopened = breaker.job_failed(bead, notes.job_failed(bead.record.job or "", why), soon=soon)
+        self._done(bead, self.result.reopened, reopened)
+
+    def _resolve(self, bead: Bead, backend: Backend) -> None:
+        """Find the job of a claim whose answer was lost."""
+        try:
+            job = backend.find(bead.record.claim or "")
+        except agents.CannotTell:
+            return
+        # It was counted as a job when its outcome was unknown.
+        jobs = max(bead.record.jobs - (bead.record.outcome == UNKNOWN), 0)
+        record = replace(bead.record, outcome=None, jobs=jobs)
+        if job is None:
+            self._done(bead, self.result.reopened, self._release(bead, notes.never_started(), record))
+        else:
+            found = replace(bead, record=record)
+            self._done(bead, self.result.found, self.store.claims.record_dispatched(found, job, self.now))
+
+    def _release(self, bead: Bead, note: str, record: DispatchRecord, status: Status = Status.OPEN) -> bool:
+        record = replace(record, job=None, ended_at=None)
+        return self.store.claims.release(bead, note, record, self.now, actor=REAPER, status=status, unchanged=True)
+
+    def _done(self, bead: Bead, where: list[str], done: bool) -> None:
+        (where if done else self.result.left_alone).append(bead.id)

@@ -139,7 +139,7 @@ _MAKES_A_JOB = (job, slow_job, hangs_up, HALF_A_JOB)
 
 
 class Agent(HttpServer):
-    """BeadBoard's two routes and claude-agent-service's /health.
+    """BeadBoard's two routes, and claude-agent-service's /health and /jobs/{id}.
 
     A POST is answered by `behaviours[bead]`, or else by `behaviour`, unless `choose` is replaced.
     """
@@ -150,6 +150,8 @@ class Agent(HttpServer):
         self.asked: list[float] = []  # when somebody asked for the load
         self.busy = False
         self.active = 0
+        self.phases: dict[str, str] = {}  # of a job, where it is not `phase`
+        self.phase = "running"  # "" for a job that is lost
         self.behaviours: dict[str, Behaviour] = {}
         self.choose: Callable[[str], Behaviour] = lambda bead: self.behaviours.get(bead, self.behaviour)
         self.report_load: Behaviour = self._report_load
@@ -190,6 +192,11 @@ class Agent(HttpServer):
         super().close()
 
     def _report_load(self, handler: Handler) -> None:
+        if handler.path.startswith("/jobs/"):
+            phase = self.phases.get(handler.path.removeprefix("/jobs/"), self.phase)
+            found = {"status": phase, "error": "exit status 1"} if phase else {"detail": "not found"}
+            handler.answer(200 if phase else 404, json.dumps(found).encode())
+            return
         load = {"busy": self.busy or self.active > 0, "active": self.active, "queued": 0}
         handler.answer(200, json.dumps(load).encode())
 

@@ -9,13 +9,14 @@ from beads_dispatch.store.claims import Claims
 from beads_dispatch.store.control import Control
 from beads_dispatch.store.eligible import Eligible, Probe
 from beads_dispatch.store.errors import ClaimLost, StoreError
-from beads_dispatch.store.feed_state import FeedState
+from beads_dispatch.store.feed_state import PAGE, Deaths, FeedState
 from beads_dispatch.store.feeders import BEAT_SECONDS, Beat, FeederReport, Feeders, FeedLock
 from beads_dispatch.store.history import History
 from beads_dispatch.store.records import (
     CHILD,
     DEFERRED_PARENT,
     DISPATCHER,
+    FAILS_ALL,
     OURS,
     REAPER,
     REFUSES_ALL,

@@ -11,7 +11,7 @@ from beads_dispatch.store.session import ReadSession, naive
 
 # The fields of metadata.dispatch, as SQL on a row `i`.
 TOKEN, JOB, OUTCOME = of_record("claim"), of_record("job"), of_record("outcome")
-_CLAIMED_AT = of_record("at")
+_CLAIMED_AT, _FAILED_AT = of_record("at"), of_record("failed_at")
 
 _IN_PROGRESS = "i.assignee = %(assignee)s AND i.status = 'in_progress'"
 
@@ -90,12 +90,7 @@ class ActivityReads:
     def refused_in_a_row(self, assignee: str, since: datetime) -> list[Bead]:
         """The open beads that the agent refused for the first time after it accepted one last, of those that changed
         after `since`."""
-        rows = self._session.rows(
-            f"SELECT {BEAD} FROM issues i WHERE i.assignee = %(assignee)s AND i.updated_at >= %(since)s"
-            f" AND ({JOB} IS NOT NULL OR {REFUSED_AT} IS NOT NULL)",
-            {"assignee": assignee, "since": naive(since)},
-        )
-        beads = [Bead.from_row(row) for row in rows]
+        beads = self._tried(assignee, since)
         accepted = max((bead.record.at or "" for bead in beads if bead.record.job), default="")
         return [
             bead
@@ -104,6 +99,32 @@ class ActivityReads:
             and (bead.record.refused_at or "") > accepted
             and (bead.record.failures, bead.record.outages) == (1, 0)
         ]
+
+    def failed_in_a_row(self, assignee: str, since: datetime, lasting: str) -> list[Bead]:
+        """The open beads whose job failed soon after its start, for the first time, and no job lasted after that; of
+        those that changed after `since`. `lasting`: see lasted."""
+        beads = self._tried(assignee, since)
+        lasted = max((bead.record.at or "" for bead in beads if _lasts(bead, lasting)), default="")
+        return [
+            bead
+            for bead in beads
+            if bead.status == Status.OPEN and (bead.record.failed_at or "") > lasted and not bead.record.outages
+        ]
+
+    def lasted(self, assignee: str, since: datetime, lasting: str) -> bool:
+        """Whether a job that was started at `since` or later has lasted: its bead is closed, or it was claimed before
+        `lasting` (`2026-07-15T09:30:00Z`) and is in progress."""
+        begun = notes.timestamp(since)
+        return any((bead.record.at or "") >= begun and _lasts(bead, lasting) for bead in self._tried(assignee, since))
+
+    def _tried(self, assignee: str, since: datetime) -> list[Bead]:
+        """The agent's beads that it accepted, or failed with, of those that changed after `since`."""
+        rows = self._session.rows(
+            f"SELECT {BEAD} FROM issues i WHERE i.assignee = %(assignee)s AND i.updated_at >= %(since)s"
+            f" AND ({JOB} IS NOT NULL OR {REFUSED_AT} IS NOT NULL OR {_FAILED_AT} IS NOT NULL)",
+            {"assignee": assignee, "since": naive(since)},
+        )
+        return [Bead.from_row(row) for row in rows]
 
     def in_progress(self, assignee: str) -> list[tuple[Bead, Activity]]:
         """The beads in progress for the agent, each with its newest activity, the longest inactive first."""
@@ -134,3 +155,10 @@ class ActivityReads:
             found += [Activity(row["at"].replace(tzinfo=UTC), row["what"]) for row in rows]
         newest = max(activity.at for activity in found)
         return [activity for activity in found if activity.at == newest][-1]
+
+
+def _lasts(bead: Bead, lasting: str) -> bool:
+    """Whether the bead's job ran for a while, or to its end."""
+    if not bead.record.job:
+        return False
+    return bead.status == Status.CLOSED or (bead.status == Status.IN_PROGRESS and (bead.record.at or "") < lasting)

@@ -76,13 +76,7 @@ class Claims:
         history only where the crash came, in the next commit of whoever makes one.
         """
         with self._session.write_lock():
-            self._session.rows(
-                # updated_at stays: the column sets itself otherwise, and reading back would find a change.
-                "UPDATE issues i SET i.metadata = JSON_SET(i.metadata, '$.dispatch.outcome', %(outcome)s),"
-                " i.updated_at = i.updated_at"
-                f" WHERE i.id = %(id)s AND i.status = 'in_progress' AND {TOKEN} = %(token)s",
-                {"id": bead.id, "token": bead.record.claim, "outcome": POSTING},
-            )
+            self._mark(bead, "outcome", POSTING)
 
     def read_back(self, bead_id: str) -> Bead | None:
         """The bead as others see it, on another connection than the claim's; None when it was deleted."""
@@ -98,6 +92,12 @@ class Claims:
         """Record the job on a bead we claimed. False when the claim is no longer ours."""
         record = replace(bead.record, job=job_id, failures=0, outages=0, jobs=bead.record.jobs + 1)
         return self._amend(bead, now, notes.dispatched(job_id), record, "record the job of")
+
+    def mark_ended(self, bead: Bead, now: datetime) -> None:
+        """Write on a bead in progress that its job has ended well: it has a minute to change its status itself. Nothing
+        is written where the claim is no longer ours."""
+        with self._session.write_lock():
+            self._mark(bead, "ended_at", notes.timestamp(now))
 
     def record_unknown(self, bead: Bead, why: str, now: datetime) -> bool:
         """Record that the POST was sent and no usable answer came: the job may run, so nothing is rolled back."""
@@ -132,7 +132,7 @@ class Claims:
                 bead.id,
                 now,
                 note=note if noted else "",
-                undone=None if noted or not bead.record.at else f"{notes.CLAIMED} {bead.record.at}",
+                undone=None if noted else _notes_of(bead.record),
                 record=written,
                 # started_at was set by our claim where it is the claim's moment; bd clears it too.
                 sets="i.status = %(status)s, i.started_at = IF(i.started_at = %(claimed)s, NULL, i.started_at)",
@@ -150,26 +150,34 @@ class Claims:
 
         return self._commit_unless_changed(actor, f"{actor}: give back {bead.id}", work)
 
-    def take_back_refusal(self, bead: Bead, now: datetime) -> bool:
-        """A refusal was not the bead's fault: it is not counted, and its retry delay ends. False when it changed."""
-        before = bead.record
+    def take_back_failure(self, bead: Bead, now: datetime, actor: str) -> bool:
+        """A refusal, or a job that failed at once, was not the bead's fault: it is not counted, and the retry delay
+        ends. False when the bead changed."""
+        before, failed = bead.record, bead.record.failed_at is not None
         record = replace(
-            before, failures=max(before.failures - 1, 0), outages=before.outages + 1, retry_at=None, refused_at=None
+            before,
+            failures=max(before.failures - (not failed), 0),
+            jobs=max(before.jobs - failed, 0),
+            outages=before.outages + 1,
+            retry_at=None,
+            refused_at=None,
+            failed_at=None,
         )
+        note = notes.job_not_counted() if failed else notes.not_counted()
 
         def work(change: BeadChange) -> bool:
             change.update(
                 bead.id,
                 now,
-                note=notes.not_counted(),
+                note=note,
                 record=record,
                 where="i.status = 'open' AND i.updated_at = %(seen)s AND i.assignee = %(assignee)s",
                 params={"seen": naive(bead.updated_at), "assignee": bead.assignee},
             )
-            change.audit(bead.id, notes.not_counted(), now)
+            change.audit(bead.id, note, now)
             return True
 
-        return self._commit_unless_changed(DISPATCHER, f"{DISPATCHER}: take back the refusal of {bead.id}", work)
+        return self._commit_unless_changed(actor, f"{actor}: take back the failure of {bead.id}", work)
 
     def withdraw(self, bead: Bead, why: str, now: datetime) -> bool:
         """Undo our part of a claim that was merged with a person's change; their part stays.
@@ -236,6 +244,15 @@ class Claims:
         except (ClaimLost, RowChanged):
             return False
 
+    def _mark(self, bead: Bead, name: str, value: str) -> None:
+        self._session.rows(
+            # updated_at stays: the column sets itself otherwise, and reading back would find a change.
+            f"UPDATE issues i SET i.metadata = JSON_SET(i.metadata, '$.dispatch.{name}', %(value)s),"
+            " i.updated_at = i.updated_at"
+            f" WHERE i.id = %(id)s AND i.status = 'in_progress' AND {TOKEN} = %(token)s",
+            {"id": bead.id, "token": bead.record.claim, "value": value},
+        )
+
     def _amend(self, bead: Bead, now: datetime, note: str, record: DispatchRecord, verb: str) -> bool:
         """Add to a bead with our claim, whatever its status is by now: a fast agent may have closed it."""
 
@@ -274,3 +291,9 @@ class Claims:
 
 def _claimed_at(bead: Bead) -> datetime | None:
     return naive(datetime.fromisoformat(bead.record.at)) if bead.record.at else None
+
+
+def _notes_of(record: DispatchRecord) -> str | None:
+    """Our notes of a claim, and of its job."""
+    claimed = f"{notes.CLAIMED} {record.at}" if record.at else None
+    return f"{claimed}\n{notes.dispatched(record.job)}" if claimed and record.job else claimed

@@ -12,7 +12,9 @@ DISPATCHER = "beads-dispatcher"
 REAPER = "beads-reaper"
 OURS = (DISPATCHER, REAPER)
 
-REFUSES_ALL = "it refuses every bead"  # in the reason of a hold
+# In the reason of a hold.
+REFUSES_ALL = "it refuses every bead"
+FAILS_ALL = "each job fails within a minute"
 
 # Values of Blocker.how besides the types of dependencies.
 DEFERRED_PARENT = "deferred parent"
@@ -40,6 +42,11 @@ class Hold:
     def refusing(self) -> bool:
         """Whether the agent refused one bead after the other."""
         return REFUSES_ALL in self.reason
+
+    @property
+    def failing(self) -> bool:
+        """Whether one job after the other failed soon after its start: that one is accepted proves nothing."""
+        return FAILS_ALL in self.reason
 
     def active_at(self, moment: datetime) -> bool:
         """Whether dispatch is held at a moment."""

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from beads_dispatch import breaker, dispatcher
+from beads_dispatch import breaker
 from tools import world
 from tools.chaos import checks, history
 from tools.chaos.checks import Check
@@ -87,7 +87,7 @@ def poison(here: World, name: str, answer: Behaviour, number: int, others: int) 
     with Agent() as agent, world.dispatcher(here.dolt, agent.url, clock) as dispatch:
         agent.behaviours = dict.fromkeys(bad, answer)
         # As long as five refusals take, with their retry delays; and some holds.
-        for _ in range(int((sum(dispatcher.RETRY_MINUTES) * 60 + 1800) / TICK_SECONDS)):
+        for _ in range(int((sum(breaker.RETRY_MINUTES) * 60 + 1800) / TICK_SECONDS)):
             dispatch.run_once()
             if not waited and all(agent.jobs[bead] for bead in good):
                 waited = (clock() - began).total_seconds() or 1.0
@@ -102,7 +102,7 @@ def poison(here: World, name: str, answer: Behaviour, number: int, others: int) 
     most = sum(holds) + TICK_SECONDS
     broken = [] if 0 < waited <= most else [f"the others waited {waited:.0f} s, the bound is {most} s"]
     broken += [] if ends == (["in_progress"] if answer is hangs_up else ["blocked"]) else [f"the bad ones are {ends}"]
-    broken += [] if lines <= 2 * (dispatcher.BLOCK_AT + 1) + 1 else [f"{lines} lines of notes on a bad one"]
+    broken += [] if lines <= 2 * (breaker.BLOCK_AT + 1) + 1 else [f"{lines} lines of notes on a bad one"]
     figures = (
         f"{others} others waited {waited:.0f} s; the bad ones end {', '.join(ends)} with at most {lines} lines of notes"
     )
