@@ -58,7 +58,7 @@ def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("DOLT", "BD", "KUSTOMIZE"):
+    for name in ("DOLT", "BD", "KUSTOMIZE", "KUBE_SCORE", "PROMTOOL"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -184,6 +184,13 @@ class TestPath:
         assert toolchain.kustomize() == expected
         newer = program(folder / "bin" / "kustomize", "v5.9.0")
         assert toolchain.kustomize() == newer
+
+    def test_each_program_is_asked_for_its_version_in_its_own_way(self, folder: pathlib.Path) -> None:
+        """promtool has an option, kube-score other words around it."""
+        option = '#!/bin/sh\n[ "$1" = --version ] && echo "promtool, version 3.13.5 (branch: x)"\n'
+        assert script(cache(folder, "promtool-3.13.5/promtool"), option) == toolchain.promtool()
+        words = '#!/bin/sh\n[ "$1" = version ] && echo "kube-score version: 1.20.0, commit: x"\n'
+        assert script(cache(folder, "kube-score-1.20.0/kube-score"), words) == toolchain.kube_score()
 
     def test_another_program_of_that_name_is_refused(self, folder: pathlib.Path) -> None:
         """A program that does not print a version is not the right one."""

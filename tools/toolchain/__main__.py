@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.toolchain",
         description="Print the paths of programs; install them into a cache where they are missing.",
-        epilog="Tried in this order: DOLT, BD or KUSTOMIZE in the environment, PATH, the cache"
+        epilog="Tried in this order: DOLT, BD, KUSTOMIZE, KUBE_SCORE or PROMTOOL in the environment, PATH, the cache"
         f" ({cache.folder()}), a release download, a build with Go. The schemas: the cache, a download with Go.",
     )
     parser.add_argument("tools", metavar="tool", nargs="*", type=_tool, help=f"{', '.join(TOOLS)}; default: dolt bd")

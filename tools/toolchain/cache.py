@@ -109,11 +109,11 @@ def _require_version(tool: Tool, program: pathlib.Path, version: str) -> pathlib
 
 
 def _version(tool: Tool, program: pathlib.Path) -> str:
-    """The version that `<program> version` prints."""
+    """The version that the program prints."""
     with tempfile.TemporaryDirectory() as empty:
         try:
             done = subprocess.run(
-                [str(program), "version"],
+                [str(program), tool.version_argument],
                 cwd=empty,  # not in a workspace or a database, whose settings it would read
                 env=_quiet_environment(pathlib.Path(empty)),
                 stdin=subprocess.DEVNULL,
@@ -128,12 +128,13 @@ def _version(tool: Tool, program: pathlib.Path) -> str:
         except OSError as exc:
             raise WayFailed(f"{program} does not run ({exc.strerror})") from None
         except subprocess.TimeoutExpired:
-            raise WayFailed(f"`{program} version` does not end") from None
+            raise WayFailed(f"`{program} {tool.version_argument}` does not end") from None
     prefix = re.escape(tool.version_prefix.format(name=tool.name))
     found = re.search(rf"^{prefix}v?(\d+\.\d+\.\d+)", done.stdout, re.MULTILINE)
     if done.returncode or found is None:
         printed = " ".join(done.stdout.split())[:100]
-        raise WayFailed(f"`{program} version` ended with {done.returncode}, printed {printed!r}, expected a version")
+        asked = f"{program} {tool.version_argument}"
+        raise WayFailed(f"`{asked}` ended with {done.returncode}, printed {printed!r}, expected a version")
     return found[1]
 
 

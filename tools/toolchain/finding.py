@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 
 from tools.toolchain import cache, download, go_build
-from tools.toolchain.pins import BD_1_0_2, BD_1_3_0, DOLT, KUSTOMIZE, SCHEMAS, Schemas, Tool
+from tools.toolchain.pins import BD_1_0_2, BD_1_3_0, DOLT, KUBE_SCORE, KUSTOMIZE, PROMTOOL, SCHEMAS, Schemas, Tool
 from tools.toolchain.progress import ToolError, WayFailed, report
 
 _Way = Callable[[Tool], pathlib.Path]
@@ -31,6 +31,16 @@ def kustomize() -> pathlib.Path:
     return find(KUSTOMIZE)
 
 
+def kube_score() -> pathlib.Path:
+    """A kube-score that is accepted. Raises ToolError."""
+    return find(KUBE_SCORE)
+
+
+def promtool() -> pathlib.Path:
+    """A promtool that is accepted. Raises ToolError."""
+    return find(PROMTOOL)
+
+
 def schemas(pinned: Schemas = SCHEMAS) -> pathlib.Path:
     """A folder with the files, below their module's name at their path in it. Raises ToolError."""
     folder = cache.folder() / f"{pinned.name}-{pinned.version}"
@@ -50,7 +60,7 @@ def schemas(pinned: Schemas = SCHEMAS) -> pathlib.Path:
 
 def find(tool: Tool) -> pathlib.Path:
     """The program, by the first way that works. Raises ToolError."""
-    variable = tool.name.upper()
+    variable = tool.name.upper().replace("-", "_")
     named = os.environ.get(variable)
     if named:
         try:

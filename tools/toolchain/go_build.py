@@ -23,7 +23,7 @@ def install(tool: Tool, scratch: pathlib.Path) -> pathlib.Path:
     program = scratch / tool.name
     minutes = f"{tool.go_minutes} minute{'s' if tool.go_minutes > 1 else ''}"
     doing = f"building {tool.name} {tool.go_version} with Go"
-    arguments = ["build", "-tags", ",".join(tool.tags), "-o", str(program), tool.go_package]
+    arguments = ["build", "-tags", ",".join(tool.tags), "-ldflags", tool.ldflags, "-o", str(program), tool.go_package]
     _run_go(arguments, tool.go_module, scratch, doing, f", about {minutes} on 2 cores")
     return cache.keep(tool, program, tool.go_version)
 

@@ -37,6 +37,8 @@ class Tool:
     exact: bool = False
     lowest_reason: str = ""  # why an older one is refused
     tags: Sequence[str] = ("gms_pure_go",)  # regular expressions in Go, or the build needs ICU's C++ library
+    ldflags: str = ""  # of the build: some programs know their version from these alone
+    version_argument: str = "version"
     version_prefix: str = "{name} version "  # what stands before the version in what `<name> version` prints
 
     @property
@@ -66,10 +68,10 @@ def this_platform() -> Platform:
     return sys.platform, {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
 
-def _tool(url: str, member: str, sha256: Mapping[str, str], **fields: Any) -> Tool:
-    """A table of pins.toml. `sha256` has the checksum of the archive for each <os>_<arch>."""
+def _tool(url: str = "", member: str = "", sha256: Mapping[str, str] | None = None, **fields: Any) -> Tool:
+    """A table of pins.toml. `sha256` has the checksum of the archive for each <os>_<arch>; without it, Go builds it."""
     assets = {}
-    for name, checksum in sha256.items():
+    for name, checksum in (sha256 or {}).items():
         system, _, machine = name.partition("_")
         places = {"os": system, "arch": machine}
         assets[system, machine] = Asset(url.format(**places), checksum, member.format(**places))
@@ -79,11 +81,13 @@ def _tool(url: str, member: str, sha256: Mapping[str, str], **fields: Any) -> To
 _PINNED = tomllib.loads((_HERE / "pins.toml").read_text())
 for _table in _PINNED.values():
     _table["go_module"] = _HERE / "go" / _table["go_module"]
-DOLT, BD_1_3_0, BD_1_0_2, KUSTOMIZE = (_tool(**_PINNED[name]) for name in ("dolt", "bd", "bd@1.0.2", "kustomize"))
+DOLT, BD_1_3_0, BD_1_0_2, KUSTOMIZE, KUBE_SCORE, PROMTOOL = (
+    _tool(**_PINNED[name]) for name in ("dolt", "bd", "bd@1.0.2", "kustomize", "kube-score", "promtool")
+)
 SCHEMAS = Schemas(**_PINNED["schemas"])
 
 # By the name on the command line.
 TOOLS: dict[str, Tool | Schemas] = {
     "dolt": DOLT, "bd": BD_1_3_0, "bd@1.3.0": BD_1_3_0, "bd@1.0.2": BD_1_0_2, "kustomize": KUSTOMIZE,
-    "schemas": SCHEMAS,
+    "kube-score": KUBE_SCORE, "promtool": PROMTOOL, "schemas": SCHEMAS,
 }  # fmt: skip
