@@ -81,11 +81,13 @@ bench-cluster: $(VENV)/.ready ## the same on the Kubernetes of KUBECONFIG, warm 
 
 ##@ Work on the code
 
-check: $(VENV)/.ready ## format, lint, types and the direction of imports
+check: $(VENV)/.ready ## format, lint, types, the direction of imports, and what attackers could use
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/bandit --quiet --configfile pyproject.toml --recursive beads_dispatch feeder functions
+	$(PY) -m tools.manifest_check
 
 format: $(VENV)/.ready ## write the code in the one format
 	$(VENV)/bin/ruff format .
