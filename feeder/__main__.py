@@ -6,18 +6,17 @@ import os
 import signal
 import sys
 import threading
-import uuid
 
 from beads_dispatch import log, settings, store
 from beads_dispatch.agents import beadboard
 from beads_dispatch.log import Action
 from feeder import checkpoint, http, metrics, pingsources, preflight
-from feeder.changes import RequestReason
 from feeder.eligibility_check import EligibilityCheck
 from feeder.emitter import Emitter
 from feeder.feed import ChangeFeed
 from feeder.health import HealthState
 from feeder.ownership import Owner, Taken
+from feeder.request_feed import RequestFeed
 from feeder.requests import PendingRequest, send_requests
 from feeder.supervision import Threads
 
@@ -76,12 +75,12 @@ def _run(env: settings.Environment, stop: threading.Event) -> int:
     health.ready = True
     logger.info("reading the binlog", extra=log.context(action=Action.START, database=dolt.database, feed=dolt.feed))
     pending, checkpointer = PendingRequest(), checkpoint.Checkpointer(beads, position, health, owner.beat)
-    # What became eligible while no feeder ran has no event of its own.
-    pending.add(RequestReason("resume", f"start-{uuid.uuid4()}"))
-    feed = ChangeFeed(dolt, limits.assignee, checkpointer, emitters["feed"], pending, health, stop)
+    request_feed = RequestFeed(dolt, limits.assignee, pending, stop)
+    feed = ChangeFeed(dolt, checkpointer, emitters["feed"], health, stop)
     check = EligibilityCheck(store.Store(dolt), limits, None)
     threads.start("owner", owner.run)
     threads.start("feed", feed.run)
+    threads.start("request-feed", request_feed.run)
     threads.start("position", functools.partial(checkpointer.run, stop))
     threads.start("requests", functools.partial(send_requests, pending, check, emitters["requests"], stop))
     watch = pingsources.watcher(store.Store(dolt), pending.add, stop)
@@ -89,6 +88,7 @@ def _run(env: settings.Environment, stop: threading.Event) -> int:
         threads.start("pingsources", watch)
     stop.wait()
     feed.close()
+    request_feed.close()
     threads.join(_STOP_SECONDS, "feed", "position")  # not a request that is being sent: the next tick replaces it
     logger.info("stopped", extra=log.context(action=Action.STOP))
     return 1 if threads.failed else 0

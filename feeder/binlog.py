@@ -9,36 +9,36 @@ Measured on Dolt 1.88.1 and 2.2.0:
 - A heartbeat comes every 30 s, whatever interval is requested.
 - Dolt numbers tables anew in every transaction, so the library's own filters (only_tables, only_schemas) must
   not be used: a row of a table that was filtered out would be decoded as one of another table.
+- dolt_reset --hard, dolt_checkout of a table, dolt_revert, dolt_merge and dolt_pull are transactions like any other. A
+  restored backup, and DROP DATABASE, show as DDL; what the restored database holds does not show.
 """
 
 import contextlib
+import itertools
 import secrets
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pymysql
 from pymysqlreplication import BinLogStreamReader
 from pymysqlreplication.event import GtidEvent, HeartbeatLogEvent, QueryEvent, XidEvent
 from pymysqlreplication.gtid import Gtid, GtidSet
-from pymysqlreplication.packet import BinLogPacketWrapper
 from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
 
 from beads_dispatch import settings, store
 from beads_dispatch.gtid import count_missing
+from feeder import rows
 from feeder.changes import COLUMNS, RowChange, Transaction
+from feeder.packet import BrokenEvent, EventPacket, ServerError
 
 STALL_SECONDS = 65  # a little over two heartbeats: a connection without either is dead
 
+MOST_ROWS = 100_000  # of one transaction are kept; a larger one is given without its rows
+LARGE_BYTES = 1_000_000  # an event of so many bytes makes its transaction a large one
+
 _EMPTY = "00000000-0000-0000-0000-000000000001:1"  # stands for the empty GTID set, which Dolt refuses
 _READ_ERROR = 1236  # the position is not in the log, or the false alarm above
-
-
-def _skip_json(packet: Any, size: int, is_partial: bool) -> None:
-    """In place of the library's decoder: no JSON column is kept, and metadata nested 500 deep is too deep for it."""
-    packet.read(packet.read_uint_by_size(size))
-
-
-BinLogPacketWrapper.read_binary_json = _skip_json
 
 
 class StreamLost(Exception):
@@ -51,6 +51,13 @@ class PositionRefused(StreamLost):
 
 class Heartbeat:
     """The server is alive and has had nothing to send."""
+
+
+@dataclass(frozen=True)
+class LargeTransaction:
+    """A transaction is about to be read that may need much memory; the transaction follows."""
+
+    gtid: str
 
 
 class Position:
@@ -87,18 +94,25 @@ class Position:
 class Stream:
     """One connection to the binlog, from a position on. Close it from any thread to end it.
 
-    `columns`: which columns are kept, by table; rows of other tables are skipped.
+    `columns`: which columns are kept, by table; rows of other tables are passed over. A transaction with more than
+    `most_rows` rows of these tables is given without them.
     """
 
     def __init__(
-        self, dolt: settings.DoltSettings, position: Position, columns: Mapping[str, tuple[str, ...]] = COLUMNS
+        self,
+        dolt: settings.DoltSettings,
+        position: Position,
+        columns: Mapping[str, tuple[str, ...]] = COLUMNS,
+        most_rows: int = MOST_ROWS,
     ) -> None:
         self._dolt = dolt
         self._columns = columns
+        self._most_rows = most_rows
         self._databases = (dolt.database, store.STATE_DATABASE)
         self.gtid = ""  # of the transaction that is being read
         self._opened: list[Any] = []
         self._closed = False
+        self._packet: EventPacket | None = None
         self._reader = BinLogStreamReader(
             connection_settings={"charset": "utf8mb4"},  # the rest is _connect's
             pymysql_wrapper=self._connect,
@@ -113,23 +127,12 @@ class Stream:
             enable_logging=False,
         )  # fmt: skip
 
-    def __iter__(self) -> Iterator[Transaction | Heartbeat]:
+    def __iter__(self) -> Iterator[Transaction | LargeTransaction | Heartbeat]:
         """Whole transactions, in order, and heartbeats. Raises StreamLost; never ends otherwise."""
-        database = ""
-        rows: list[RowChange] = []
-        for event in self._events():
-            if isinstance(event, HeartbeatLogEvent):
-                yield Heartbeat()
-            elif isinstance(event, GtidEvent):
-                self.gtid, rows = event.gtid, []
-            elif isinstance(event, QueryEvent):
-                database = _text(event.schema)
-                if _text(event.query) != "BEGIN":  # DDL is a transaction of its own, without an end event
-                    yield Transaction(self.gtid, database)
-            elif isinstance(event, XidEvent):
-                yield Transaction(self.gtid, database, tuple(rows))
-            elif event.schema in self._databases and event.table in self._columns:
-                rows.extend(_rows(event, self._columns[event.table]))
+        with self._translated():
+            self._open()
+            yield from self._items()
+            raise StreamLost("the server ended the stream")
 
     def close(self) -> None:
         """End the stream, whichever thread reads it, even while it is being opened."""
@@ -141,23 +144,65 @@ class Stream:
             with contextlib.suppress(Exception):
                 connection._force_close()
 
-    def _events(self) -> Iterator[Any]:
+    def _items(self) -> Iterator[Transaction | LargeTransaction | Heartbeat]:
+        database, whole = "", True
+        kept: list[RowChange] = []
+        for event in self._reader:
+            if isinstance(event, HeartbeatLogEvent):
+                yield Heartbeat()
+            elif isinstance(event, GtidEvent):
+                self.gtid, kept, whole = event.gtid, [], True
+            elif isinstance(event, QueryEvent):
+                database = _text(event.schema)
+                if _text(event.query) != "BEGIN":  # DDL is a transaction of its own, without an end event
+                    yield Transaction(self.gtid, database, ddl=True)
+            elif isinstance(event, XidEvent):
+                yield Transaction(self.gtid, database, tuple(kept), whole=whole)
+            elif whole and event.schema in self._databases and event.table in self._columns:
+                if event.event_size > LARGE_BYTES:
+                    yield LargeTransaction(self.gtid)
+                kept.extend(itertools.islice(self._rows(event), self._most_rows - len(kept) + 1))
+                if len(kept) > self._most_rows:
+                    kept, whole = [], False
+
+    def _rows(self, event: Any) -> Iterator[RowChange]:
         try:
-            yield from self._reader
-        except StreamLost:
+            for before, after in rows.decode(event, self._columns[event.table]):
+                yield RowChange(event.table, before, after)
+        except Exception:
+            self._finish_event()  # raises what is to blame where the event is broken
             raise
-        except pymysql.Error as exc:
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (pymysql.Error, ServerError) as exc:
             code, text = (*exc.args, "", "")[:2]
             if code == _READ_ERROR:
                 raise PositionRefused(str(text)) from exc
             raise StreamLost(f"error {code}: {text}") from exc
-        except OSError as exc:
+        except (OSError, BrokenEvent) as exc:
             raise StreamLost(str(exc)) from exc
         except (ValueError, AttributeError) as exc:
             if not self._closed:
                 raise  # a row that cannot be decoded
             raise StreamLost("closed by another thread") from exc
-        raise StreamLost("the server ended the stream")
+
+    def _open(self) -> None:
+        """Connect. From then on the library gets its packets from here; by itself it would hold an event whole."""
+        self._reader._BinLogStreamReader__connect_to_stream()
+        self._opened[0]._read_packet = self._next_event
+
+    def _next_event(self) -> EventPacket:
+        self._finish_event()
+        self._packet = EventPacket(self._opened[0])
+        return self._packet
+
+    def _finish_event(self) -> None:
+        packet, self._packet = self._packet, None
+        if packet is not None:
+            packet.finish()
 
     def _connect(self, **arguments: Any) -> Any:
         """The stream's connection and its control connection; a third would be the library reconnecting."""
@@ -170,17 +215,6 @@ class Stream:
             self.close()
             raise StreamLost("closed")
         return connection
-
-
-def _rows(event: Any, columns: tuple[str, ...]) -> Iterator[RowChange]:
-    for row in event.rows:
-        before = row.get("before_values") or (row.get("values") if isinstance(event, DeleteRowsEvent) else None)
-        after = row.get("after_values") or (row.get("values") if isinstance(event, WriteRowsEvent) else None)
-        yield RowChange(event.table, _kept(before, columns), _kept(after, columns))
-
-
-def _kept(values: dict[str, Any] | None, columns: tuple[str, ...]) -> dict[str, Any] | None:
-    return {name: values.get(name) for name in columns} if values is not None else None
 
 
 def _text(value: bytes | str) -> str:

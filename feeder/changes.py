@@ -25,7 +25,7 @@ _NO_BEAD: Side = {"assignee": None, "status": None}
 _NEW_BEAD: Side = {"assignee": None, "status": Status.OPEN}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowChange:
     """One row of a transaction; `before` is None for an insert, `after` for a delete."""
 
@@ -41,6 +41,8 @@ class Transaction:
     gtid: str
     database: str
     rows: tuple[RowChange, ...] = ()
+    ddl: bool = False  # it changed the schema, or made or dropped a database
+    whole: bool = True  # False: it has too many rows, and none is here
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ logger = log.get("feeder")
 BUSY_SECONDS = 0.5  # after an event was published: a crash repeats at most what was published in this time
 QUIET_SECONDS = 60.0  # after transactions without an event: a restart reads at most this much again
 _POLL_SECONDS = 0.25
+_LOGGED = 100_000  # beads between two lines about the progress of a first start
 
 
 def wait_for_position(
@@ -31,7 +32,7 @@ def wait_for_position(
     while not stop.is_set():
         health.touch()
         try:
-            position = _position(beads, owner)
+            position = _position(beads, health, owner)
         except store.StoreError as exc:
             stop.wait(backoff.failed(f"{exc}; waiting for it", Action.FEED_DOWN))
         else:
@@ -41,20 +42,38 @@ def wait_for_position(
     return None
 
 
-def _position(beads: store.Store, owner: ownership.Owner | None) -> str | None:
+def _position(beads: store.Store, health: HealthState, owner: ownership.Owner | None) -> str | None:
     preflight.require(beads.server.variables())
     if owner and not owner.take():
         return None
-    restore(beads, beads.feed_state.position(), health)
+    stored = beads.feed_state.position()
+    if restore(beads, stored, health):
+        logger.info("no stored position, starting from now", extra=log.context(action=Action.POSITION))
     if owner:
         beads.feed_state.report(owner.beat())
-    stored = beads.feed_state.position()
-    if stored is not None:
-        return stored
-    executed = beads.feed_state.executed()
-    beads.feed_state.start_position(executed, f"start-{uuid.uuid4()}")
-    logger.info("no stored position, starting from now", extra=log.context(action=Action.POSITION))
-    return executed
+    return beads.feed_state.position()
+
+
+def restore(beads: store.Store, gtid_set: str | None, health: HealthState) -> bool:
+    """Make our database and the feed's state in it where they are missing; whether the state was.
+
+    The feed then goes on from `gtid_set`, or from now, and every bead counts as published as it is now. Raises
+    StoreError.
+    """
+    if beads.feed_state.prepare() and beads.feed_state.position() is not None:
+        return False
+    logged = 0
+
+    def progress(number: int) -> None:
+        nonlocal logged
+        health.touch()
+        if number >= logged + _LOGGED:
+            logged = number
+            text = f"{number} beads count as published as they are now"
+            logger.info(text, extra=log.context(action=Action.POSITION))
+
+    beads.feed_state.start_position(gtid_set or beads.feed_state.executed(), f"start-{uuid.uuid4()}", progress)
+    return True
 
 
 class Checkpointer:

@@ -16,8 +16,20 @@ FIRST_DELAY_SECONDS = 0.2
 LONGEST_DELAY_SECONDS = 30.0
 
 
+_REFUSALS = (400, 413, 431)  # the event's own fault: the sink will answer so for good
+MOST_REFUSALS = 10  # of one event, in a row; with the delays between them they take over a minute
+
+
 class SinkError(Exception):
     """The sink did not accept an event. The text gives the reason, without the sink's address."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.refused = status in _REFUSALS
+
+
+class EventRefused(Exception):
+    """The sink answers for good that it does not take an event. The text gives the reason."""
 
 
 class Emitter:
@@ -58,7 +70,7 @@ class Emitter:
         self.accepts = response.is_success
         if not self.accepts:
             metrics.SINK_ERRORS.inc()
-            raise SinkError(f"the sink answered HTTP {response.status_code}")
+            raise SinkError(f"the sink answered HTTP {response.status_code}", response.status_code)
 
     def _current_client(self) -> httpx.Client:
         """The kept client; another one where the CAs have changed."""
@@ -103,13 +115,17 @@ def retry_until_accepted(send: Callable[[], None], wait: Callable[[float], bool]
     """Call `send` until the sink accepts the event, with back-off; `touch` is called before each try.
 
     `wait(seconds)` returns True when the process is to stop; then this returns False, and nothing was sent.
+    Raises EventRefused after MOST_REFUSALS in a row.
     """
-    backoff = Backoff()
+    backoff, refusals = Backoff(), 0
     while True:
         touch()
         try:
             send()
         except SinkError as exc:
+            refusals = refusals + 1 if exc.refused else 0
+            if refusals == MOST_REFUSALS:
+                raise EventRefused(f"{exc}, {refusals} times in a row") from exc
             if wait(backoff.failed(f"{exc}; trying again until it accepts", Action.SINK_DOWN)):
                 return False
         else:

@@ -1,22 +1,21 @@
 """The change feed: from the stored position on, read a transaction, publish it, advance.
 
 Nothing is lost, only late. The position advances after the sink's 2xx, so a crash repeats events with the same ids;
-what the binlog does not hold is found by comparing; passes are requested beside the feed, and the next tick replaces a
-lost request.
+what the binlog does not hold is found by comparing. Passes are requested by others (feeder/requests.py).
 """
 
+import contextlib
 import threading
-import uuid
+from collections.abc import Callable
 
 from beads_dispatch import log, settings, store
 from beads_dispatch.log import Action
-from feeder import binlog, changes, metrics, preflight
-from feeder.changes import RequestReason
+from feeder import binlog, changes, checkpoint, metrics, preflight
 from feeder.checkpoint import Checkpointer
-from feeder.emitter import Backoff, Emitter, retry_until_accepted
+from feeder.deaths import DeathCounter
+from feeder.emitter import Backoff, Emitter, EventRefused, retry_until_accepted
 from feeder.gap_recovery import GapRecovery
 from feeder.health import HealthState
-from feeder.requests import PendingRequest
 
 logger = log.get("feeder")
 
@@ -31,22 +30,22 @@ class ChangeFeed:
     def __init__(
         self,
         dolt: settings.DoltSettings,
-        assignee: str,
         checkpointer: Checkpointer,
         emitter: Emitter,
-        pending: PendingRequest,
         health: HealthState,
         stop: threading.Event,
+        on_restored: Callable[[], object] = lambda: None,
     ) -> None:
+        """`on_restored` is called when the database `beads_dispatch` was lost and has been made again."""
         self._dolt = dolt
-        self._assignee = assignee
         self._checkpointer = checkpointer
         self._emitter = emitter
-        self._pending = pending
         self._health = health
         self._stop = stop
+        self._on_restored = on_restored
         self._store = store.Store(dolt)
-        self._gap_recovery = GapRecovery(self._store, stop.wait)
+        self._deaths = DeathCounter(self._store)
+        self._gap_recovery = GapRecovery(self._store, stop.wait, health.touch)
         self._position = binlog.Position(checkpointer.gtid_set)
         self._stream: binlog.Stream | None = None
         self._backoff = Backoff()
@@ -73,6 +72,8 @@ class ChangeFeed:
             except Exception as exc:  # noqa: BLE001 - whatever one transaction raises must not stop those after it
                 self._failed(exc)
         self._checkpointer.try_save()  # what was published after `stop` was set
+        with contextlib.suppress(store.StoreError):
+            self._deaths.stopped()
 
     def close(self) -> None:
         """End a read that waits for the next event; for use after `stop` is set."""
@@ -107,8 +108,7 @@ class ChangeFeed:
         """Read one connection to its end."""
         self._stream = None  # what fails before the next one is opened is no transaction's fault
         if self._failed_at[1] >= _JUMP_AT:
-            self._restart_from_now(f"the transaction {self._failed_at[0]} cannot be read")
-            metrics.JUMPS.inc()
+            self._jump(self._failed_at[0])
             self._failed_at = ("", 0)
         if self._refusals >= _GAP_AT:
             why = "it was purged, or the server was restored or replaced"
@@ -119,6 +119,9 @@ class ChangeFeed:
         if not self._position.within(self._store.feed_state.executed()):
             # Such a server would send nothing until it has executed as much as we have read.
             raise binlog.PositionRefused("the server has not executed all that was read: it was restored or replaced")
+        self._restore_state()
+        if deaths := self._deaths.begin(self._checkpointer.gtid_set):
+            return self._jump(deaths.large, f"{deaths.number} feeders died while they read it")
         self._gap_recovery.begin()
         self._stream = binlog.Stream(self._dolt, self._position)
         try:
@@ -137,19 +140,31 @@ class ChangeFeed:
             if self._backoff.reset():
                 logger.warning("the feed continues", extra=log.context(action=Action.FEED_UP))
             heartbeats = heartbeats + 1 if isinstance(item, binlog.Heartbeat) else 0
-            if isinstance(item, changes.Transaction) and not self._publish(item):
+            if isinstance(item, binlog.LargeTransaction):
+                self._checkpointer.save()
+                self._deaths.large(item.gtid, self._checkpointer.gtid_set)
+            if isinstance(item, changes.Transaction) and not self._take(item):
                 return
+            if self._gap_recovery.is_due:
+                self._gap_recovery.begin()
             # One heartbeat may overtake a transaction that is about to be sent; a second one does not.
             if self._gap_recovery.pending and not self._recover_gap(idle=heartbeats > 1):
                 return
 
+    def _take(self, transaction: changes.Transaction) -> bool:
+        """Publish a transaction. False when `stop` is set."""
+        if not self._publish(transaction):
+            return False
+        if not transaction.whole:
+            self._passed_over(transaction.gtid, f"it has more than {binlog.MOST_ROWS} rows")
+        if transaction.ddl:
+            self._restore_state()
+        if transaction.ddl or not transaction.whole:
+            self._gap_recovery.begin()
+        return True
+
     def _publish(self, transaction: changes.Transaction) -> bool:
-        """Request a pass, publish the changes in order, advance the position. False when `stop` is set."""
-        reason = changes.request_reason_in(transaction, self._assignee)
-        if reason:
-            self._pending.add(reason)
-        if changes.moves_a_moment(transaction, self._assignee):
-            self._pending.add_moved()
+        """Publish the changes in order, advance the position. False when `stop` is set."""
         published, states = False, {}
         for change in changes.changes_in(transaction):
             if changes.is_published(change):
@@ -176,9 +191,9 @@ class ChangeFeed:
                     return False
                 number += 1
             self._checkpointer.advance(str(self._position), {change.bead: change.published_state}, published=True)
+        if not self._gap_recovery.pending:
+            self._deaths.caught_up()
         if number:
-            self._pending.add(RequestReason("change", f"missed-{uuid.uuid4()}"))
-            self._pending.add_moved()
             logger.warning(
                 f"published {number} changes that the binlog does not hold",
                 extra=log.context(action=Action.GAP_RECOVERED, changes=number),
@@ -187,10 +202,34 @@ class ChangeFeed:
 
     def _emit(self, change: changes.Change) -> bool:
         event = changes.to_event(change, self._dolt.database)
-        accepted = retry_until_accepted(lambda: self._emitter.send(event), self._stop.wait, self._health.touch)
-        if accepted:
+        try:
+            if not retry_until_accepted(lambda: self._emitter.send(event), self._stop.wait, self._health.touch):
+                return False
             metrics.CHANGES.labels(str(change.recovered).lower()).inc()
-        return accepted
+        except EventRefused as exc:
+            metrics.REFUSED_EVENTS.inc()
+            text = f"the change event {event.id} is passed over: {exc}"
+            logger.error(text, extra=log.context(action=Action.SINK_DOWN, event=event.id, bead=change.bead))
+        return True
+
+    def _restore_state(self) -> None:
+        """Make our database again where somebody dropped it, or a part of it. Raises StoreError."""
+        if checkpoint.restore(self._store, self._checkpointer.gtid_set, self._health):
+            logger.warning(
+                f"the feed's state in {store.STATE_DATABASE} was lost: it is made again, and every bead counts as"
+                " published as it is now",
+                extra=log.context(action=Action.POSITION),
+            )
+            self._on_restored()
+
+    def _jump(self, gtid: str, why: str = "it cannot be read") -> None:
+        self._restart_from_now(f"the transaction {gtid or 'after ' + str(self._position)} is passed over: {why}")
+        metrics.count_jump(gtid)
+
+    def _passed_over(self, gtid: str, why: str) -> None:
+        metrics.count_jump(gtid)
+        text = f"the transaction {gtid} is passed over: {why}; publishing how the beads differ from what was published"
+        logger.warning(text, extra=log.context(action=Action.JUMP, gtid=gtid))
 
     def _restart_from_now(self, why: str) -> None:
         """Read on from the server's position. The comparison finds what is between. Raises StoreError."""

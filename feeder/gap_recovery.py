@@ -1,36 +1,54 @@
 """Finds the changes that the binlog does not hold, by comparing the beads with how they were published last.
 
 The binlog shows no gap where it was switched off for a while, and none where a backup was restored. So at each connect,
-once everything that the server had executed is read, a bead that still differs from its published state has changed
-outside the binlog.
+after a change of the schema (a restored backup is one), and once an hour: once everything that the server had executed
+is read, a bead that still differs from its published state has changed outside the binlog.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from beads_dispatch import store
+from beads_dispatch import log, store
+from beads_dispatch.log import Action
 from feeder import changes
 from feeder.binlog import Position
 from feeder.changes import Change
 
-AT_ONCE = 1000  # beads that are compared and published before the next ones: this bounds the memory
+logger = log.get("feeder")
+
+AT_ONCE = 1000  # beads that differ, and are published before more are looked for: with a page, this bounds the memory
 SETTLE_SECONDS = 1.0  # a change can be read a moment before its GTID is in gtid_executed; far above that moment
+EVERY_SECONDS = 3600.0  # a million beads take 15 s
+_LOGGED = 100_000  # beads between two lines about the progress
 
 
 class GapRecovery:
-    """One comparison after each connect. For the feed's thread."""
+    """One comparison after each `begin`. For the feed's thread."""
 
-    def __init__(self, beads: store.Store, wait: Callable[[float], bool]) -> None:
-        """`beads` is its own. `wait(seconds)` returns True when the process is to stop."""
+    def __init__(
+        self, beads: store.Store, wait: Callable[[float], bool], touch: Callable[[], None] = lambda: None
+    ) -> None:
+        """`beads` is its own. `wait(seconds)` returns True when the process is to stop; `touch` is called meanwhile."""
         self._beads = beads
         self._wait = wait
+        self._touch = touch
         self._due: str | None = None  # compare once this GTID set has been read
+        self._after = ""  # the bead up to which all are compared
+        self._compared = 0  # beads
+        self._begun_at = 0.0  # time.monotonic()
         self._settled = ""  # once this GTID set has been read, the binlog does not hold what is still suspected
         self._suspects: dict[str, Change] = {}  # by bead: the binlog may still bring them
 
     def begin(self) -> None:
         """Compare once everything that the server has executed by now is read. Raises StoreError."""
         self._due, self._suspects = self._beads.feed_state.executed(), {}
+        self._after, self._compared, self._begun_at = "", 0, time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last comparison is so long ago that another one is due."""
+        return not self.pending and time.monotonic() - self._begun_at > EVERY_SECONDS
 
     @property
     def pending(self) -> bool:
@@ -59,10 +77,26 @@ class GapRecovery:
     def _compare(self, position: Position, save: Callable[[], None]) -> None:
         """Suspect each bead that differs from its published state; again later where there are too many at once."""
         save()
-        rows = self._beads.feed_state.unpublished(AT_ONCE)
+        rows: store.Rows = []
+        while True:
+            found, end = self._beads.feed_state.unpublished(self._after)
+            rows += found
+            self._touch()
+            self._progress()
+            if end is None or len(rows) >= AT_ONCE:
+                break
+            self._after = end
+            if self._wait(0):
+                return
         if rows and self._wait(SETTLE_SECONDS):
             return
         self._settled = self._beads.feed_state.executed()
         sequence = changes.sequence_after(position.last)
         self._suspects = {change.bead: change for change in changes.recovered(rows, sequence)}
-        self._due = self._settled if len(rows) >= AT_ONCE else None
+        self._after, self._due = (end, self._settled) if end is not None else ("", None)
+
+    def _progress(self) -> None:
+        self._compared += store.PAGE
+        if self._compared % _LOGGED == 0:
+            text = f"compared {self._compared} beads with how they were published last"
+            logger.info(text, extra=log.context(action=Action.GAP))

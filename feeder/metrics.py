@@ -44,7 +44,16 @@ REQUESTS = _counter(
 )
 JUMPS = _counter(
     "beads_feeder_jumps_total",
-    "Transactions that could not be read, and were passed over; their net change is published.",
+    "Transactions that could not be read or are too large, and were passed over; their net change is published.",
+)
+LAST_JUMP = Gauge(
+    "beads_feeder_last_jump_timestamp_seconds",
+    "When a transaction was passed over last; gtid names it where it is known. Left out until the first.",
+    ["gtid"],
+    registry=REGISTRY,
+)
+REFUSED_EVENTS = _counter(
+    "beads_feeder_refused_events_total", "Change events that the sink refused for good, and that are not sent again."
 )
 SINK_ERRORS = _counter(
     "beads_feeder_sink_errors_total", "Events that the sink did not accept, each try counted; they are sent again."
@@ -62,6 +71,13 @@ for _recovered in ("false", "true"):
 for _cause in CAUSES:
     REQUESTS.labels("dispatch", _cause)
 REQUESTS.labels("reap", "tick")
+
+
+def count_jump(gtid: str) -> None:
+    """Count a transaction that was passed over; an empty `gtid` where it is not known."""
+    JUMPS.inc()
+    LAST_JUMP.clear()
+    LAST_JUMP.labels(gtid).set_to_current_time()
 
 
 class OverviewCache:

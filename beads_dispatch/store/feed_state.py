@@ -1,6 +1,7 @@
 """The feed's own state in `beads_dispatch`: its position, and how each bead was published last."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from beads_dispatch.store import feeders
 from beads_dispatch.store.records import PublishedState
@@ -15,7 +16,19 @@ _TABLES = (
     "agent_holds (feed VARCHAR(64), agent VARCHAR(255), failures INT NOT NULL, held_until DATETIME,"
     " reason VARCHAR(255) NOT NULL, PRIMARY KEY (feed, agent))",
     feeders.TABLE,
+    "deaths (feed VARCHAR(64) PRIMARY KEY, gtid_set LONGTEXT NOT NULL, large VARCHAR(64) NOT NULL,"
+    " number INT NOT NULL)",
 )
+PAGE = 10_000  # beads that one statement compares or copies; it takes 0.1 s
+
+
+@dataclass(frozen=True)
+class Deaths:
+    """How many feeders died at a position without an advance, and the large transaction that they had begun to read."""
+
+    gtid_set: str
+    large: str = ""  # its GTID
+    number: int = 0
 
 
 class FeedState:
@@ -25,14 +38,19 @@ class FeedState:
         self._session = session
         self._feed = session.dolt.feed
 
-    def prepare(self) -> None:
-        """Make the database `beads_dispatch` and its tables where they are missing."""
+    def prepare(self) -> bool:
+        """Make the database `beads_dispatch` and its tables where they are missing. Whether the position and the
+        published states can be there: they cannot where one of their tables was missing."""
         # Looked for first: a user with rights on this database alone is refused CREATE DATABASE even where it exists.
         name = {"name": STATE_DATABASE}
         if not self._session.rows("SELECT 1 FROM information_schema.schemata WHERE schema_name = %(name)s", name):
             self._session.rows(f"CREATE DATABASE IF NOT EXISTS {STATE_DATABASE}")
+        tables = self._session.rows(f"SHOW TABLES FROM {STATE_DATABASE}")
+        found = {str(name) for row in tables for name in row.values()}
         for table in _TABLES:
-            self._session.rows(f"CREATE TABLE IF NOT EXISTS {STATE_DATABASE}.{table}")
+            if table.split()[0] not in found:
+                self._session.rows(f"CREATE TABLE IF NOT EXISTS {STATE_DATABASE}.{table}")
+        return {"positions", "seen"} <= found
 
     def position(self) -> str | None:
         """The stored position: the set of GTIDs that were published. None at first."""
@@ -40,15 +58,32 @@ class FeedState:
             return str(row["gtid_set"])
         return None
 
-    def start_position(self, gtid_set: str, origin: str) -> None:
-        """Begin a feed: from `gtid_set` on, and every bead counts as published as it is now, by the event `origin`."""
-        params = {"feed": self._feed, "set": gtid_set, "origin": origin}
-        self._session.rows(f"DELETE FROM {STATE_DATABASE}.seen WHERE feed = %(feed)s", params)
-        self._session.rows(
-            f"INSERT INTO {STATE_DATABASE}.seen (feed, bead, assignee, status, event)"
-            " SELECT %(feed)s, id, COALESCE(assignee, ''), status, %(origin)s FROM issues",
-            params,
-        )
+    def start_position(
+        self, gtid_set: str, origin: str, progress: Callable[[int], object] = lambda beads: None
+    ) -> None:
+        """Begin a feed: from `gtid_set` on, and every bead counts as published as it is now, by the event `origin`.
+
+        Page by page; `progress` is called with the number of beads after each.
+        """
+        after, number = "", 0
+        while True:
+            end = self._page_end(after)
+            params = {"feed": self._feed, "after": after, "end": end, "origin": origin}
+            with self._session.transaction() as cursor:
+                cursor.execute(
+                    f"DELETE FROM {STATE_DATABASE}.seen WHERE feed = %(feed)s AND {_within('bead', end)}", params
+                )
+                number += cursor.execute(
+                    f"INSERT INTO {STATE_DATABASE}.seen (feed, bead, assignee, status, event)"
+                    " SELECT %(feed)s, id, COALESCE(assignee, ''), status, %(origin)s FROM issues"
+                    f" WHERE {_within('id', end)}",
+                    params,
+                )
+            progress(number)
+            if end is None:
+                break
+            after = end
+        params = {"feed": self._feed, "set": gtid_set}
         self._session.rows(
             f"REPLACE INTO {STATE_DATABASE}.positions (feed, gtid_set) VALUES (%(feed)s, %(set)s)", params
         )
@@ -106,17 +141,22 @@ class FeedState:
         )
         cursor.execute(f"REPLACE INTO {state}.positions (feed, gtid_set) VALUES (%s, %s)", (feed, gtid_set))
 
-    def unpublished(self, limit: int) -> Rows:
-        """At most `limit` beads that are not as they were published last: by id, with `from_…` and `to_…` as dolt_diff
-        has them (None on the side where there is no bead), and `event`, the id of its last change event."""
-        params = {"feed": self._feed, "limit": limit}
+    def unpublished(self, after: str) -> tuple[Rows, str | None]:
+        """Compare a page of beads, those with the next ids after `after`: the beads that are not as they were published
+        last, and the page's last id, None when there are no more.
+
+        A row has `bead`, `from_…` and `to_…` as dolt_diff has them (None on the side where there is no bead), and
+        `event`, the id of the bead's last change event.
+        """
+        end = self._page_end(after)
+        params = {"feed": self._feed, "after": after, "end": end}
         changed = self._session.rows(
             "SELECT i.id AS bead, s.event, s.bead AS from_id, NULL AS from_title, NULL AS from_priority,"
             " s.assignee AS from_assignee, s.status AS from_status, i.id AS to_id, i.title AS to_title,"
             " i.priority AS to_priority, i.assignee AS to_assignee, i.status AS to_status"
             f" FROM issues i LEFT JOIN {STATE_DATABASE}.seen s ON s.feed = %(feed)s AND s.bead = i.id"
-            " WHERE s.bead IS NULL OR s.assignee <> COALESCE(i.assignee, '') OR s.status <> i.status"
-            " ORDER BY i.id LIMIT %(limit)s",
+            " WHERE (s.bead IS NULL OR s.assignee <> COALESCE(i.assignee, '') OR s.status <> i.status)"
+            f" AND {_within('i.id', end)} ORDER BY i.id",
             params,
         )
         deleted = self._session.rows(
@@ -124,19 +164,50 @@ class FeedState:
             " s.assignee AS from_assignee, s.status AS from_status, NULL AS to_id, NULL AS to_title,"
             " NULL AS to_priority, NULL AS to_assignee, NULL AS to_status"
             f" FROM {STATE_DATABASE}.seen s LEFT JOIN issues i ON i.id = s.bead"
-            " WHERE s.feed = %(feed)s AND i.id IS NULL ORDER BY s.bead LIMIT %(limit)s",
+            f" WHERE s.feed = %(feed)s AND i.id IS NULL AND {_within('s.bead', end)} ORDER BY s.bead",
             params,
         )
-        return [*changed, *deleted][:limit]
+        return [*changed, *deleted], end
+
+    def _page_end(self, after: str) -> str | None:
+        """The last id of a page of beads, published ones that are deleted among them; None for the last page."""
+        params = {"feed": self._feed, "after": after, "offset": PAGE - 1}
+        ends = [
+            *self._session.rows(
+                "SELECT id FROM issues WHERE id > %(after)s ORDER BY id LIMIT 1 OFFSET %(offset)s", params
+            ),
+            *self._session.rows(
+                f"SELECT bead AS id FROM {STATE_DATABASE}.seen WHERE feed = %(feed)s AND bead > %(after)s"
+                " ORDER BY bead LIMIT 1 OFFSET %(offset)s",
+                params,
+            ),
+        ]
+        return min((str(row["id"]) for row in ends), default=None)
+
+    def deaths(self) -> Deaths | None:
+        """What `set_deaths` stored last; None after `forget_deaths`."""
+        for row in self._session.state_rows("SELECT gtid_set, large, number FROM {state}.deaths WHERE feed = %(feed)s"):
+            return Deaths(row["gtid_set"], row["large"], row["number"])
+        return None
+
+    def set_deaths(self, deaths: Deaths) -> None:
+        """Store at which position a feeder reads, and how many have died there."""
+        params = {"feed": self._feed, **vars(deaths)}
+        self._session.rows(
+            f"REPLACE INTO {STATE_DATABASE}.deaths (feed, gtid_set, large, number)"
+            " VALUES (%(feed)s, %(gtid_set)s, %(large)s, %(number)s)",
+            params,
+        )
+
+    def forget_deaths(self) -> None:
+        """The feeder ends as it should."""
+        self._session.state_rows("DELETE FROM {state}.deaths WHERE feed = %(feed)s")
 
     def executed(self) -> str:
         """The set of GTIDs that the server has executed."""
         return str(self._session.rows("SELECT @@global.gtid_executed AS executed")[0]["executed"])
 
-    def server_variables(self) -> dict[str, str]:
-        """What the feeder's preflight checks: the server's version and its binlog settings."""
-        names = ("log_bin", "gtid_mode", "enforce_gtid_consistency", "binlog_row_metadata")
-        row = self._session.rows(
-            "SELECT dolt_version() AS dolt_version, " + ", ".join(f"@@global.{name} AS {name}" for name in names)
-        )[0]
-        return {name: str(value) for name, value in row.items()}
+
+def _within(column: str, end: str | None) -> str:
+    """The condition of a page, on its parameters."""
+    return f"{column} > %(after)s" + ("" if end is None else f" AND {column} <= %(end)s")

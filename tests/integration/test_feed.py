@@ -4,19 +4,19 @@ import pathlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 from unittest import mock
 
 import pytest
 
 from beads_dispatch import events, settings, store, suspension
-from feeder import binlog, changes, checkpoint, gap_recovery
+from feeder import binlog, changes, checkpoint, gap_recovery, rows
 from feeder.eligibility_check import EligibilityCheck
 from feeder.emitter import Emitter
 from feeder.feed import ChangeFeed
 from feeder.health import HealthState
 from feeder.metrics import JUMPS
 from feeder.preflight import Unfit
+from feeder.request_feed import RequestFeed
 from feeder.requests import PendingRequest, send_requests
 from local import processes
 from local.dolt import DoltServer
@@ -49,11 +49,12 @@ class Running:
         position = checkpoint.wait_for_position(self.store, self.health, self.stop)
         assert position is not None
         checkpointer, pending = checkpoint.Checkpointer(self.store, position, self.health), PendingRequest()
-        pending.add(changes.RequestReason("resume", "start"))
-        self.feed = ChangeFeed(dolt, "agent", checkpointer, self._emitters[0], pending, self.health, self.stop)
+        self.feed = ChangeFeed(dolt, checkpointer, self._emitters[0], self.health, self.stop)
+        self.request_feed = RequestFeed(dolt, "agent", pending, self.stop)
         self._check = check = Check(store.Store(dolt), settings.DispatchLimits(), None)
         self._threads = [
             threading.Thread(target=self.feed.run),
+            threading.Thread(target=self.request_feed.run),
             threading.Thread(target=checkpointer.run, args=(self.stop,)),
             threading.Thread(target=send_requests, args=(pending, check, self._emitters[1], self.stop)),
         ]
@@ -81,6 +82,7 @@ class Running:
     def close(self) -> None:
         self.stop.set()
         self.feed.close()
+        self.request_feed.close()
         for thread in self._threads:
             thread.join(support.PATIENCE_SECONDS)
             assert not thread.is_alive()
@@ -355,15 +357,16 @@ def test_a_transaction_that_cannot_be_read_is_passed_over(
     error: Exception,
 ) -> None:
     """Whatever it raises: after the second time the feed goes on, and the comparison publishes its net change."""
-    kept, jumps = binlog._kept, JUMPS._value.get()
+    read, jumps = rows.Layout.read, JUMPS._value.get()
 
-    def fails_on_one(values: dict[str, Any] | None, columns: tuple[str, ...]) -> dict[str, Any] | None:
-        if values and values.get("id") == "x-odd":
+    def fails_on_one(self: rows.Layout) -> rows.Image:
+        image = read(self)
+        if image.get("id") == "x-odd":
             raise error
-        return kept(values, columns)
+        return image
 
     feed()
-    monkeypatch.setattr(binlog, "_kept", fails_on_one)
+    monkeypatch.setattr(rows.Layout, "read", fails_on_one)
     beads.add("x-odd")
     beads.add("x-2")
     wait_for(lambda: published(sink, "x-2") and published(sink, "x-odd"), "both are published")

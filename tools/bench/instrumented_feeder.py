@@ -10,20 +10,20 @@ from unittest import mock
 
 from feeder import __main__ as feeder
 from feeder.changes import Transaction, request_reason_in
-from feeder.feed import ChangeFeed
+from feeder.request_feed import RequestFeed
 
 
 def main() -> int:
-    publish = ChangeFeed._publish
+    look_at = RequestFeed._look_at
     with open(os.environ["FEEDER_CLOCK"], "a", buffering=1) as clock:
 
-        def recorded(self: ChangeFeed, transaction: Transaction) -> bool:
+        def recorded(self: RequestFeed, transaction: Transaction) -> None:
             now = time.time()
             if request_reason_in(transaction, self._assignee):
                 clock.write(f"{now}\n")
-            return publish(self, transaction)
+            look_at(self, transaction)
 
-        with mock.patch.object(ChangeFeed, "_publish", recorded):
+        with mock.patch.object(RequestFeed, "_look_at", recorded):
             return feeder.main()
 
 

@@ -1,0 +1,107 @@
+"""Reads binlog events from their connection piece by piece, so that a large one is never in memory as a whole.
+
+Measured on Dolt 2.2.0:
+
+- All rows of a table that a transaction changed are one event: 40,000 beads with 3 KB of text each are 126 MB.
+- A reader that is connected may get an event that is still being written to Dolt's file: its end is zeros, and what
+  follows it makes no sense. That happens to every other transaction of more than some MB. Each event has a checksum,
+  which shows it; who connects again gets the event whole.
+"""
+
+import struct
+import zlib
+from typing import Any
+
+_FULL = 0xFFFFFF  # bytes of a protocol packet that has a continuation
+_PIECE = 64 * 1024  # bytes read at once
+_CHECKSUM = 4  # bytes, at an event's end
+_OK, _ERROR = 0x00, 0xFF  # a packet's first byte
+
+
+class ServerError(Exception):
+    """The server sent an error instead of an event: its number and its text."""
+
+
+class BrokenEvent(Exception):
+    """An event is not as it was written."""
+
+
+class EventPacket:
+    """One event, as mysql-replication reads a packet; `connection` is PyMySQL's."""
+
+    def __init__(self, connection: Any) -> None:
+        """Read the beginning. Raises ServerError, and whatever the connection does."""
+        self._connection = connection
+        self._buffer = bytearray()
+        self._left = 0  # bytes of the protocol packet that is being read
+        self._continues = True  # another protocol packet follows it
+        self._last = b""  # the last bytes that were received: the checksum, once all were
+        self._sum = 0  # of what was received before them
+        self._need(1)
+        self._ok = self._buffer[0] == _OK
+        if self._buffer[0] == _ERROR:
+            rest = self._rest()
+            raise ServerError(struct.unpack_from("<H", rest, 1)[0], rest[9:].decode("utf-8", "replace"))
+        self._sum, self._last = zlib.crc32(self._buffer[1:-_CHECKSUM]), bytes(self._buffer[1:])[-_CHECKSUM:]
+
+    # The library looks at these two while it reads how a table is laid out, which is a small event.
+    _position = 0
+
+    @property
+    def _data(self) -> bytes:
+        return self._rest()
+
+    def is_ok_packet(self) -> bool:
+        """Whether this is an event."""
+        return self._ok
+
+    def is_eof_packet(self) -> bool:
+        """Whether the server ends the stream."""
+        return not self._ok
+
+    def read(self, size: int) -> bytes:
+        """The next bytes. Raises BrokenEvent when there are no more."""
+        self._need(size)
+        found = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return found
+
+    def advance(self, size: int) -> None:
+        """Pass over the next bytes; they are not kept."""
+        while size > len(self._buffer):
+            size -= len(self._buffer)
+            self._buffer.clear()
+            self._receive()
+        del self._buffer[:size]
+
+    def finish(self) -> None:
+        """Pass over the rest. Raises BrokenEvent when the event is not as it was written."""
+        while self._left or self._continues:
+            self._buffer.clear()
+            self._receive()
+        if self._last != struct.pack("<I", self._sum):
+            raise BrokenEvent("an event of the binlog was read before it was written whole")
+
+    def _rest(self) -> bytes:
+        while self._left or self._continues:
+            self._receive()
+        return bytes(self._buffer)
+
+    def _need(self, size: int) -> None:
+        while len(self._buffer) < size:
+            self._receive()
+
+    def _receive(self) -> None:
+        """Add a piece to the buffer."""
+        if not self._left:
+            if not self._continues:
+                raise BrokenEvent("an event of the binlog ends in the middle of a row")
+            low, high, _ = struct.unpack("<HBB", self._connection._read_bytes(4))
+            self._left = low + (high << 16)
+            self._continues = self._left == _FULL
+        size = min(self._left, _PIECE)
+        piece = self._connection._read_bytes(size)
+        self._left -= size
+        self._buffer += piece
+        received = self._last + piece
+        self._sum, self._last = zlib.crc32(received[:-_CHECKSUM], self._sum), received[-_CHECKSUM:]

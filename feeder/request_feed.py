@@ -1,0 +1,83 @@
+"""Looks in the binlog for what may make work available. It has a stream of its own: a request never waits behind change
+events, which a subscriber or the sink may hold up.
+
+No position is stored: after each connect there is a reason to request a pass, so whatever it missed costs one query.
+"""
+
+import threading
+import uuid
+
+from beads_dispatch import log, settings, store
+from beads_dispatch.log import Action
+from feeder import binlog, changes
+from feeder.changes import RequestReason, Transaction
+from feeder.emitter import Backoff
+from feeder.requests import PendingRequest
+
+logger = log.get("feeder")
+
+_MOST_ROWS = 1000  # of a transaction; a larger one is a reason by itself
+
+
+class RequestFeed:
+    """Runs in a thread of its own. `stop` ends it; call `close` after that, or it waits for the next event."""
+
+    def __init__(
+        self, dolt: settings.DoltSettings, assignee: str, pending: PendingRequest, stop: threading.Event
+    ) -> None:
+        self._dolt = dolt
+        self._assignee = assignee
+        self._pending = pending
+        self._stop = stop
+        self._store = store.Store(dolt)
+        self._stream: binlog.Stream | None = None
+        self._backoff = Backoff()
+
+    def run(self) -> None:
+        """Add a reason for each change that may make work available, until `stop` is set."""
+        while not self._stop.is_set():
+            try:
+                self._follow()
+            except (binlog.StreamLost, store.StoreError) as exc:  # the change feed logs it
+                logger.debug(str(exc), extra=log.context(action=Action.REQUEST))
+            except Exception as exc:  # noqa: BLE001 - a transaction that cannot be read is behind the next connect
+                text = f"a transaction cannot be read for requests ({type(exc).__name__}); reading on from now"
+                logger.warning(text, extra=log.context(action=Action.REQUEST))
+            self._stop.wait(self._backoff.next_seconds())
+
+    def close(self) -> None:
+        """End a read that waits for the next event; for use after `stop` is set."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def _follow(self) -> None:
+        """Read one connection to its end, from now on."""
+        self._store.refresh()
+        position = binlog.Position(self._store.feed_state.executed())
+        self._stream = binlog.Stream(self._dolt, position, most_rows=_MOST_ROWS)
+        try:
+            self._resume("connect")
+            for item in self._stream:
+                self._backoff.reset()
+                if self._stop.is_set():
+                    return
+                if isinstance(item, Transaction):
+                    self._look_at(item)
+        finally:
+            self._stream.close()
+
+    def _look_at(self, transaction: Transaction) -> None:
+        if transaction.ddl or not transaction.whole:
+            # What a restored database holds is in no transaction.
+            if transaction.database == self._dolt.database:
+                self._resume(transaction.gtid)
+            return
+        reason = changes.request_reason_in(transaction, self._assignee)
+        if reason:
+            self._pending.add(reason)
+        if changes.moves_a_moment(transaction, self._assignee):
+            self._pending.add_moved()
+
+    def _resume(self, why: str) -> None:
+        self._pending.add(RequestReason("resume", f"{why}-{uuid.uuid4()}"))
+        self._pending.add_moved()
