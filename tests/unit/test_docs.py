@@ -69,6 +69,15 @@ def test_every_alert_has_its_section() -> None:
     assert [alert["annotations"]["runbook"] for alert in alerts] == [f"docs/alerts.md#{name.lower()}" for name in names]
 
 
+def test_every_network_policy_and_database_user_is_explained() -> None:
+    """In security.md: a row for each policy that is deployed, and for each user of users.sql."""
+    knative = ROOT / "knative"
+    policies = {yaml.safe_load(path.read_text())["metadata"]["name"] for path in knative.glob("*/networkpolicy-*.yaml")}
+    users = set(re.findall(r"^CREATE USER IF NOT EXISTS '([\w-]+)'", (knative / "users.sql").read_text(), re.MULTILINE))
+    assert len(policies) > 6 and len(users) > 2
+    assert {name for name in first_cells("security.md") if re.fullmatch("[a-z-]+", name)} == policies | users
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_to_a_page_and_a_heading(page: pathlib.Path) -> None:
     """Relative links: the file is there, and so is the heading."""
