@@ -7,7 +7,7 @@ again.
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -35,7 +35,7 @@ from beads_dispatch.outcomes import (
     Withdrawn,
 )
 from beads_dispatch.settings import DispatchLimits
-from beads_dispatch.store import DISPATCHER, REFUSES_ALL, ClaimLost, Store, StoreError
+from beads_dispatch.store import DISPATCHER, REFUSES_ALL, ClaimLost, Diagnosis, Store, StoreError
 from beads_dispatch.trace import Trace, begun
 
 logger = log.get("dispatch")
@@ -203,7 +203,8 @@ class Dispatcher:
     def _start(self, claimed: Bead) -> Outcome:
         """Steps 3 and 4 for a bead that we claimed: read back, POST, record."""
         with self._released_where_dolt_fails(claimed):
-            change = self._changed_since_claim(claimed)
+            found = self.store.claims.diagnose(claimed, self.clock())
+        change = _changed_since_claim(claimed, found)
         if change:
             self.store.claims.withdraw(claimed, change, self.clock())
             return Withdrawn(claimed, change)
@@ -213,7 +214,7 @@ class Dispatcher:
             record = replace(claimed.record, jobs=0, failures=0, outages=0)  # a person who opens it starts anew
             self.store.claims.release(claimed, note, record, now, actor=DISPATCHER, status=Status.BLOCKED)
             return GivenUp(claimed, claimed.record.jobs)
-        return self._start_job(claimed)
+        return self._start_job(claimed, found.hints if found else {})
 
     @contextlib.contextmanager
     def _released_where_dolt_fails(self, claimed: Bead) -> Iterator[None]:
@@ -229,10 +230,10 @@ class Dispatcher:
                     break
             raise
 
-    def _start_job(self, claimed: Bead) -> Outcome:
+    def _start_job(self, claimed: Bead, hints: Mapping[str, str]) -> Outcome:
         """POST a bead that we claimed, and record the answer."""
         try:
-            job = self.agent.start(claimed.id, claimed.record.claim or "", self._trace.child().traceparent)
+            job = self.agent.start(claimed.id, claimed.record.claim or "", self._trace.child().traceparent, hints)
         except agents.Unreachable as exc:
             return self._agent_failed(claimed, str(exc), note=notes.dispatch_failed(0, str(exc)))
         except agents.Refused as exc:
@@ -255,23 +256,6 @@ class Dispatcher:
     def _about(self, bead: Bead, action: Action, job: str | None = None) -> dict[str, Any]:
         return log.context(action=action, trace=self._trace.trace_id, job=job, **bead.log_context())
 
-    def _changed_since_claim(self, claimed: Bead) -> str | None:
-        """What a person changed between our claim and now, in words; None when nobody did."""
-        diagnosis = self.store.claims.diagnose(claimed, self.clock())
-        if diagnosis is None:
-            return "the bead was deleted"
-        found = diagnosis.bead
-        if found.record.claim != claimed.record.claim:
-            return "another claim replaced it"
-        if found.assignee != claimed.assignee:
-            return f"the bead was assigned to {notes.one_line(found.assignee, 100) or 'nobody'}"
-        if found.status != Status.IN_PROGRESS:
-            return f"the bead became {notes.one_line(found.status, 100)}"
-        if found.updated_at != claimed.updated_at or found.row_lock != claimed.row_lock:
-            return "the bead was changed at the same moment"
-        # Dolt merges what others changed in other cells, and a dependency is a row of another table.
-        return next((words for name, words in _NO_LONGER.items() if not diagnosis.conditions[name]), None)
-
     def _only_this_one(self, bead: Bead, code: int) -> bool:
         """Whether a failure of the agent counts against the bead all the same: it failed with this bead before, and
         took another one in between."""
@@ -286,3 +270,20 @@ class Dispatcher:
 
     def _agent_failed(self, bead: Bead | None, why: str, note: str = "", *, costly: bool = False) -> AgentFailed:
         return AgentFailed(bead, why, self._breaker.agent_failed(bead, why, note, costly=costly))
+
+
+def _changed_since_claim(claimed: Bead, diagnosis: Diagnosis | None) -> str | None:
+    """What a person changed between our claim and what was read after it, in words; None when nobody did."""
+    if diagnosis is None:
+        return "the bead was deleted"
+    found = diagnosis.bead
+    if found.record.claim != claimed.record.claim:
+        return "another claim replaced it"
+    if found.assignee != claimed.assignee:
+        return f"the bead was assigned to {notes.one_line(found.assignee, 100) or 'nobody'}"
+    if found.status != Status.IN_PROGRESS:
+        return f"the bead became {notes.one_line(found.status, 100)}"
+    if found.updated_at != claimed.updated_at or found.row_lock != claimed.row_lock:
+        return "the bead was changed at the same moment"
+    # Dolt merges what others changed in other cells, and a dependency is a row of another table.
+    return next((words for name, words in _NO_LONGER.items() if not diagnosis.conditions[name]), None)

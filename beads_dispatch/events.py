@@ -61,13 +61,15 @@ class Event:
         return suspension.in_extension(self.extensions.get("suspend", ""))
 
 
-def request(cause: str, cause_id: str, count: int, event_type: str, source: str = FEEDER_SOURCE) -> Event:
-    """The event that requests a pass of dispatch or reap; `count` beads are there for it."""
+def request(
+    cause: str, cause_id: str, count: int, event_type: str, agent: str = "", source: str = FEEDER_SOURCE
+) -> Event:
+    """The event that requests a pass of dispatch or reap, of one agent or of all; `count` beads are there for it."""
     return Event(
         id=cause_id,
         source=source,
         type=event_type,
-        extensions={"cause": cause, "traceparent": trace.of_event(cause_id, event_type).traceparent},
+        extensions={"cause": cause, "agent": agent, "traceparent": trace.of_event(cause_id, event_type).traceparent},
         data={"waiting": count},
         dataschema=SCHEMA_OF.format(type=event_type),
     )

@@ -10,7 +10,7 @@ import os
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import flask
@@ -30,6 +30,23 @@ class PassResult:
     jobs: list[str] = field(default_factory=list)
     warning: bool = False  # it stopped for a failure of the agent's side
     reply: events.Event | None = None  # what the Broker is to deliver next
+    agent: str = ""  # whose pass it was
+
+    @classmethod
+    def of_all(cls, found: Sequence["PassResult"]) -> "PassResult":
+        """What the passes of an event did together. Of several that are to go on, the tick brings the others."""
+        if len(found) == 1:
+            return found[0]
+        beads: dict[str, list[str]] = {}
+        for kind, ids in (item for each in found for item in each.beads.items()):
+            beads[kind] = [*beads.get(kind, ()), *ids]
+        return cls(
+            "; ".join(f"{each.agent}: {each.message}" for each in found) or "no agent of ours is named",
+            beads,
+            [job for each in found for job in each.jobs],
+            warning=any(each.warning for each in found),
+            reply=next((each.reply for each in found if each.reply), None),
+        )
 
 
 def log_loaded(name: str) -> None:
@@ -82,6 +99,7 @@ def answer(
             cause=event.extensions.get("cause") or ("tick" if event.tick else None),
             ms=round((time.monotonic() - started) * 1000),
             jobs=done.jobs or None,
+            agent=done.agent or None,
             **{kind: ids for kind, ids in done.beads.items() if ids},
         ),
     )

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from beads_dispatch import settings
 from beads_dispatch.bead import Bead
 from beads_dispatch.store import predicate
 from beads_dispatch.store.predicate import BEAD, ORDER, RELATIONS, parameters
@@ -64,7 +65,7 @@ class Eligible:
         lock = ", i.row_lock" if self._session.schema.row_lock else ""
         rows = self._session.rows(
             f"SELECT {BEAD}{lock}, i.issue_type, i.defer_until, COALESCE(JSON_TYPE(i.metadata), 'NULL')"
-            f" AS metadata_type, {', '.join(f'{sql} AS holds_{name}' for name, sql in own.items())}"
+            f" AS metadata_type, {predicate.HINTS}, {', '.join(f'{sql} AS holds_{name}' for name, sql in own.items())}"
             f" FROM issues i WHERE {which} ORDER BY {', '.join(ORDER)}",
             {**parameters(assignee, now), "id": bead_id},
         )
@@ -76,6 +77,7 @@ class Eligible:
                 issue_type=row["issue_type"],
                 deferred_until=row["defer_until"].replace(tzinfo=UTC) if row["defer_until"] else None,
                 metadata_type=row["metadata_type"],
+                hints={name: row[f"hint_{name}"] for name in settings.HINTS if row[f"hint_{name}"]},
             )
             for row in rows
         ]

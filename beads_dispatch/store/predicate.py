@@ -7,7 +7,7 @@ beads, and relations.py reads them for a few beads at a time.
 from datetime import datetime
 from typing import Any
 
-from beads_dispatch import notes
+from beads_dispatch import notes, settings
 from beads_dispatch.bead import RECORD_NUMBERS
 from beads_dispatch.store.records import OURS
 from beads_dispatch.store.schema import BdSchema
@@ -33,6 +33,12 @@ def of_record(name: str) -> str:
     return f"JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.dispatch.{name}'))"
 
 
+# bd's hints on a bead, as columns `hint_<name>`; what is no text is none.
+HINTS = ", ".join(
+    f"IF(JSON_TYPE(JSON_EXTRACT(i.metadata, '$.execution_suggested_{name}')) = 'STRING',"
+    f" LEFT(JSON_UNQUOTE(JSON_EXTRACT(i.metadata, '$.execution_suggested_{name}')), 100), NULL) AS hint_{name}"
+    for name in settings.HINTS
+)
 ORDER = ("i.priority", "i.updated_at", "i.id")
 # The columns for Bead.from_row.
 BEAD = f"i.id, i.title, i.priority, i.status, i.assignee, i.updated_at, {_DISPATCH} AS dispatch"

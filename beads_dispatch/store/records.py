@@ -1,7 +1,7 @@
 """What the store returns besides beads: frozen values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from beads_dispatch.bead import Bead
@@ -74,6 +74,7 @@ class Diagnosis:
     issue_type: str
     deferred_until: datetime | None
     metadata_type: str  # as JSON_TYPE names it; NULL without metadata
+    hints: Mapping[str, str] = field(default_factory=dict)  # bd's, by the names of settings.HINTS
 
     def holds(self, *, except_for: str = "") -> bool:
         """Whether every condition holds, one aside."""

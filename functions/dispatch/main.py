@@ -1,4 +1,4 @@
-"""The dispatch function: one pass per event.
+"""The dispatch function: one pass per event, of the agent that it names, or of all.
 
 functions-framework --source functions/dispatch/main.py --target dispatch
 """
@@ -6,7 +6,6 @@ functions-framework --source functions/dispatch/main.py --target dispatch
 import functools
 import os
 import sys
-import threading
 import time
 import uuid
 from datetime import UTC, datetime
@@ -14,61 +13,60 @@ from datetime import UTC, datetime
 import flask
 import functions_framework
 
-from beads_dispatch import agents, events, log, outcomes, settings
+from beads_dispatch import agents_file, events, log, outcomes, settings
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.log import Action
-from beads_dispatch.outcomes import Dispatched, PassEnded
-from beads_dispatch.store import Store
+from beads_dispatch.outcomes import Dispatched, Outcome, PassEnded
 from beads_dispatch.trace import Trace
-from functions import request_handler
+from functions import agent_passes, request_handler
 from functions.request_handler import PassResult
 
 log.configure("dispatch")
 logger = log.get("dispatch")
 
 try:
-    DOLT, AGENT, LIMITS = settings.dolt(os.environ), settings.agent(os.environ), settings.limits(os.environ)
+    PASSES = agent_passes.passes(settings.dolt(os.environ), agents_file.agents(os.environ, required=True))
 except settings.SettingsError as exc:
     sys.exit(f"dispatch cannot start: {exc}")
-
-# One pass at a time in a process: the slots are counted between passes, and connections are not thread-safe.
-_one_pass = threading.Lock()
-_dispatcher: Dispatcher | None = None
 
 
 @functions_framework.http
 def dispatch(request: flask.Request) -> flask.Response:
-    """A CloudEvent in, 204, 4xx or 503 out; see request_handler."""
-    return request_handler.answer(request, accepts=events.DISPATCH_REQUESTED, tick="dispatch", run_pass=_run_pass)
+    """A CloudEvent in, 204, 200 with the request of another pass, 4xx or 503 out; see request_handler."""
+    return request_handler.answer(request, accepts=events.DISPATCH_REQUESTED, tick="dispatch", run_pass=_run_passes)
 
 
-def _run_pass(event: events.Event, trace: Trace) -> PassResult:
-    with _one_pass:
-        found = _collaborators().run_once(trace, slot_freed=event.extensions.get("cause") == "slot")
-    about = log.context(action=Action.OUTCOME, event=event.id, trace=trace.trace_id)
-    for outcome in found[:-1]:
+def _run_passes(event: events.Event, trace: Trace) -> PassResult:
+    return PassResult.of_all([_run_pass(each, event, trace) for each in agent_passes.requested(event, PASSES)])
+
+
+def _run_pass(one: agent_passes.AgentPass, event: events.Event, trace: Trace) -> PassResult:
+    clock = functools.partial(datetime.now, UTC)
+    with one.collaborators() as (store, backend):
+        assert backend is not None  # required above
+        dispatcher = Dispatcher(store, backend, one.agent.limits, clock, time.sleep, request_handler.stopping)
+        found = dispatcher.run_once(trace, slot_freed=event.extensions.get("cause") == "slot")
+    _log(found[:-1], log.context(action=Action.OUTCOME, event=event.id, trace=trace.trace_id, agent=one.agent.name))
+    return PassResult(
+        outcomes.summary(found),
+        outcomes.beads_by_outcome(found),
+        [outcome.job for outcome in found if isinstance(outcome, Dispatched)],
+        warning=outcomes.is_warning(found[-1]),
+        reply=_request_of_another(one.agent.name) if isinstance(found[-1], PassEnded) else None,
+        agent=one.agent.name,
+    )
+
+
+def _log(found: list[Outcome], about: dict[str, object]) -> None:
+    for outcome in found:
         if not isinstance(outcome, Dispatched):  # which has been logged
             (logger.warning if outcomes.is_warning(outcome) else logger.info)(outcomes.describe(outcome), extra=about)
-    jobs = [outcome.job for outcome in found if isinstance(outcome, Dispatched)]
-    warning = outcomes.is_warning(found[-1])
-    reply = _request_of_another() if isinstance(found[-1], PassEnded) else None
-    return PassResult(outcomes.summary(found), outcomes.beads_by_outcome(found), jobs, warning=warning, reply=reply)
 
 
-def _request_of_another() -> events.Event:
+def _request_of_another(agent: str) -> events.Event:
     """For a pass that ended before it knew that the queue is empty."""
-    request = f"continue-{uuid.uuid4()}"
-    return events.request("resume", request, 1, events.DISPATCH_REQUESTED, source=events.DISPATCH_SOURCE)
-
-
-def _collaborators() -> Dispatcher:
-    """Made at the first event: gunicorn loads this module before it forks."""
-    global _dispatcher
-    if _dispatcher is None:
-        clock = functools.partial(datetime.now, UTC)
-        backend, stopping = agents.backend(AGENT), request_handler.stopping
-        _dispatcher = Dispatcher(Store(DOLT), backend, LIMITS, clock, time.sleep, stopping)
-    return _dispatcher
+    name, source = f"continue-{uuid.uuid4()}", events.DISPATCH_SOURCE
+    return events.request("resume", name, 1, events.DISPATCH_REQUESTED, agent, source)
 
 
 request_handler.log_loaded("dispatch")
