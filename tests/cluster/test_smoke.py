@@ -1,28 +1,40 @@
-"""The runbook's three smoke tests, word for word: their text is read from docs/runbook.md and run by bash."""
+"""The runbook's three smoke tests, word for word: their text is read from docs/runbook.md and run by bash.
 
+Each leaves the cluster as it was; tests/integration/test_runbook.py shows the same for one that fails half-way.
+"""
+
+import json
 import os
-import pathlib
-import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
+from tests import runbook
 from tests.cluster.conftest import Deployed
 from tests.support import wait_for
 
 pytestmark = pytest.mark.cluster
 
-RUNBOOK = pathlib.Path(__file__).parents[2] / "docs" / "runbook.md"
+
+Left = tuple[list[tuple[str, str]], dict[str, str], str]
 
 
-def blocks(heading: str) -> list[str]:
-    """The shell blocks below a heading of the runbook."""
-    section = re.split(r"^#+ ", RUNBOOK.read_text().partition(f"### {heading}\n")[2], maxsplit=1, flags=re.M)[0]
-    found = re.findall(r"^```sh\n(.*?)^```", section, flags=re.M | re.S)
-    assert found, f"{RUNBOOK} has no commands below {heading}"
-    return found
+@pytest.fixture(autouse=True)
+def _clean(deployed: Deployed) -> Iterator[None]:
+    """After each: no bead more, the same settings, nothing suspended."""
+
+    def left() -> Left:
+        kubectl = deployed.namespace.kubectl
+        settings = json.loads(kubectl("get", "configmap", "beads-dispatch", "-o", "json"))["data"]
+        suspended = kubectl("get", "pingsource", "-o", "jsonpath={.items[*].spec.ceOverrides.extensions.suspend}")
+        return deployed.beads.workspace.titles(), settings, suspended
+
+    before = left()
+    yield
+    assert left() == before
 
 
 def run(deployed: Deployed, script: str, **env: str) -> None:
@@ -45,8 +57,7 @@ def run(deployed: Deployed, script: str, **env: str) -> None:
 def test_end_to_end(deployed: Deployed) -> None:
     """Claimed, dispatched, in progress."""
     deployed.start_agent()
-    (script,) = blocks("Smoke test: end to end")
-    run(deployed, script)
+    run(deployed, runbook.block("Smoke test: end to end"))
 
 
 def test_the_reaper(deployed: Deployed) -> None:
@@ -58,18 +69,15 @@ def test_the_reaper(deployed: Deployed) -> None:
         output = agent.stderr
         assert output
         wait_for(lambda: "listening" in output.readline(), "the agent", 30)
-        script, afterwards = blocks("Smoke test: the reaper")
+        stop = shlex.join(["kill", "-9", str(agent.pid)])
         try:
-            run(deployed, script, STOP_AGENT=shlex.join(["kill", "-9", str(agent.pid)]))
+            run(deployed, runbook.block("Smoke test: the reaper"), STOP_AGENT=stop, START_AGENT="true")
         finally:
             agent.kill()
-            run(deployed, afterwards)
-            deployed.namespace.kubectl("rollout", "status", "deployment/feeder", "--timeout=120s")
 
 
 def test_suspend_and_resume(deployed: Deployed) -> None:
     """Suspended, assigned, nothing for 5 minutes, resumed, dispatched."""
     agent = deployed.start_agent()
-    (script,) = blocks("Smoke test: suspend and resume")
-    run(deployed, script)
+    run(deployed, runbook.block("Smoke test: suspend and resume"))
     assert len(agent.received) == 1
