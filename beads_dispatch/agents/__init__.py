@@ -26,11 +26,12 @@ class Unreachable(AgentError):
 class Refused(AgentError):
     """Answered, and not with a job: nothing runs. `counts`: whether it counts against the bead."""
 
-    def __init__(self, code: int, body: str) -> None:
+    def __init__(self, code: int, body: str, counts: bool | None = None) -> None:
+        """`code`: 0 where the bead was not even sent. `counts`: None where the code tells."""
         super().__init__(f"HTTP {code}")
         self.code = code
         self.body = body
-        self.counts = 400 <= code < 500 and code not in _NOT_THE_BEAD
+        self.counts = 400 <= code < 500 and code not in _NOT_THE_BEAD if counts is None else counts
 
 
 class UnknownOutcome(AgentError):
@@ -74,7 +75,8 @@ class Backend(Protocol):
 
     def start(self, bead: str, claim: str, traceparent: str = "", hints: Mapping[str, str] | None = None) -> str:
         """Start a job for a bead; returns the job's id. `claim`: our token, a UUID, for `find`. `hints`: bd's, by the
-        name behind `execution_suggested_` (model, reasoning_effort, …), which the agent's settings allow.
+        name behind `execution_suggested_` (model, reasoning_effort, …); a backend that can take them passes on those
+        that the agent's settings allow.
 
         Raises Unreachable (nothing was sent), Refused or UnknownOutcome.
         """
@@ -82,8 +84,11 @@ class Backend(Protocol):
     def state(self, job: str) -> JobState:
         """How far a job is; a job that the backend has lost has FAILED. Raises Unreachable."""
 
-    def find(self, claim: str) -> str | None:
-        """The job of a claim whose answer was lost; None where it was never started. Raises Unreachable, CannotTell."""
+    def find(self, claim: str, bead: str) -> str | None:
+        """The job of a claim, of that bead in progress, whose answer was lost; None where it was never started.
+
+        Raises Unreachable, CannotTell.
+        """
 
     def load(self) -> Load:
         """What runs there now. Raises Unreachable."""

@@ -7,27 +7,42 @@ import contextlib
 import ssl
 from collections.abc import Mapping
 from json import loads
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
 from beads_dispatch import credentials, deadline
 from beads_dispatch.agents import UnknownOutcome, Unreachable
 
-_ANSWER_LIMIT = 64 * 1024  # bytes of an answer that are read; a job id needs a hundred
+_ANSWER_BYTES = 64 * 1024  # of an answer that are read; a job id needs a hundred
 _HEADERS = {"Accept": "application/json", "Connection": "close", "User-Agent": "beads-dispatch"}
 # No connection is used twice. On a kept one that the other side has closed, an error leaves open whether the request
 # arrived, and that doubt would be noted on a bead.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 
 
+class Answer(NamedTuple):
+    """An answer, its body cut at a limit; the headers' names in lower case."""
+
+    code: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
 class AgentHttp:
     """A client that a process keeps, for any number of threads."""
 
-    def __init__(self, timeout_seconds: float, token_file: str | None = None, ca_file: str | None = None) -> None:
+    def __init__(
+        self,
+        timeout_seconds: float,
+        token_file: str | None = None,
+        ca_file: str | None = None,
+        answer_bytes: int = _ANSWER_BYTES,
+    ) -> None:
         """`timeout_seconds`: for connecting, and for a whole exchange. `ca_file`: trusted instead of the system's CAs.
         Both files are read again when they change."""
         self._timeout = timeout_seconds
+        self._answer_bytes = answer_bytes
         self._token = credentials.token_file(token_file) if token_file else None
         self._ca = credentials.ca_file(ca_file) if ca_file else None
         self._plain: httpx.HTTPTransport | None = None
@@ -37,12 +52,16 @@ class AgentHttp:
     def request(
         self, method: str, url: str, json: Any = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
-        """Status and body of the answer, the body cut at a limit.
+        """Status and body of the answer to `exchange`."""
+        return self.exchange(method, url, json, headers)[:2]
+
+    def exchange(self, method: str, url: str, json: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+        """One request and its answer.
 
         An answer of 2xx must be whole to be one; of any other, the status is enough. Raises Unreachable when nothing
         was sent, UnknownOutcome when there is no usable answer.
         """
-        code, answer = 0, bytearray()
+        code, answer, answered = 0, bytearray(), {}
         with deadline.Exchange(self._timeout) as exchange:
             try:
                 request = self._request(method, url, json, headers)
@@ -50,13 +69,13 @@ class AgentHttp:
                 with contextlib.closing(self._transport(request.url).handle_request(request)) as response:
                     if response.status_code < 200:
                         raise UnknownOutcome(f"HTTP {response.status_code}, which announces an answer and is none")
-                    code = response.status_code
+                    code, answered = response.status_code, dict(response.headers)
                     for part in response.iter_raw():
                         answer += part
-                        if len(answer) > _ANSWER_LIMIT:
+                        if len(answer) > self._answer_bytes:
                             break
                     cut_by_us = exchange.late and "content-length" not in response.headers
-                if 200 <= code < 300 and (cut_by_us or len(answer) > _ANSWER_LIMIT):
+                if 200 <= code < 300 and (cut_by_us or len(answer) > self._answer_bytes):
                     raise UnknownOutcome(f"HTTP {code} whose body is too long or too slow")
             except (httpx.HTTPError, httpx.InvalidURL, deadline.TooLate, OSError, ValueError) as exc:
                 if not exchange.sent or isinstance(exc, httpx.LocalProtocolError):
@@ -64,7 +83,7 @@ class AgentHttp:
                 if not code or 200 <= code < 300:
                     late = exchange.late or isinstance(exc, httpx.TimeoutException)
                     raise UnknownOutcome(_described("ReadTimeout" if late else type(exc).__name__, exc)) from exc
-        return code, bytes(answer[:_ANSWER_LIMIT])
+        return Answer(code, bytes(answer[: self._answer_bytes]), answered)
 
     def status(self, url: str) -> tuple[int, bytes]:
         """GET what starts nothing. Raises Unreachable where there is no usable answer."""
