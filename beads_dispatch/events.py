@@ -62,11 +62,19 @@ class Event:
 
 
 def request(
-    cause: str, cause_id: str, count: int, event_type: str, agent: str = "", source: str = FEEDER_SOURCE
+    cause: str,
+    cause_id: str,
+    count: int,
+    event_type: str,
+    agent: str = "",
+    source: str = FEEDER_SOURCE,
+    *,
+    alone: bool = True,
 ) -> Event:
-    """The event that requests a pass of dispatch or reap, of one agent or of all; `count` beads are there for it."""
+    """The event that requests a pass of dispatch or reap, of one agent or of all; `count` beads are there for it. Its
+    id is that of its cause; where it is not `alone` with it, the agent's name follows."""
     return Event(
-        id=cause_id,
+        id=cause_id if alone else f"{cause_id}/{agent}",
         source=source,
         type=event_type,
         extensions={"cause": cause, "agent": agent, "traceparent": trace.of_event(cause_id, event_type).traceparent},

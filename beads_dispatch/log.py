@@ -48,6 +48,7 @@ class Action(StrEnum):
     TICK = "tick"
     REQUEST = "request"
     SLOTS = "slots"
+    JOBS = "jobs"
     PINGSOURCE = "pingsource"
     METRICS = "metrics"
     # make up

@@ -6,18 +6,21 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 
-from beads_dispatch import log, settings, store
-from beads_dispatch.agents import beadboard
+from beads_dispatch import agents, agents_file, log, settings, store
+from beads_dispatch.agents_file import Agent
 from beads_dispatch.log import Action
 from feeder import checkpoint, http, metrics, pingsources, preflight
+from feeder.changes import RequestReason
 from feeder.eligibility_check import EligibilityCheck
 from feeder.emitter import Emitter
 from feeder.feed import ChangeFeed
 from feeder.health import HealthState
+from feeder.job_watch import JobWatch
 from feeder.ownership import Owner, Taken
 from feeder.request_feed import RequestFeed
-from feeder.requests import PendingRequest, send_requests
+from feeder.requests import AgentRequests, PendingRequest
 from feeder.supervision import Threads
 
 logger = log.get("feeder")
@@ -34,6 +37,7 @@ environment:
   FEED_NAME            separates two deployments on one database (the database's name)
   DOLT_TLS_CA_FILE     the CA of that server's certificate; without it nothing is verified
   PORT                 for ticks, /healthz, /readyz and /metrics (8080)
+  AGENTS_FILE          several agents, with their backends and limits (docs/agents.md); without it one:
   AGENT_ASSIGNEE       the agent: the name that beads are assigned to (agent)
   BEADBOARD_URL, AGENT_HEALTH_URL
                        the agent's backend; without it a tick does not ask whether the agent is busy
@@ -60,38 +64,75 @@ def main() -> int:
 
 def _run(env: settings.Environment, stop: threading.Event) -> int:
     """Answer health checks at once, and run the feed as soon as Dolt can be read and no other feeder owns it."""
-    dolt, limits, feeder = settings.dolt(env), settings.limits(env), settings.feeder(env)
-    agent = beadboard.BeadBoard(settings.agent(env)) if env.get("BEADBOARD_URL") else None
+    dolt, feeder, found = settings.dolt(env), settings.feeder(env), agents_file.agents(env)
     health, beads, threads = HealthState(), store.Store(dolt), Threads(stop)
-    scrape = metrics.Scrape(store.Store(dolt), limits.assignee, health)
-    server = http.serve(http.Endpoint(EligibilityCheck(store.Store(dolt), limits, agent), health, scrape), feeder)
+    requests = {agent.name: _requests(agent, dolt, feeder, alone=len(found) == 1) for agent in found}
+    pending = {name: each.pending for name, each in requests.items()}
+    scrape = metrics.Scrape(store.Store(dolt), found[0].limits, health)
+    server = http.serve(http.Endpoint(_checks(found, store.Store(dolt)), health, scrape, pending), feeder)
     threads.start("http", server.run)
-    emitters = {name: Emitter(feeder) for name in ("feed", "requests")}
-    owner = Owner(dolt, stop, lambda: all(emitter.accepts for emitter in emitters.values()))
+    emitter = Emitter(feeder)
+    owner = Owner(dolt, stop, lambda: all(each.accepts for each in (emitter, *(r.emitter for r in requests.values()))))
     position = checkpoint.wait_for_position(beads, health, stop, owner)
     if position is None:
         return 1 if threads.failed else 0
     preflight.log_warnings(beads)
     health.ready = True
     logger.info("reading the binlog", extra=log.context(action=Action.START, database=dolt.database, feed=dolt.feed))
-    pending, checkpointer = PendingRequest(), checkpoint.Checkpointer(beads, position, health, owner.beat)
-    request_feed = RequestFeed(dolt, limits.assignee, pending, stop)
-    feed = ChangeFeed(dolt, checkpointer, emitters["feed"], health, stop)
-    check = EligibilityCheck(store.Store(dolt), limits, None)
+    checkpointer = checkpoint.Checkpointer(beads, position, health, owner.beat)
+    watches = _job_watches(found, dolt, feeder)
+    request_feed = RequestFeed(dolt, pending, stop, {name: watch.begun for name, watch in watches.items()})
+    feed = ChangeFeed(dolt, checkpointer, emitter, health, stop)
     threads.start("owner", owner.run)
     threads.start("feed", feed.run)
     threads.start("request-feed", request_feed.run)
     threads.start("position", functools.partial(checkpointer.run, stop))
-    threads.start("requests", functools.partial(send_requests, pending, check, emitters["requests"], stop))
-    watch = pingsources.watcher(store.Store(dolt), pending.add, stop)
-    if watch is not None:
-        threads.start("pingsources", watch)
+    for name, each in requests.items():
+        threads.start(f"requests {name}", functools.partial(each.run, stop))
+    for name, watch in watches.items():
+        threads.start(f"jobs {name}", functools.partial(watch.run, stop))
+    pings = pingsources.watcher(store.Store(dolt), functools.partial(_request_all, pending), stop)
+    if pings is not None:
+        threads.start("pingsources", pings)
     stop.wait()
     feed.close()
     request_feed.close()
     threads.join(_STOP_SECONDS, "feed", "position")  # not a request that is being sent: the next tick replaces it
     logger.info("stopped", extra=log.context(action=Action.STOP))
     return 1 if threads.failed else 0
+
+
+def _requests(
+    agent: Agent, dolt: settings.DoltSettings, feeder: settings.FeederSettings, *, alone: bool
+) -> AgentRequests:
+    check = EligibilityCheck(store.Store(dolt), agent.limits, _backend(agent))
+    return AgentRequests(agent.name, check, Emitter(feeder), alone=alone)
+
+
+def _checks(found: Sequence[Agent], beads: store.Store) -> dict[str, EligibilityCheck]:
+    """For the endpoint, which answers one tick at a time: they share a connection."""
+    return {agent.name: EligibilityCheck(beads, agent.limits, _backend(agent)) for agent in found}
+
+
+def _job_watches(
+    found: Sequence[Agent], dolt: settings.DoltSettings, feeder: settings.FeederSettings
+) -> dict[str, JobWatch]:
+    """Of the agents whose backend can tell of its jobs."""
+    backends = {agent.name: (agent.limits, _backend(agent)) for agent in found}
+    return {
+        name: JobWatch(store.Store(dolt), limits, backend, Emitter(feeder))
+        for name, (limits, backend) in backends.items()
+        if backend is not None and backend.tells_jobs
+    }
+
+
+def _request_all(pending: Mapping[str, PendingRequest], reason: RequestReason) -> None:
+    for each in pending.values():
+        each.add(reason)
+
+
+def _backend(agent: Agent) -> agents.Backend | None:
+    return agents.backend(agent.backend) if agent.backend else None
 
 
 if __name__ == "__main__":

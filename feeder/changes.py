@@ -70,7 +70,7 @@ class Change:
 class RequestReason:
     """Why a pass is requested, and the id of what caused it."""
 
-    cause: str  # change, slot, due, tick or resume
+    cause: str  # change, slot, due, job, tick or resume
     id: str
 
 
@@ -135,6 +135,16 @@ def moves_a_moment(transaction: Transaction, assignee: str) -> bool:
     )
 
 
+def starts_a_job(transaction: Transaction, assignee: str) -> bool:
+    """Whether a bead of the agent came to be in progress in a transaction."""
+    return any(
+        row.table == "issues"
+        and row.after is not None
+        and (row.after.get("assignee"), row.after.get("status")) == (assignee, Status.IN_PROGRESS)
+        for row in transaction.rows
+    )
+
+
 def actors_of(rows: Iterable[RowChange]) -> dict[str, str]:
     """Who changed each bead, from the audit rows of the same transaction."""
     return {row.after["issue_id"]: str(row.after["actor"] or "") for row in rows if row.table == "events" and row.after}
@@ -168,9 +178,10 @@ def to_event(change: Change, database: str) -> events.Event:
     )
 
 
-def request(reason: RequestReason, count: int, event_type: str) -> events.Event:
-    """The CloudEvent that requests a pass of dispatch or reap; `count` beads are there for it."""
-    return events.request(reason.cause, reason.id, count, event_type)
+def request(reason: RequestReason, count: int, event_type: str, agent: str = "", *, alone: bool = True) -> events.Event:
+    """The CloudEvent that requests a pass of dispatch or reap; `count` beads are there for it. Not `alone`: the same
+    reason may request passes of other agents too."""
+    return events.request(reason.cause, reason.id, count, event_type, agent, alone=alone)
 
 
 def _cause(row: RowChange, assignee: str, actors: Mapping[str, str]) -> str | None:
@@ -180,8 +191,8 @@ def _cause(row: RowChange, assignee: str, actors: Mapping[str, str]) -> str | No
             return _bead_cause(before, after, assignee, actors)
         case "dependencies" if row.before is not None:
             return "change"
-        case "agent_holds" if before.get("held_until") is not None and after.get("held_until") is None:
-            return "resume"
+        case "agent_holds" if assignee in (before.get("agent"), after.get("agent")):
+            return "resume" if before.get("held_until") is not None and after.get("held_until") is None else None
         case "config" if {suspension.CONFIG_KEY, suspension.REPLICA_KEY} & {before.get("key"), after.get("key")}:
             return "resume"
     return None

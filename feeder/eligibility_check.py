@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from beads_dispatch import agents, log, reaper, store
-from beads_dispatch.agents import beadboard, slots
+from beads_dispatch.agents import Backend, slots
 from beads_dispatch.log import Action
 from beads_dispatch.settings import DispatchLimits
 
@@ -15,33 +15,40 @@ _COUNTED = 10  # eligible beads; whether there is one is what matters, and a hun
 class EligibilityCheck:
     """Asks Dolt, with the predicate that dispatch itself uses. For one thread at a time; raises StoreError."""
 
-    def __init__(self, beads: store.Store, limits: DispatchLimits, agent: beadboard.BeadBoard | None) -> None:
-        """`beads` is its own. Without `agent`, every slot counts as free."""
+    def __init__(self, beads: store.Store, limits: DispatchLimits, backend: Backend | None) -> None:
+        """`beads` is its own. Without `backend`, every slot counts as free."""
         self._beads = beads
         self._limits = limits
-        self._agent = agent
+        self._backend = backend
 
     def count_eligible(self) -> int:
         """How many beads dispatch would take now, slots aside: a close comes a moment before its slot is free."""
         now = datetime.now(UTC)
         self._beads.refresh()
         count = self._beads.eligible.count(self._limits.assignee, now, _COUNTED, enough=1)
-        if not count or self._beads.control.suspension().dispatch or self._beads.control.hold(self._limits.assignee).active_at(now):
+        if (
+            not count
+            or self._beads.control.suspension().dispatch
+            or self._beads.control.hold(self._limits.assignee).active_at(now)
+        ):
             return 0
         return count
 
     def next_due(self, now: datetime) -> datetime | None:
         """The next moment at which work may come up by itself: a defer date, or the end of a retry delay or a hold."""
-        hold, due = self._beads.control.hold(self._limits.assignee), self._beads.eligible.next_due(self._limits.assignee, now)
+        hold, due = (
+            self._beads.control.hold(self._limits.assignee),
+            self._beads.eligible.next_due(self._limits.assignee, now),
+        )
         return min(filter(None, (hold.until if hold.active_at(now) else None, due)), default=None)
 
     def count_eligible_with_slot(self) -> int:
         """As count_eligible, and 0 when no slot is free: a tick does not start dispatch to find the agent busy."""
         count = self.count_eligible()
-        if not count or self._agent is None:
+        if not count or self._backend is None:
             return count
         try:
-            return count if slots.is_free(self._beads, self._agent, self._limits, datetime.now(UTC)) else 0
+            return count if slots.is_free(self._beads, self._backend, self._limits, datetime.now(UTC)) else 0
         except agents.Unreachable as exc:
             # Dispatch would only find out the same; the next tick asks again.
             logger.info(f"the agent does not answer whether it is busy ({exc})", extra=log.context(action=Action.SLOTS))

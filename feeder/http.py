@@ -1,7 +1,7 @@
 """The feeder's HTTP endpoint: ticks, answered with a request event or an empty 204; health; metrics."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -13,6 +13,7 @@ from beads_dispatch.log import Action
 from feeder import changes, metrics, wsgi
 from feeder.eligibility_check import EligibilityCheck
 from feeder.health import HealthState
+from feeder.requests import PendingRequest
 
 logger = log.get("feeder")
 
@@ -30,8 +31,17 @@ _NOTHING_TO_DO: Answer = ("204 No Content", [], b"")
 class Endpoint:
     """The WSGI application. Ticks are answered one at a time: they share one connection to Dolt."""
 
-    def __init__(self, check: EligibilityCheck, health: HealthState, scrape: metrics.Scrape) -> None:
-        self._check = check
+    def __init__(
+        self,
+        checks: Mapping[str, EligibilityCheck],
+        health: HealthState,
+        scrape: metrics.Scrape,
+        pending: Mapping[str, PendingRequest] | None = None,
+    ) -> None:
+        """`checks`, by the agent's name, are for this endpoint alone. `pending`: where the passes of the other agents
+        than the first are requested at a tick, since a reply is one event."""
+        self._checks = checks
+        self._pending = pending or {}
         self._health = health
         self._scrape = scrape
         self._one_tick = threading.Lock()
@@ -77,14 +87,22 @@ class Endpoint:
         return "200 OK", list(headers.items()), body
 
     def _request_for(self, tick: events.Event) -> events.Event | None:
+        reason = changes.RequestReason("tick", tick.id)
         if tick.tick == "dispatch":
-            count, event_type = self._check.count_eligible_with_slot(), events.DISPATCH_REQUESTED
+            first, *others = self._checks
+            for agent in others:
+                self._pending[agent].add(reason)
+            count, event_type = self._checks[first].count_eligible_with_slot(), events.DISPATCH_REQUESTED
+            agent = first
         else:
-            count, event_type = self._check.count_reapable(), events.REAP_REQUESTED
+            found = {agent: check.count_reapable() for agent, check in self._checks.items()}
+            names = [agent for agent, number in found.items() if number]
+            count, event_type = sum(found.values()), events.REAP_REQUESTED
+            agent = names[0] if len(names) == 1 else ""  # without a name: all
         if not count:
             return None
         metrics.REQUESTS.labels(tick.tick, "tick").inc()
-        return changes.request(changes.RequestReason("tick", tick.id), count, event_type)
+        return changes.request(reason, count, event_type, agent, alone=len(self._checks) == 1)
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]

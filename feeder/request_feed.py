@@ -6,6 +6,7 @@ No position is stored: after each connect there is a reason to request a pass, s
 
 import threading
 import uuid
+from collections.abc import Mapping
 
 from beads_dispatch import log, settings, store
 from beads_dispatch.log import Action
@@ -23,11 +24,17 @@ class RequestFeed:
     """Runs in a thread of its own. `stop` ends it; call `close` after that, or it waits for the next event."""
 
     def __init__(
-        self, dolt: settings.DoltSettings, assignee: str, pending: PendingRequest, stop: threading.Event
+        self,
+        dolt: settings.DoltSettings,
+        pending: Mapping[str, PendingRequest],
+        stop: threading.Event,
+        begun: Mapping[str, threading.Event] | None = None,
     ) -> None:
+        """`pending`, by the agent's name, gets the reasons; `begun` is set where a bead of the agent came to be in
+        progress."""
         self._dolt = dolt
-        self._assignee = assignee
         self._pending = pending
+        self._begun = begun or {}
         self._stop = stop
         self._store = store.Store(dolt)
         self._stream: binlog.Stream | None = None
@@ -72,12 +79,19 @@ class RequestFeed:
             if transaction.database == self._dolt.database:
                 self._resume(transaction.gtid)
             return
-        reason = changes.request_reason_in(transaction, self._assignee)
-        if reason:
-            self._pending.add(reason)
-        if changes.moves_a_moment(transaction, self._assignee):
-            self._pending.add_moved()
+        for agent, pending in self._pending.items():
+            reason = changes.request_reason_in(transaction, agent)
+            if reason:
+                pending.add(reason)
+            if changes.moves_a_moment(transaction, agent):
+                pending.add_moved()
+            if agent in self._begun and changes.starts_a_job(transaction, agent):
+                self._begun[agent].set()
 
     def _resume(self, why: str) -> None:
-        self._pending.add(RequestReason("resume", f"{why}-{uuid.uuid4()}"))
-        self._pending.add_moved()
+        reason = RequestReason("resume", f"{why}-{uuid.uuid4()}")
+        for pending in self._pending.values():
+            pending.add(reason)
+            pending.add_moved()
+        for begun in self._begun.values():
+            begun.set()

@@ -89,25 +89,38 @@ class DueMoment:
         return self._clock().timestamp() - time.monotonic()
 
 
-def send_requests(pending: PendingRequest, check: EligibilityCheck, emitter: Emitter, stop: threading.Event) -> None:
-    """Send a request for each reason for which there is an eligible bead, one at a time, until `stop` is set."""
-    backoff, due = Backoff(), DueMoment(check)
-    while not stop.is_set():
-        reason = pending.take(due.seconds_left())
-        try:
-            if reason is not None:
-                _send_request(reason, check, emitter)
-                reason = None
-            due.look(pending)
-            backoff.reset()
-        except (SinkError, store.StoreError) as exc:
-            if reason is not None:
-                pending.add(reason)
-            stop.wait(backoff.failed(f"cannot request a pass: {exc}; trying again", Action.REQUEST))
+class AgentRequests:
+    """Requests the passes of one agent, from a thread of its own: its backend may be slow, and the Broker may answer
+    only after the pass."""
 
+    def __init__(self, agent: str, check: EligibilityCheck, emitter: Emitter, *, alone: bool = True) -> None:
+        """`check` and `emitter` are its own. `alone`: there are no other agents."""
+        self.agent = agent
+        self.pending = PendingRequest()
+        self.emitter = emitter
+        self._check = check
+        self._alone = alone
 
-def _send_request(reason: RequestReason, check: EligibilityCheck, emitter: Emitter) -> None:
-    count = check.count_eligible()
-    if count:
-        emitter.send(changes.request(reason, count, events.DISPATCH_REQUESTED))
-        metrics.REQUESTS.labels("dispatch", reason.cause).inc()
+    def run(self, stop: threading.Event) -> None:
+        """Send a request for each reason for which there is an eligible bead, one at a time, until `stop` is set."""
+        backoff, due = Backoff(), DueMoment(self._check)
+        while not stop.is_set():
+            reason = self.pending.take(due.seconds_left())
+            try:
+                if reason is not None:
+                    self._send(reason)
+                    reason = None
+                due.look(self.pending)
+                backoff.reset()
+            except (SinkError, store.StoreError) as exc:
+                if reason is not None:
+                    self.pending.add(reason)
+                stop.wait(backoff.failed(f"cannot request a pass: {exc}; trying again", Action.REQUEST))
+
+    def _send(self, reason: RequestReason) -> None:
+        # A close comes a moment before its slot is free; but a tick is not to find the agent busy each time.
+        tick = reason.cause == "tick"
+        count = self._check.count_eligible_with_slot() if tick else self._check.count_eligible()
+        if count:
+            self.emitter.send(changes.request(reason, count, events.DISPATCH_REQUESTED, self.agent, alone=self._alone))
+            metrics.REQUESTS.labels("dispatch", reason.cause).inc()

@@ -17,7 +17,7 @@ from feeder.health import HealthState
 from feeder.metrics import JUMPS
 from feeder.preflight import Unfit
 from feeder.request_feed import RequestFeed
-from feeder.requests import PendingRequest, send_requests
+from feeder.requests import AgentRequests
 from local import processes
 from local.dolt import DoltServer
 from tests import support
@@ -48,15 +48,16 @@ class Running:
         self._emitters = [Emitter(feeder), Emitter(feeder)]
         position = checkpoint.wait_for_position(self.store, self.health, self.stop)
         assert position is not None
-        checkpointer, pending = checkpoint.Checkpointer(self.store, position, self.health), PendingRequest()
+        checkpointer = checkpoint.Checkpointer(self.store, position, self.health)
         self.feed = ChangeFeed(dolt, checkpointer, self._emitters[0], self.health, self.stop)
-        self.request_feed = RequestFeed(dolt, "agent", pending, self.stop)
-        self._check = check = Check(store.Store(dolt), settings.DispatchLimits(), None)
+        self._check = Check(store.Store(dolt), settings.DispatchLimits(), None)
+        requests = AgentRequests("agent", self._check, self._emitters[1])
+        self.request_feed = RequestFeed(dolt, {"agent": requests.pending}, self.stop)
         self._threads = [
             threading.Thread(target=self.feed.run),
             threading.Thread(target=self.request_feed.run),
             threading.Thread(target=checkpointer.run, args=(self.stop,)),
-            threading.Thread(target=send_requests, args=(pending, check, self._emitters[1], self.stop)),
+            threading.Thread(target=requests.run, args=(self.stop,)),
         ]
         for thread in self._threads:
             thread.start()

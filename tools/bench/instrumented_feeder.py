@@ -19,7 +19,7 @@ def main() -> int:
 
         def recorded(self: RequestFeed, transaction: Transaction) -> None:
             now = time.time()
-            if request_reason_in(transaction, self._assignee):
+            if request_reason_in(transaction, "agent"):
                 clock.write(f"{now}\n")
             look_at(self, transaction)
 

@@ -234,7 +234,7 @@ def _slow_senders_in_short() -> Check:
     feeder = settings.FeederSettings("http://127.0.0.1:9/", {}, port=processes.free_port(), host="127.0.0.1")
     unused: Any = None
     with mock.patch.multiple(endpoint, _IDLE_SECONDS=1, _CLEANUP_SECONDS=1, _CONNECTIONS=10):
-        server = endpoint.serve(endpoint.Endpoint(unused, HealthState(), unused), feeder)
+        server = endpoint.serve(endpoint.Endpoint({}, HealthState(), unused), feeder)
     threading.Thread(target=servers.run_until_closed, args=(server,), daemon=True).start()
     try:
         return _slow_senders(feeder.port, 15, 15)
