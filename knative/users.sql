@@ -34,10 +34,11 @@ GRANT EXECUTE ON PROCEDURE `beads`.`dolt_commit` TO 'beads-dispatch'@'%';
 GRANT SELECT ON `beads_dispatch`.`switches` TO 'beads-dispatch'@'%';
 GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`agent_holds` TO 'beads-dispatch'@'%';
 
--- reap: the same on a bead; it does not use the hold.
+-- reap: the same on a bead; it sets the hold where jobs fail one after the other.
 GRANT SELECT ON `beads`.* TO 'beads-reap'@'%';
 GRANT UPDATE ON `beads`.`issues` TO 'beads-reap'@'%';
 GRANT INSERT ON `beads`.`events` TO 'beads-reap'@'%';
 GRANT EXECUTE ON PROCEDURE `beads`.`dolt_add` TO 'beads-reap'@'%';
 GRANT EXECUTE ON PROCEDURE `beads`.`dolt_commit` TO 'beads-reap'@'%';
 GRANT SELECT ON `beads_dispatch`.`switches` TO 'beads-reap'@'%';
+GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`agent_holds` TO 'beads-reap'@'%';
