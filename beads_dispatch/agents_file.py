@@ -99,14 +99,16 @@ _OPTIONS = {
 _KEYS = {**_LIMITS, **_CONNECTION, **_OPTIONS}
 
 
-def agents(env: Environment) -> tuple[Agent, ...]:
+def agents(env: Environment, *, required: bool = False) -> tuple[Agent, ...]:
     """The agents of AGENTS_FILE in its order; without one AGENT_ASSIGNEE at BEADBOARD_URL alone.
 
-    Raises SettingsError, which names file, line, key, what was expected and what was found.
+    `required`: BEADBOARD_URL must be set then. Raises SettingsError, which names file, line, key, what was expected and
+    what was found.
     """
     path = env.get("AGENTS_FILE")
     if not path:
-        return (Agent(settings.limits(env), settings.agent(env) if env.get("BEADBOARD_URL") else None),)
+        known = required or bool(env.get("BEADBOARD_URL"))
+        return (Agent(settings.limits(env), settings.agent(env) if known else None),)
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:

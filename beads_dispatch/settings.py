@@ -8,15 +8,17 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
-from beads_dispatch import credentials
+from beads_dispatch import credentials, setting_values
 
-Environment = Mapping[str, str]
+# Part of this module's interface.
+from beads_dispatch.setting_values import Environment as Environment
+from beads_dispatch.setting_values import SettingsError as SettingsError
+from beads_dispatch.setting_values import is_http_url as is_http_url
 
 _PORT_FILE = "dolt-server.port"  # in a workspace's .beads folder
 _FEED_LENGTH = 64  # of DoltSettings.feed, as our tables hold it
@@ -24,14 +26,9 @@ _FEED_LENGTH = 64  # of DoltSettings.feed, as our tables hold it
 # bd's hints on a bead: `execution_suggested_<name>` in its metadata.
 HINTS = ("model", "reasoning_effort", "agent_type", "mode")
 
-
 # Where a SinkBinding mounts what it gives besides variables: CAs (trust bundles), and an OIDC token for the sink.
 _SINK_CA_FOLDER = pathlib.Path("/knative-custom-certs")
 _SINK_TOKEN = pathlib.Path("/oidc/token")
-
-
-class SettingsError(Exception):
-    """A setting is missing or wrong: the text has what was expected, what was found, what to do."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,13 @@ class DoltSettings:
         """The port as the file holds it now; as it was at the start where there is no usable file just now."""
         with contextlib.suppress(OSError, ValueError):
             if self.port_file:
-                return int(_file(self.port_file))
+                return int(setting_values.content(self.port_file))
         return self.port
 
     def current_password(self) -> str:
         """The password as the file holds it now; as it was at the start where there is no file, or none just now."""
         try:
-            return _file(self.password_file) if self.password_file else self.password
+            return setting_values.content(self.password_file) if self.password_file else self.password
         except OSError:
             return self.password
 
@@ -165,10 +162,7 @@ class FeederSettings:
 
 
 def dolt(env: Environment) -> DoltSettings:
-    """The Dolt connection, from DOLT_* or the workspace in BEADS_DIR.
-
-    Raises SettingsError.
-    """
+    """The Dolt connection, from DOLT_* or the workspace in BEADS_DIR. Raises SettingsError."""
     workspace = _workspace(env)
     host = env.get("DOLT_HOST") or str(workspace.get("dolt_server_host") or "")
     database = env.get("DOLT_DATABASE") or str(workspace.get("dolt_database") or "")
@@ -182,12 +176,12 @@ def dolt(env: Environment) -> DoltSettings:
     folder, written = beads_dir(env), env.get("DOLT_PORT")
     found = DoltSettings(
         host=host,
-        port=_port(written or str(workspace.get("dolt_server_port") or 3306), "DOLT_PORT"),
+        port=setting_values.port(written or str(workspace.get("dolt_server_port") or 3306), "DOLT_PORT"),
         user=env.get("DOLT_USER") or str(workspace.get("dolt_server_user") or "root"),
-        password=_secret(env, "DOLT_PASSWORD"),
+        password=setting_values.secret(env, "DOLT_PASSWORD"),
         database=database,
         password_file=env.get("DOLT_PASSWORD_FILE") or None,
-        tls_ca_file=_credentials(env, "DOLT_TLS_CA_FILE", credentials.ca_file),
+        tls_ca_file=setting_values.usable_file(env, "DOLT_TLS_CA_FILE", credentials.ca_file),
         port_file=folder / _PORT_FILE if folder and not written else None,
         feed_name=env.get("FEED_NAME", ""),
     )
@@ -200,10 +194,7 @@ def dolt(env: Environment) -> DoltSettings:
 
 
 def agent(env: Environment) -> AgentSettings:
-    """The agent's backend.
-
-    Raises SettingsError.
-    """
+    """The agent's backend. Raises SettingsError."""
     url = env.get("BEADBOARD_URL", "").rstrip("/")
     if not url:
         raise SettingsError(
@@ -211,32 +202,29 @@ def agent(env: Environment) -> AgentSettings:
         )
     health = env.get("AGENT_HEALTH_URL") or None
     if health:
-        _http_url(health, "AGENT_HEALTH_URL")
+        setting_values.http_url(health, "AGENT_HEALTH_URL")
     return AgentSettings(
-        url=_http_url(url, "BEADBOARD_URL"),
+        url=setting_values.http_url(url, "BEADBOARD_URL"),
         health_url=health,
-        timeout_seconds=_number(env, "AGENT_TIMEOUT_SECONDS", AgentSettings.timeout_seconds),
-        token_file=_credentials(env, "AGENT_TOKEN_FILE", credentials.token_file),
-        ca_file=_credentials(env, "AGENT_CA_FILE", credentials.ca_file),
+        timeout_seconds=setting_values.number(env, "AGENT_TIMEOUT_SECONDS", AgentSettings.timeout_seconds),
+        token_file=setting_values.usable_file(env, "AGENT_TOKEN_FILE", credentials.token_file),
+        ca_file=setting_values.usable_file(env, "AGENT_CA_FILE", credentials.ca_file),
         name=env.get("AGENT_ASSIGNEE") or DispatchLimits.assignee,
     )
 
 
 def limits(env: Environment) -> DispatchLimits:
-    """The limits, checked against each other.
-
-    Raises SettingsError.
-    """
+    """The limits, checked against each other. Raises SettingsError."""
     found = DispatchLimits(
         assignee=env.get("AGENT_ASSIGNEE") or DispatchLimits.assignee,
-        max_in_flight=int(_number(env, "MAX_IN_FLIGHT", DispatchLimits.max_in_flight, whole=True)),
-        slot_silence_minutes=_number(env, "SLOT_SILENCE_MINUTES", DispatchLimits.slot_silence_minutes),
-        claim_timeout_seconds=_number(env, "CLAIM_TIMEOUT_SECONDS", DispatchLimits.claim_timeout_seconds),
-        reap_after_minutes=_number(env, "REAP_AFTER_MINUTES", DispatchLimits.reap_after_minutes),
-        max_attempts=int(_number(env, "MAX_ATTEMPTS", DispatchLimits.max_attempts, whole=True)),
-        reap_only_ours=_flag(env, "REAP_ONLY_OURS"),
+        max_in_flight=int(setting_values.number(env, "MAX_IN_FLIGHT", DispatchLimits.max_in_flight, whole=True)),
+        slot_silence_minutes=setting_values.number(env, "SLOT_SILENCE_MINUTES", DispatchLimits.slot_silence_minutes),
+        claim_timeout_seconds=setting_values.number(env, "CLAIM_TIMEOUT_SECONDS", DispatchLimits.claim_timeout_seconds),
+        reap_after_minutes=setting_values.number(env, "REAP_AFTER_MINUTES", DispatchLimits.reap_after_minutes),
+        max_attempts=int(setting_values.number(env, "MAX_ATTEMPTS", DispatchLimits.max_attempts, whole=True)),
+        reap_only_ours=setting_values.flag(env, "REAP_ONLY_OURS"),
     )
-    timeout = _number(env, "AGENT_TIMEOUT_SECONDS", AgentSettings.timeout_seconds)
+    timeout = setting_values.number(env, "AGENT_TIMEOUT_SECONDS", AgentSettings.timeout_seconds)
     if found.claim_timeout_seconds <= timeout:
         raise SettingsError(
             f"CLAIM_TIMEOUT_SECONDS ({found.claim_timeout_seconds:g}) must be above AGENT_TIMEOUT_SECONDS"
@@ -246,10 +234,7 @@ def limits(env: Environment) -> DispatchLimits:
 
 
 def feeder(env: Environment) -> FeederSettings:
-    """The feeder's sink and address.
-
-    Raises SettingsError.
-    """
+    """The feeder's sink and address. Raises SettingsError."""
     sink = env.get("K_SINK", "")
     if not sink:
         raise SettingsError(
@@ -257,12 +242,12 @@ def feeder(env: Environment) -> FeederSettings:
             " to the URL that takes the CloudEvents."
         )
     return FeederSettings(
-        sink=_http_url(sink, "K_SINK"),
-        overrides=_overrides(env.get("K_CE_OVERRIDES", "")),
-        port=_port(env.get("PORT") or "8080", "PORT"),
+        sink=setting_values.http_url(sink, "K_SINK"),
+        overrides=setting_values.overrides(env.get("K_CE_OVERRIDES", "")),
+        port=setting_values.port(env.get("PORT") or "8080", "PORT"),
         host=env.get("HOST") or FeederSettings.host,
-        sink_timeout_seconds=_number(env, "SINK_TIMEOUT_SECONDS", FeederSettings.sink_timeout_seconds),
-        sink_ca_certs=_pem(env, "K_CA_CERTS"),
+        sink_timeout_seconds=setting_values.number(env, "SINK_TIMEOUT_SECONDS", FeederSettings.sink_timeout_seconds),
+        sink_ca_certs=setting_values.pem(env, "K_CA_CERTS"),
         sink_ca_folder=str(_SINK_CA_FOLDER) if _SINK_CA_FOLDER.is_dir() else None,
         sink_token_file=str(_SINK_TOKEN) if _SINK_TOKEN.is_file() else None,
     )
@@ -306,94 +291,3 @@ def _workspace(env: Environment) -> dict[str, object]:
     if port.is_file():
         metadata["dolt_server_port"] = port.read_text(encoding="utf-8").strip()
     return metadata
-
-
-def _secret(env: Environment, name: str) -> str:
-    path = env.get(f"{name}_FILE")
-    if not path:
-        return env.get(name, "")
-    try:
-        return _file(path)
-    except OSError as exc:
-        raise SettingsError(f"{name}_FILE names {path}, which cannot be read ({exc.strerror}).") from None
-
-
-def _pem(env: Environment, name: str) -> str:
-    text = env.get(name, "").strip()
-    try:
-        if text:
-            credentials.trusting(text.encode())
-    except (OSError, ValueError) as exc:
-        raise SettingsError(f"{name} holds no CA certificate, expected PEM ({exc}).") from None
-    return text
-
-
-def _credentials(env: Environment, name: str, kind: Callable[[str], credentials.CredentialsFile[Any]]) -> str | None:
-    """The path of a file that can be used now."""
-    path = env.get(name)
-    if not path:
-        return None
-    try:
-        kind(path).value()
-    except OSError as exc:
-        raise SettingsError(f"{name}: {exc}.") from None
-    return path
-
-
-def _file(path: str | pathlib.Path) -> str:
-    return pathlib.Path(path).read_text(encoding="utf-8").rstrip("\r\n")
-
-
-def _port(text: str, name: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-        raise SettingsError(f"{name} is {text!r}, expected a port number between 1 and 65535.")
-    return int(text)
-
-
-def _number(env: Environment, name: str, default: float, *, whole: bool = False) -> float:
-    text = env.get(name)
-    if not text:
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e9 or (whole and value != int(value)):
-        kind = "a whole number of at least 1" if whole else "a number above 0"
-        raise SettingsError(f"{name} is {text!r}, expected {kind}. Its default is {default:g}.")
-    return value
-
-
-def _flag(env: Environment, name: str) -> bool:
-    text = env.get(name, "").lower()
-    if text not in ("", "true", "false"):
-        raise SettingsError(f"{name} is {text!r}, expected true or false. Its default is false.")
-    return text == "true"
-
-
-def is_http_url(text: str) -> bool:
-    """Whether a text is an http:// or https:// URL with a host."""
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        return False
-
-
-def _http_url(text: str, name: str) -> str:
-    if not is_http_url(text):
-        # The value is not repeated: a URL may hold credentials.
-        raise SettingsError(f"{name} is not an http:// or https:// URL with a host.")
-    return text
-
-
-def _overrides(text: str) -> Mapping[str, str]:
-    if not text.strip():
-        return {}
-    try:
-        extensions = json.loads(text).get("extensions") or {}
-        return {str(name).lower(): str(value) for name, value in extensions.items()}
-    except (ValueError, AttributeError):
-        raise SettingsError(
-            f'K_CE_OVERRIDES is {text!r}, expected JSON like {{"extensions": {{"name": "value"}}}}.'
-        ) from None
