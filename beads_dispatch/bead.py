@@ -23,7 +23,7 @@ POSTING = "posting"
 UNKNOWN = "unknown"
 
 # The fields of DispatchRecord by their type in JSON.
-_TEXTS = ("claim", "at", "job", "outcome", "ended_at", "retry_at", "refused_at", "failed_at")
+_TEXTS = ("claim", "at", "job", "outcome", "ended_at", "retry_at", "refused_at", "failed_at", "foreign")
 RECORD_NUMBERS = ("attempt", "failures", "outages", "others", "jobs")
 
 
@@ -34,6 +34,9 @@ class DispatchRecord:
     claim: str | None = None  # the token of the claim that holds the bead; None when none does
     attempt: int = 0  # claims so far
     at: str | None = None  # when it was claimed, `2026-07-15T09:30:00Z`
+    # What was dated later than that at the claim already, with commas between: written by a clock that is ahead, it is
+    # no activity of the agent.
+    foreign: str | None = None
     job: str | None = None  # the agent's job
     outcome: str | None = None  # POSTING until the answer is recorded, UNKNOWN when none came; None otherwise
     ended_at: str | None = None  # when reap saw that the job had ended well, with the bead still in progress

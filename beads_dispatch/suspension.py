@@ -6,6 +6,7 @@ CONFIG_KEY = "custom.auto-dispatch.suspend"  # in bd's config
 # Of several clones of one database, each with a deployment, the one that dispatches and reaps. The name is that of
 # `bd kv`, which is part of the clones; each clone's own id is not (store.Beat.replica).
 REPLICA = "auto-dispatch.replica"
+REPLICA_REASON = f"bd kv {REPLICA} is"
 REPLICA_KEY = f"kv.{REPLICA}"  # in the table config
 
 _OFF = ("", "false", "no", "off", "0")
@@ -35,7 +36,7 @@ def from_config(value: str | None) -> Suspension:
 
 def by_replica(dispatching: str, own: str) -> str:
     """Why a clone does nothing where another is the one that dispatches."""
-    return f"bd kv {REPLICA} is {dispatching[:64]}, and this clone is {own or 'without an id yet'}"
+    return f"{REPLICA_REASON} {dispatching[:64]}, and this clone is {own or 'without an id yet'}"
 
 
 def to_config(*, dispatch: bool, reap: bool) -> str:

@@ -10,6 +10,7 @@ from beads_dispatch.bead import Status
 from beads_dispatch.cli import terminal
 from beads_dispatch.settings import DispatchLimits
 from beads_dispatch.store import CHILD, DEFERRED_PARENT, Blocker, Diagnosis, Snapshot, Store
+from beads_dispatch.suspension import REPLICA, REPLICA_REASON
 
 
 @dataclass(frozen=True)
@@ -186,10 +187,25 @@ def _suspension(beads: Store) -> Condition:
     reason = beads.control.suspension().dispatch
     if reason is None:
         return Condition("suspension", True, "dispatch is not suspended")
-    # A PingSource's reason replaces bd's, which may stand as well.
-    by_bd = beads.control.configured().dispatch is not None
-    fix = "beads-dispatch resume" if by_bd else "kn source ping resume dispatch"
+    feeder = beads.feeders.find()
+    if reason.startswith(REPLICA_REASON):
+        own = feeder.beat.replica if feeder else "<id>   (`beads-dispatch status` shows it once a feeder ran)"
+        fix = f"bd kv set {REPLICA} {own}"
+    elif beads.control.configured().dispatch is not None:  # a PingSource's reason replaces bd's
+        fix = "beads-dispatch resume"
+    else:
+        fix = "kn source ping resume dispatch"
     return Condition("suspension", False, f"dispatch is suspended: {terminal.cut(reason, 120)}", fix)
+
+
+def feeder_problem(beads: Store) -> str:
+    """What is wrong with the feeder, by its last report; empty when nothing is. Raises StoreError."""
+    found = beads.feeders.find()
+    if found is None:
+        return "no feeder has reported yet"
+    if found.away:
+        return f"no feeder has reported for {int(found.age.total_seconds() // 60)} min; the last was {found.owner}"
+    return "" if found.beat.sink_accepts else "the feeder's sink did not accept the last event"
 
 
 def _hold(beads: Store, agent: str, moment: datetime, bead_id: str) -> Condition:
@@ -205,7 +221,8 @@ def _hold(beads: Store, agent: str, moment: datetime, bead_id: str) -> Condition
 
 def _slots(beads: Store, limits: DispatchLimits, moment: datetime, agent: Backend | None) -> Condition:
     since = moment - limits.slot_silence
-    claimed = [(bead, activity) for bead, activity in beads.activity.in_progress(limits.assignee) if bead.record.claim]
+    in_progress = beads.activity.in_progress(limits.assignee, moment)
+    claimed = [(bead, activity) for bead, activity in in_progress if bead.record.claim]
     taking = [bead.id for bead, activity in claimed if activity.at > since]
     detail = f"{len(taking)} of {limits.max_in_flight} slots taken" + (f": {', '.join(taking)}" if taking else "")
     fix = f"beads-dispatch release {shlex.quote(taking[0])}   (only if its agent is gone)" if taking else None
@@ -220,7 +237,7 @@ def _slots(beads: Store, limits: DispatchLimits, moment: datetime, agent: Backen
 
 
 def _slots_then(past: Snapshot, limits: DispatchLimits, moment: datetime) -> Condition:
-    claimed = [bead.id for bead, _ in past.activity.in_progress(limits.assignee) if bead.record.claim]
+    claimed = [bead.id for bead, _ in past.activity.in_progress(limits.assignee, moment) if bead.record.claim]
     detail = f"{len(claimed)} of our claims in progress then" + (f": {', '.join(claimed)}" if claimed else "")
     if not past.has_all_activity():
         return Condition("slots", None, f"unknown: {detail}; activity and the agent have no history")

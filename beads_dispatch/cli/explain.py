@@ -30,6 +30,7 @@ _ELIGIBLE = (
     "It is dispatched within a second, at latest with the next tick (2 min); if not, see the feed in"
     " `beads-dispatch status`."
 )
+_ELIGIBLE_AT_TICK = "Until that is fixed it waits for a tick (2 min), which goes to dispatch where no feeder answers."
 _TRIES = 5  # to read a bead and its conditions at one moment
 _QUEUE_LIMIT = 10_000  # beads among which its place is looked for
 
@@ -46,6 +47,7 @@ class Explanation:
     fix: str | None
     conditions: Sequence[Condition]
     history: Sequence[HistoryEntry]
+    feeder: str = ""  # what is wrong with the feeder now
 
 
 class NoSuchBead(CommandError):
@@ -102,7 +104,8 @@ def now(beads: Store, limits: DispatchLimits, bead_id: str, moment: datetime, ag
         verdict, fix, reasons = _progress(beads, bead, moment), None, conditions.without_fixes(reasons)
     elif verdict is None:
         verdict = _place(beads, limits, bead_id, moment)
-    return Explanation(bead_id, bead.title, moment, None, verdict or "", fix, reasons, steps)
+    feeder = "" if bead.status == Status.CLOSED else conditions.feeder_problem(beads)
+    return Explanation(bead_id, bead.title, moment, None, verdict or "", fix, reasons, steps, feeder)
 
 
 def then(
@@ -160,7 +163,7 @@ def _claim(bead: Bead) -> str:
 
 def _progress(beads: Store, bead: Bead, moment: datetime) -> str:
     activity = next(
-        (activity for one, activity in beads.activity.in_progress(bead.assignee) if one.id == bead.id), None
+        (activity for one, activity in beads.activity.in_progress(bead.assignee, moment) if one.id == bead.id), None
     )
     last = f"; last activity {terminal.span(moment - activity.at)} ago ({activity.what})" if activity else ""
     return f"it is in progress already{_claim(bead)}{last}"
@@ -182,9 +185,10 @@ def lines(found: Explanation) -> list[terminal.Line]:
     written: list[terminal.Line] = [
         (Styled(found.bead, "bold"), f"  {terminal.cut(found.title)}"),
         "",
+        *([(Styled(f"{found.feeder[0].upper()}{found.feeder[1:]}.", "red"),)] if found.feeder else []),
         (f"{when}: ", Styled(found.verdict, "bold"), "."),
         *([("  fix it with: ", Styled(found.fix, "bold"))] if found.fix else []),
-        *([f"  {_ELIGIBLE}"] if eligible else []),
+        *([f"  {_ELIGIBLE_AT_TICK if found.feeder else _ELIGIBLE}"] if eligible else []),
         "",
         "All of these have to hold:",
     ]

@@ -36,7 +36,7 @@ def run(context: Context) -> int:
         suspended=beads.control.suspension().reap,
         to_reopen=to_reopen,
         to_block=to_block,
-        later=[one for one in status.in_progress(beads, limits) if one.bead not in {*to_reopen, *to_block}],
+        later=[one for one in status.in_progress(beads, limits, moment) if one.bead not in {*to_reopen, *to_block}],
     )
     context.show(found, lines)
     return 0

@@ -79,7 +79,7 @@ def _unknown(context: Context) -> Iterable[Bead]:
         raise CommandError(
             f"--since {context.arguments.since!r} is not a moment such as '2026-07-15 09:30' or 2h (ago)"
         )
-    for bead, _ in context.store.activity.in_progress(context.limits.assignee):
+    for bead, _ in context.store.activity.in_progress(context.limits.assignee, now()):
         if bead.record.claim and bead.record.outcome == UNKNOWN and (bead.record.at or "") >= notes.timestamp(since):
             yield bead
 

@@ -53,7 +53,7 @@ class Walk:
 
     def _begin(self, at: datetime) -> None:
         """What was in progress already."""
-        for bead, activity in self._past.activity.in_progress(self._limits.assignee):
+        for bead, activity in self._past.activity.in_progress(self._limits.assignee, at):
             if bead.record.claim:
                 self._open[bead.id] = self._recording.at_start[bead.id] = SlotUse(at, activity.at)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from beads_dispatch import gtid, reaper
-from beads_dispatch.cli import terminal
+from beads_dispatch.cli import conditions, terminal
 from beads_dispatch.cli.context import Context, add_limits, now
 from beads_dispatch.cli.terminal import Styled
 from beads_dispatch.settings import DispatchLimits
@@ -48,6 +48,20 @@ class FeedStatus:
 
 
 @dataclass(frozen=True)
+class FeederStatus:
+    """The feeder that reported last; `age_seconds` and what follows are None where none ever did."""
+
+    problem: str  # empty when there is none
+    age_seconds: int | None = None  # of its report, which comes once a minute
+    version: str | None = None
+    host: str | None = None
+    process: int | None = None
+    user: str | None = None  # of the database
+    sink_accepts: bool | None = None  # the last event
+    replica: str | None = None  # this clone's id, see `bd kv set auto-dispatch.replica`
+
+
+@dataclass(frozen=True)
 class StatusReport:
     """Everything at one moment."""
 
@@ -64,6 +78,7 @@ class StatusReport:
     to_reopen: Sequence[str]  # what reap would do now
     to_block: Sequence[str]
     feed: FeedStatus
+    feeder: FeederStatus
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,13 +112,14 @@ def report(beads: Store, limits: DispatchLimits, moment: datetime) -> StatusRepo
         held_until=hold.until if held else None,
         held_reason=hold.reason if held else "",
         max_in_flight=limits.max_in_flight,
-        in_progress=in_progress(beads, limits),
+        in_progress=in_progress(beads, limits, moment),
         queue=queue,
         retry_delayed=delayed,
         not_eligible=rest,
         to_reopen=to_reopen,
         to_block=to_block,
         feed=_feed(beads),
+        feeder=_feeder(beads),
     )
 
 
@@ -113,7 +129,7 @@ def to_reap(beads: Store, limits: DispatchLimits, moment: datetime) -> tuple[lis
     return reopen, [bead.id for bead in reaper.inactive(beads, limits, moment) if bead.id not in reopen]
 
 
-def in_progress(beads: Store, limits: DispatchLimits) -> list[InProgress]:
+def in_progress(beads: Store, limits: DispatchLimits, moment: datetime) -> list[InProgress]:
     """What is in progress, the longest inactive first. Raises StoreError."""
     return [
         InProgress(
@@ -126,7 +142,7 @@ def in_progress(beads: Store, limits: DispatchLimits) -> list[InProgress]:
             activity=activity.what,
             reap_at=reaper.due_at(bead, limits),
         )
-        for bead, activity in beads.activity.in_progress(limits.assignee)
+        for bead, activity in beads.activity.in_progress(limits.assignee, moment)
     ]
 
 
@@ -170,6 +186,15 @@ def _feed(beads: Store) -> FeedStatus:
         return FeedStatus(position, None, "a GTID set cannot be read")
 
 
+def _feeder(beads: Store) -> FeederStatus:
+    problem, found = conditions.feeder_problem(beads), beads.feeders.find()
+    if found is None:
+        return FeederStatus(problem)
+    one = found.beat
+    seconds = int(found.age.total_seconds())
+    return FeederStatus(problem, seconds, one.version, one.host, one.process, one.user, one.sink_accepts, one.replica)
+
+
 def lines(found: StatusReport) -> list[terminal.Line]:
     """The status as people read it."""
     return [
@@ -177,6 +202,7 @@ def lines(found: StatusReport) -> list[terminal.Line]:
         _suspension_line("reap", found.reap_suspended),
         _hold_line(found),
         _feed_line(found.feed),
+        _feeder_line(found.feeder),
         "",
         *_in_progress_lines(found),
         *_section(
@@ -218,6 +244,13 @@ def _feed_line(feed: FeedStatus) -> str:
     behind = f"{feed.behind} transactions behind (normal up to a minute's worth that publishes nothing)"
     state = "up to date" if feed.behind <= 1 else behind
     return f"{'feed:':<10} {state}, position {terminal.cut(feed.position or '', 100)}"
+
+
+def _feeder_line(feeder: FeederStatus) -> terminal.Line:
+    if feeder.problem:
+        return f"{'feeder:':<10} ", Styled(terminal.cut(feeder.problem, 200), "red")
+    words = f"reported {feeder.age_seconds} s ago, version {feeder.version} on host {feeder.host}"
+    return f"{'feeder:':<10} {terminal.cut(words, 200)}"
 
 
 def _reap_at(one: InProgress, moment: datetime) -> str:

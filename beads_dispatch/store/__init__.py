@@ -45,24 +45,28 @@ class Store:
         self._session = Session(dolt, statement_seconds)
         self.eligible = Eligible(self._session)
         self.claims = Claims(self._session)
-        self.activity = ActivityReads(self._session)
+        self.feeders = Feeders(self._session)
+        self.activity = ActivityReads(self._session, self.feeders.resumed_at)
         self.control = Control(self._session)
         self.feed_state = FeedState(self._session)
-        self.feeders = Feeders(self._session)
         self.history = History(self._session)
         self.server = Server(self._session)
 
-    def overview(self, assignee: str, now: datetime) -> Overview:
-        """What the metrics show. Not more than 100 eligible beads are counted."""
+    def overview(self, assignee: str, now: datetime, *, only_ours: bool = False) -> Overview:
+        """What the metrics show. At most 100 eligible beads are counted; `only_ours`: see ActivityReads.inactive."""
         self.refresh()
         eligible, oldest = self.eligible.oldest(assignee, now)
+        suspension = self.control.suspension()
+        inactive = self.activity.inactive(assignee, now, only_ours=only_ours)
         return Overview(
             eligible=eligible,
             oldest=oldest,
             running=self.activity.count_in_progress(assignee),
-            suspension=self.control.suspension(),
+            suspension=suspension,
             hold=self.control.hold(assignee),
             executed=self.feed_state.executed(),
+            suspended_since=self.feed_state.suspended_since(suspension, now),
+            last_activity=min((bead.last_activity for bead in inactive if bead.last_activity), default=None),
         )
 
     def versions(self) -> tuple[str, int]:

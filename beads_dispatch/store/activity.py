@@ -1,5 +1,6 @@
 """What is in progress, and its newest activity: the bead, its events, its comments, its heartbeat. Reads only."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -7,7 +8,7 @@ from beads_dispatch import notes
 from beads_dispatch.bead import Bead, Status
 from beads_dispatch.store.predicate import BEAD, REFUSED_AT, of_record
 from beads_dispatch.store.records import OURS, Activity
-from beads_dispatch.store.session import ReadSession, naive
+from beads_dispatch.store.session import ReadSession, Rows, naive
 
 # The fields of metadata.dispatch, as SQL on a row `i`.
 TOKEN, JOB, OUTCOME = of_record("claim"), of_record("job"), of_record("outcome")
@@ -22,21 +23,47 @@ _UNCHANGED = (
 )
 
 
+_FOREIGN_LIMIT = 50  # moments: seconds in which somebody wrote to one bead with a clock that is ahead
+
+
+def _after_claim(at: str, foreign: str = f"COALESCE({of_record('foreign')}, '')") -> str:
+    """SQL: a moment is not among those that were there, dated ahead, when the bead was claimed."""
+    return f"FIND_IN_SET(DATE_FORMAT({at}, '%%Y-%%m-%%dT%%H:%%i:%%sZ'), {foreign}) = 0"
+
+
+def _sources(session: ReadSession) -> list[tuple[str, str, str]]:
+    """Where activity is besides the bead's own row: the table `o`, its moment, and who it was in words."""
+    found = [("comments o", "o.created_at", "CONCAT('comment by ', o.author)")]
+    found += [("events o", "o.created_at", "CONCAT('change by ', o.actor)")] if session.schema.events else []
+    found += [("leases o", "o.heartbeat_at", "CONCAT('heartbeat by ', o.holder)")] if session.schema.leases else []
+    return found
+
+
 def last_activity(session: ReadSession, updated: str = "i.updated_at") -> str:
     """SQL for the moment of the newest activity on a row `i`, in whose place `updated` may stand."""
-    sources = [updated, f"COALESCE((SELECT MAX(c.created_at) FROM comments c WHERE c.issue_id = i.id), {updated})"]
-    if session.schema.events:
-        sources.append(f"COALESCE((SELECT MAX(e.created_at) FROM events e WHERE e.issue_id = i.id), {updated})")
-    if session.schema.leases:
-        sources.append(f"COALESCE((SELECT l.heartbeat_at FROM leases l WHERE l.issue_id = i.id), {updated})")
-    return f"GREATEST({', '.join(sources)})"
+    newest = [
+        f"COALESCE((SELECT MAX({at}) FROM {table} WHERE o.issue_id = i.id AND {_after_claim(at)}), {updated})"
+        for table, at, _ in _sources(session)
+    ]
+    return f"GREATEST({', '.join([updated, *newest])})"
+
+
+def foreign(session: ReadSession) -> str:
+    """SQL for the moments on the bead %(id)s, `at`, that are later than %(now)s, the last ones first."""
+    moments = " UNION ".join(
+        f"SELECT {at} AS at FROM {table} WHERE o.issue_id = %(id)s AND {at} > %(now)s"
+        for table, at, _ in _sources(session)
+    )
+    return f"SELECT at FROM ({moments}) m ORDER BY at DESC LIMIT {_FOREIGN_LIMIT}"
 
 
 class ActivityReads:
     """Queries on beads in progress. Every method raises StoreError."""
 
-    def __init__(self, session: ReadSession) -> None:
+    def __init__(self, session: ReadSession, resumed_at: Callable[[], datetime | None] = lambda: None) -> None:
+        """`resumed_at`: when the last time ended in which nobody could show activity; see Feeders.resumed_at."""
         self._session = session
+        self._resumed_at = resumed_at
 
     def count_in_progress(self, assignee: str) -> int:
         """How many beads are in progress for the agent, with a claim of ours or without."""
@@ -50,7 +77,7 @@ class ActivityReads:
             f" WHERE {_IN_PROGRESS} AND {TOKEN} IS NOT NULL",
             {"assignee": assignee},
         )
-        return [Bead.from_row(row) for row in rows]
+        return self._with_activity(rows)
 
     def inactive(self, assignee: str, before: datetime, *, only_ours: bool = False) -> list[Bead]:
         """Beads in progress for the agent whose newest activity is older than `before`; `only_ours`: with a claim."""
@@ -60,14 +87,19 @@ class ActivityReads:
             f"SELECT * FROM ({found}) p WHERE p.last_activity < %(before)s ORDER BY p.last_activity, p.id",
             {"assignee": assignee, "before": naive(before)},
         )
-        return [Bead.from_row(row) for row in rows]
+        beads = self._with_activity(rows)
+        return [bead for bead in beads if bead.last_activity is not None and bead.last_activity < before]
 
     def orphaned_claims(self, assignee: str, before: datetime) -> list[Bead]:
         """Beads whose claim has neither job nor outcome, was made before `before`, and where nobody else has been
         active since: what a crash of dispatch leaves before its POST. A POST that was begun is an outcome."""
-        others = "FROM {table} o WHERE o.issue_id = i.id AND o.created_at >= i.updated_at AND o.{actor} NOT IN %(ours)s"
+        others = (
+            "FROM {table} o WHERE o.issue_id = i.id AND o.created_at >= i.updated_at AND o.{actor} NOT IN %(ours)s"
+            f" AND {_after_claim('o.created_at')}"
+        )
         heartbeat = (
-            " AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.issue_id = i.id AND l.heartbeat_at > i.updated_at)"
+            " AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.issue_id = i.id AND l.heartbeat_at > i.updated_at"
+            f" AND {_after_claim('l.heartbeat_at')})"
             if self._session.schema.leases
             else ""
         )
@@ -126,35 +158,50 @@ class ActivityReads:
         )
         return [Bead.from_row(row) for row in rows]
 
-    def in_progress(self, assignee: str) -> list[tuple[Bead, Activity]]:
-        """The beads in progress for the agent, each with its newest activity, the longest inactive first."""
+    def in_progress(self, assignee: str, now: datetime) -> list[tuple[Bead, Activity]]:
+        """The beads in progress for the agent, each with its newest activity, the longest inactive first. What is dated
+        later than `now` counts as now."""
+        resumed = self._resumed_at()
         rows = self._session.rows(f"SELECT {BEAD} FROM issues i WHERE {_IN_PROGRESS}", {"assignee": assignee})
-        found = [(bead, self._newest(bead)) for bead in map(Bead.from_row, rows)]
+        found = [(bead, self._newest(bead, now, resumed)) for bead in map(Bead.from_row, rows)]
         return sorted(
             ((replace(bead, last_activity=activity.at), activity) for bead, activity in found),
             key=lambda one: (one[1].at, one[0].id),
         )
 
-    def _newest(self, bead: Bead) -> Activity:
-        """The newest activity; of several in the same second the one that names somebody."""
-        found = [Activity(bead.updated_at, "the bead changed")]
-        sources = [
-            "SELECT created_at AS at, CONCAT('comment by ', author) AS what FROM comments WHERE issue_id = %(id)s"
+    def _with_activity(self, rows: Rows) -> list[Bead]:
+        """The beads with their newest activity, which is not from before the claim, nor from before `resumed_at`."""
+        resumed = self._resumed_at() if rows else None
+        beads = [Bead.from_row(row) for row in rows]
+        return [
+            replace(bead, last_activity=max(filter(None, (bead.last_activity, _claimed_at(bead), resumed))))
+            for bead in beads
         ]
-        if self._session.schema.events:
-            sources.append(
-                "SELECT created_at AS at, CONCAT('change by ', actor) AS what FROM events WHERE issue_id = %(id)s"
+
+    def _newest(self, bead: Bead, now: datetime, resumed: datetime | None) -> Activity:
+        """The newest activity; of several in the same second the one that names somebody."""
+        claimed = _claimed_at(bead)
+        found = [Activity(resumed, "nothing could be seen until then")] if resumed else []
+        found += [Activity(claimed, "it was claimed")] if claimed else []
+        found.append(Activity(bead.updated_at, "the bead changed"))
+        for table, at, who in _sources(self._session):
+            rows = self._session.rows(
+                f"SELECT {at} AS at, {who} AS what FROM {table} WHERE o.issue_id = %(id)s AND {at} IS NOT NULL"
+                f" AND {_after_claim(at, '%(foreign)s')} ORDER BY {at} DESC LIMIT 1",
+                {"id": bead.id, "foreign": bead.record.foreign or ""},
             )
-        if self._session.schema.leases:
-            sources.append(
-                "SELECT heartbeat_at AS at, CONCAT('heartbeat by ', holder) AS what FROM leases"
-                " WHERE issue_id = %(id)s AND heartbeat_at IS NOT NULL"
-            )
-        for source in sources:
-            rows = self._session.rows(f"{source} ORDER BY at DESC LIMIT 1", {"id": bead.id})
             found += [Activity(row["at"].replace(tzinfo=UTC), row["what"]) for row in rows]
         newest = max(activity.at for activity in found)
-        return [activity for activity in found if activity.at == newest][-1]
+        last = [activity for activity in found if activity.at == newest][-1]
+        return Activity(now, f"{last.what}, dated {newest:%Y-%m-%d %H:%M:%S}Z") if newest > now else last
+
+
+def _claimed_at(bead: Bead) -> datetime | None:
+    """When a bead with a claim of ours was claimed; None also where that is not a moment: people may edit metadata."""
+    try:
+        return datetime.fromisoformat(bead.record.at or "").astimezone(UTC) if bead.record.claim else None
+    except ValueError:
+        return None
 
 
 def _lasts(bead: Bead, lasting: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from beads_dispatch import notes
 from beads_dispatch.bead import POSTING, UNKNOWN, Bead, DispatchRecord, Status
-from beads_dispatch.store.activity import TOKEN, last_activity
+from beads_dispatch.store.activity import TOKEN, foreign, last_activity
 from beads_dispatch.store.bead_change import BeadChange
 from beads_dispatch.store.eligible import Eligible
 from beads_dispatch.store.errors import ClaimLost, RowChanged
@@ -44,6 +44,7 @@ class Claims:
                 claim=token,
                 attempt=before.attempt + 1,
                 at=notes.timestamp(now),
+                foreign=self._foreign(change, bead, now),
                 failures=before.failures,
                 outages=before.outages,
                 jobs=0 if changed else before.jobs,
@@ -264,6 +265,11 @@ class Claims:
             return True
 
         return self._commit_unless_changed(DISPATCHER, f"{DISPATCHER}: {verb} {bead.id}", work)
+
+    def _foreign(self, change: BeadChange, bead: Bead, now: datetime) -> str | None:
+        """The moments on the bead that are later than the claim, see DispatchRecord.foreign."""
+        rows = change.rows(foreign(self._session), {"id": bead.id, "now": naive(now)})
+        return ",".join(notes.timestamp(row["at"].replace(tzinfo=UTC)) for row in rows) or None
 
     @staticmethod
     def _changes_by_others(change: BeadChange, bead: Bead) -> int:

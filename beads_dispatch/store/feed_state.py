@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from beads_dispatch.store import feeders
 from beads_dispatch.store.records import PublishedState
-from beads_dispatch.store.session import STATE_DATABASE, Cursor, Rows, Session, retry_on_conflict
+from beads_dispatch.store.session import STATE_DATABASE, Cursor, Rows, Session, naive, retry_on_conflict
+from beads_dispatch.suspension import Suspension
 
 # `feed` is DoltSettings.feed: several databases may share a server, and several deployments a database.
 _TABLES = (
@@ -18,6 +20,7 @@ _TABLES = (
     feeders.TABLE,
     "deaths (feed VARCHAR(64) PRIMARY KEY, gtid_set LONGTEXT NOT NULL, large VARCHAR(64) NOT NULL,"
     " number INT NOT NULL)",
+    "suspended (feed VARCHAR(64), name VARCHAR(16), since DATETIME NOT NULL, PRIMARY KEY (feed, name))",
 )
 PAGE = 10_000  # beads that one statement compares or copies; it takes 0.1 s
 
@@ -202,6 +205,25 @@ class FeedState:
     def forget_deaths(self) -> None:
         """The feeder ends as it should."""
         self._session.state_rows("DELETE FROM {state}.deaths WHERE feed = %(feed)s")
+
+    def suspended_since(self, found: Suspension, now: datetime) -> dict[str, datetime]:
+        """Since when dispatch and reap are suspended, those that are: the first moment at which they were so here.
+
+        Stored, because no place that suspends has a moment, and no process lives as long as a suspension may last.
+        """
+        suspended = {name for name, reason in vars(found).items() if reason is not None}
+        rows = self._session.state_rows("SELECT name, since FROM {state}.suspended WHERE feed = %(feed)s")
+        known = {str(row["name"]): row["since"].replace(tzinfo=UTC) for row in rows}
+        for name in suspended - known.keys():
+            params = {"name": name, "now": naive(now)}
+            self._session.state_rows(
+                "INSERT IGNORE INTO {state}.suspended VALUES (%(feed)s, %(name)s, %(now)s)", params
+            )
+        for name in known.keys() - suspended:
+            self._session.state_rows(
+                "DELETE FROM {state}.suspended WHERE feed = %(feed)s AND name = %(name)s", {"name": name}
+            )
+        return {name: known.get(name, now) for name in suspended}
 
     def executed(self) -> str:
         """The set of GTIDs that the server has executed."""

@@ -63,6 +63,8 @@ class Overview:
     suspension: Suspension
     hold: Hold
     executed: str  # the set of GTIDs that the server has executed
+    suspended_since: Mapping[str, datetime] = field(default_factory=dict)  # by dispatch, reap: those that are
+    last_activity: datetime | None = None  # of the bead in progress that is inactive for longest
 
 
 @dataclass(frozen=True)

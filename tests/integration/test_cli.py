@@ -336,7 +336,9 @@ def test_metadata_that_people_wrote_never_breaks_an_answer(beads: Beads, ask: Co
 def test_a_hold_is_shown_with_its_reason(beads: Beads, ask: Command, now: datetime) -> None:
     """Nothing is dispatched, whatever the bead is."""
     beads.add("x-1")
-    beads.store.control.set_hold("agent", store.Hold(), store.Hold(3, now + timedelta(minutes=4), "agent service: HTTP 502"))
+    beads.store.control.set_hold(
+        "agent", store.Hold(), store.Hold(3, now + timedelta(minutes=4), "agent service: HTTP 502")
+    )
     answer = ask("explain", "x-1", "--json")
     assert "after 3 failures of the agent: agent service: HTTP 502" in answer.json["verdict"]
     assert condition(answer, "hold")["holds"] is False
@@ -585,12 +587,13 @@ def test_status_shows_everything_at_once(
 
 
 def test_the_last_activity_is_shown_with_its_actor(
-    beads: Beads, ask: Command, make_dispatcher: DispatcherFactory
+    beads: Beads, ask: Command, make_dispatcher: DispatcherFactory, clock: Clock
 ) -> None:
     """A comment, and where there are leases a heartbeat, count as the bead's own changes do."""
     beads.add("x-1")
+    clock.passed -= timedelta(minutes=1)
     make_dispatcher().run_once()
-    later = (datetime.now(UTC) + timedelta(seconds=5)).replace(tzinfo=None, microsecond=0)
+    later = (clock() + timedelta(seconds=5)).replace(tzinfo=None, microsecond=0)
     beads.sql(
         "INSERT INTO comments (id, issue_id, author, text, created_at) VALUES (UUID(), 'x-1', 'ann', '', %s)", later
     )
@@ -621,7 +624,9 @@ def test_status_shows_who_suspended_it(beads: Beads, ask: Command, now: datetime
     """bd's config, a PingSource, the hold."""
     beads.workspace.run("config", "set", suspension.CONFIG_KEY, "dispatch")
     beads.store.control.mirror_pingsource("reap", True)
-    beads.store.control.set_hold("agent", store.Hold(), store.Hold(1, now + timedelta(minutes=2), "agent service: HTTP 503"))
+    beads.store.control.set_hold(
+        "agent", store.Hold(), store.Hold(1, now + timedelta(minutes=2), "agent service: HTTP 503")
+    )
     text = ask("status").out
     assert f"dispatch:  suspended: bd config {suspension.CONFIG_KEY} is dispatch" in text
     assert "reap:      suspended: PingSource reap has suspend=true" in text
@@ -873,7 +878,7 @@ def test_a_replay_and_the_past_write_nothing(beads: Beads, ask: Command, played:
             beads.sql("SELECT commit_hash FROM dolt_log"),
             beads.sql("SELECT * FROM dolt_status"),
             beads.sql("SELECT DOLT_HASHOF_DB('WORKING') AS h"),
-            beads.sql(f"SELECT * FROM {store.STATE_DATABASE}.holds"),
+            beads.sql(f"SELECT * FROM {store.STATE_DATABASE}.agent_holds"),
             beads.store.feed_state.executed(),
         ]
 
@@ -1251,3 +1256,58 @@ def test_every_command_works_for_a_user_who_may_only_read(
         ask(*words, **who)
     answer = ask("suspend", status=1, **who)
     assert "user looker refused a statement" in answer.err or "denied" in answer.err
+
+
+def report_of_a_feeder(beads: Beads, minutes: float, *, sink_accepts: bool = True) -> None:
+    """A feeder's report, so many minutes old."""
+    beats = datetime.now(UTC) - timedelta(minutes=minutes)
+    beads.sql(
+        f"REPLACE INTO {store.STATE_DATABASE}.feeders (feed, instance, user, host, process, version, beat_at,"
+        " sink_accepts, replica) VALUES (%s, 'i', 'beads-feeder', 'feeder-7d9c', 7, '0.2.0', %s, %s, '1234abcd')",
+        beads.dolt.database, beats.replace(tzinfo=None), sink_accepts,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["status", "explain"])
+def test_a_feeder_that_is_away_is_named_before_a_bead_that_is_eligible(
+    beads: Beads, ask: Command, command: str
+) -> None:
+    """With how long ago it reported, and which it was; and that it dispatches with a tick only."""
+    beads.add("x-1")
+    words = ["x-1"] if command == "explain" else []
+
+    def problem() -> str:
+        answer = ask(command, *words, "--json").json["feeder"]
+        return str(answer if command == "explain" else answer["problem"])
+
+    assert problem() == "no feeder has reported yet"
+    report_of_a_feeder(beads, 1)
+    assert problem() == ""
+    assert "no feeder has reported" not in ask(command, *words).out.lower()
+    report_of_a_feeder(beads, 12.5)
+    known = "no feeder has reported for 12 min; the last was user beads-feeder, process 7 on host feeder-7d9c"
+    assert problem() == f"{known}, version 0.2.0"
+    text = ask(command, *words).out
+    eligible = "1.  x-1" if command == "status" else "it is eligible"
+    assert 0 < text.lower().find(known) < text.find(eligible)
+    if command == "explain":
+        assert "waits for a tick" in text and "within a second" not in text
+    report_of_a_feeder(beads, 1, sink_accepts=False)
+    assert problem() == "the feeder's sink did not accept the last event"
+
+
+def test_a_clone_that_does_not_dispatch_says_so_and_how_to_change_it(beads: Beads, ask: Command) -> None:
+    """The key is bd's, the id is this clone's own: the fix is bd's command with it, and works."""
+    beads.add("x-1")
+    report_of_a_feeder(beads, 1)
+    beads.workspace.run("kv", "set", "auto-dispatch.replica", "99999999")
+    try:
+        answer = ask("explain", "x-1", "--json")
+        suspended = condition(answer, "suspension")
+        assert suspended["holds"] is False
+        assert "bd kv auto-dispatch.replica is 99999999, and this clone is 1234abcd" in suspended["detail"]
+        assert suspended["fix"] == "bd kv set auto-dispatch.replica 1234abcd"
+        beads.workspace.run(*suspended["fix"].split()[1:])
+        assert condition(ask("explain", "x-1", "--json"), "suspension")["holds"] is True
+    finally:
+        beads.workspace.run("kv", "clear", "auto-dispatch.replica")

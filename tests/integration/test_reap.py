@@ -108,7 +108,7 @@ def test_a_persons_own_work_under_the_agents_name_is_left_alone_on_request(beads
     only_ours = DispatchLimits(reap_only_ours=True)
     assert reaper.run_once(beads.store, only_ours, clock()).blocked == ["x-1"]
     assert beads.row("x-2")["status"] == "in_progress"
-    assert reaper.due_at(beads.store.activity.in_progress("agent")[0][0], only_ours) is None
+    assert reaper.due_at(beads.store.activity.in_progress("agent", clock())[0][0], only_ours) is None
     assert reap(beads, clock).blocked == ["x-2"]
 
 
