@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from beads_dispatch import log, store
 from beads_dispatch.log import Action
+from beads_dispatch.settings import DispatchLimits
 from feeder.binlog import Position
 from feeder.health import HealthState
 
@@ -28,7 +29,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CACHE_SECONDS = 5.0  # less than the usual scrape interval; several scrapers cost Dolt no more than one
 PATIENCE_SECONDS = 0.8  # Prometheus waits 10 s, a probe that comes meanwhile 1 s
 
-CAUSES = ("change", "slot", "due", "tick", "resume")
+CAUSES = ("change", "slot", "due", "tick", "resume")  # of a dispatch request
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody needs
 REGISTRY = CollectorRegistry()
@@ -71,6 +72,7 @@ for _recovered in ("false", "true"):
 for _cause in CAUSES:
     REQUESTS.labels("dispatch", _cause)
 REQUESTS.labels("reap", "tick")
+REQUESTS.labels("reap", "job")
 
 
 def count_jump(gtid: str) -> None:
@@ -139,11 +141,14 @@ class Lag:
 class Scrape(Collector):
     """Answers scrapes, in any thread."""
 
-    def __init__(self, beads: store.Store, assignee: str, health: HealthState) -> None:
+    def __init__(self, beads: store.Store, limits: DispatchLimits, health: HealthState) -> None:
         """`beads` is its own."""
+        self._limits = limits
         self._health = health
         self._lag = Lag()
-        self._cache = OverviewCache(lambda: beads.overview(assignee, datetime.now(UTC)))
+        self._cache = OverviewCache(
+            lambda: beads.overview(limits.assignee, datetime.now(UTC), only_ours=limits.reap_only_ours)
+        )
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -179,12 +184,27 @@ class Scrape(Collector):
             "beads_oldest_waiting_seconds", max(oldest, 0.0), "Since the oldest of them changed; 0 without one."
         )
         yield _gauge("beads_running", found.running, "Beads in progress that are assigned to the agent.")
+        inactive = (now - found.last_activity).total_seconds() if found.last_activity else 0.0
+        yield _gauge(
+            "beads_inactive_seconds", max(inactive, 0.0), "The longest inactivity among the beads that reap looks at."
+        )
+        yield _gauge(
+            "beads_reap_after_seconds", self._limits.reap_after.total_seconds(), "At which reap blocks a bead."
+        )
         yield _gauge("beads_hold_failures", found.hold.failures, "The agent's failures in a row.")
         yield _gauge("beads_hold_seconds", max(held, 0.0), "For how long dispatch is still held after them.")
         suspended = GaugeMetricFamily("beads_suspended", "1 while it is suspended.", labels=["function"])
         suspended.add_metric(["dispatch"], float(found.suspension.dispatch is not None))
         suspended.add_metric(["reap"], float(found.suspension.reap is not None))
         yield suspended
+        since = GaugeMetricFamily(
+            "beads_suspended_since_timestamp_seconds",
+            "When it was first found suspended, also by an earlier process; left out while it is not.",
+            labels=["function"],
+        )
+        for function, moment in sorted(found.suspended_since.items()):
+            since.add_metric([function], moment.timestamp())
+        yield since
 
     def _lag_behind(self, read: Position, executed: str) -> Iterator[Metric]:
         yield _gauge(

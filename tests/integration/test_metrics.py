@@ -37,7 +37,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def scrape(beads: Beads) -> Iterator[Callable[[], Samples]]:
     """Scrapes with a Dolt that is asked anew each time."""
     with support.closing(store.Store(beads.dolt)) as own:
-        yield lambda: samples(metrics.Scrape(own, "agent", HealthState()).page())
+        yield lambda: samples(metrics.Scrape(own, settings.DispatchLimits(), HealthState()).page())
 
 
 def test_the_state_is_as_the_beads_are(beads: Beads, scrape: Callable[[], Samples]) -> None:
@@ -83,7 +83,9 @@ def test_a_long_queue_costs_no_more(beads: Beads, scrape: Callable[[], Samples])
 def test_hold_and_suspension_are_shown(beads: Beads, scrape: Callable[[], Samples]) -> None:
     """Each suspension alone; how many failures in a row, and how long they hold dispatch."""
     assert scrape()["beads_hold_failures"] == scrape()["beads_hold_seconds"] == 0
-    beads.store.control.set_hold("agent", store.Hold(), store.Hold(3, datetime.now(UTC) + timedelta(minutes=5), "HTTP 502"))
+    beads.store.control.set_hold(
+        "agent", store.Hold(), store.Hold(3, datetime.now(UTC) + timedelta(minutes=5), "HTTP 502")
+    )
     beads.store.control.mirror_pingsource("reap", True)
     found = scrape()
     assert found["beads_hold_failures"] == 3
@@ -92,14 +94,54 @@ def test_hold_and_suspension_are_shown(beads: Beads, scrape: Callable[[], Sample
     beads.store.control.set_configured(dispatch=True, reap=False)
     found = scrape()
     assert [found[f'beads_suspended{{function="{name}"}}'] for name in ("dispatch", "reap")] == [1, 1]
-    beads.store.control.set_hold("agent", store.Hold(3), store.Hold(4, datetime.now(UTC) - timedelta(minutes=5), "HTTP 502"))
+    beads.store.control.set_hold(
+        "agent", store.Hold(3), store.Hold(4, datetime.now(UTC) - timedelta(minutes=5), "HTTP 502")
+    )
     assert scrape()["beads_hold_seconds"] == 0
+
+
+def test_since_when_it_is_suspended_survives_the_feeder(beads: Beads, scrape: Callable[[], Samples]) -> None:
+    """The moment at which it was found first, by whichever process and way; gone when it is resumed, and new then."""
+    since = 'beads_suspended_since_timestamp_seconds{function="%s"}'
+    assert not [name for name in scrape() if name.startswith("beads_suspended_since")]
+    begun = datetime.now(UTC).replace(microsecond=0)
+    beads.store.control.mirror_pingsource("dispatch", True)
+    first = scrape()[since % "dispatch"]
+    assert begun.timestamp() <= first < begun.timestamp() + support.PATIENCE_SECONDS
+    beads.sql(f"UPDATE {store.STATE_DATABASE}.suspended SET since = since - INTERVAL 60 HOUR")
+    with support.closing(store.Store(beads.dolt)) as another:
+        found = samples(metrics.Scrape(another, settings.DispatchLimits(), HealthState()).page())
+    assert found[since % "dispatch"] == pytest.approx(first - 60 * 3600, abs=1)
+    beads.store.control.set_configured(dispatch=False, reap=True)
+    both = scrape()
+    assert both[since % "dispatch"] == found[since % "dispatch"] and both[since % "reap"] >= begun.timestamp()
+    beads.store.control.mirror_pingsource("dispatch", False)
+    assert since % "dispatch" not in scrape()
+    beads.store.control.mirror_pingsource("dispatch", True)
+    assert scrape()[since % "dispatch"] >= begun.timestamp()
+
+
+def test_the_longest_inactivity_is_shown(beads: Beads, scrape: Callable[[], Samples]) -> None:
+    """Of the beads that reap looks at, by the activity that reap looks at; beside it, when reap blocks."""
+    found = scrape()
+    assert (found["beads_inactive_seconds"], found["beads_reap_after_seconds"]) == (0, 30 * 60)
+    now = datetime.now(UTC).replace(microsecond=0)
+    beads.add("x-1", status="in_progress", updated_at=now - timedelta(minutes=40))
+    beads.add("x-2", status="in_progress", updated_at=now - timedelta(hours=8))
+    beads.add("x-3", status="in_progress", updated_at=now - timedelta(hours=9), assignee="bob")
+    assert 8 * 3600 <= scrape()["beads_inactive_seconds"] < 8 * 3600 + 300
+    beads.sql("INSERT INTO comments (issue_id, author, text, created_at) VALUES ('x-2', 'agent', 'on it', %s)", now)
+    assert 40 * 60 <= scrape()["beads_inactive_seconds"] < 45 * 60
+    limits = settings.DispatchLimits(reap_after_minutes=120, reap_only_ours=True)
+    with support.closing(store.Store(beads.dolt)) as own:
+        ours = samples(metrics.Scrape(own, limits, HealthState()).page())
+    assert (ours["beads_inactive_seconds"], ours["beads_reap_after_seconds"]) == (0, 120 * 60)
 
 
 def test_with_dolt_down_the_feeders_own_metrics_remain(beads: Beads) -> None:
     """No server: the page is there, without what only Dolt knows."""
     nowhere = settings.DoltSettings("127.0.0.1", 9, "root", "", "x")
-    found = samples(metrics.Scrape(store.Store(nowhere), "agent", HealthState()).page())
+    found = samples(metrics.Scrape(store.Store(nowhere), settings.DispatchLimits(), HealthState()).page())
     assert (found["beads_feeder_dolt_up"], found["beads_feeder_connected"]) == (0, 0)
     assert "beads_feeder_sink_errors_total" in found
     assert not [name for name in found if name.startswith(("beads_waiting", "beads_hold", "beads_feeder_lag"))]
@@ -114,7 +156,7 @@ def feed(beads: Beads, sink: support.Sink) -> Iterator[Running]:
 
 def test_changes_requests_and_the_sinks_errors_are_counted(beads: Beads, sink: support.Sink, feed: Running) -> None:
     """As they happen, and only what the sink took; meanwhile the lag grows, and then it is gone."""
-    scraping = metrics.Scrape(store.Store(beads.dolt), "agent", feed.health)
+    scraping = metrics.Scrape(store.Store(beads.dolt), settings.DispatchLimits(), feed.health)
 
     def now() -> Samples:
         scraping._cache._asked = float("-inf")

@@ -29,8 +29,10 @@ def exposed() -> set[str]:
     """The names of all metrics, those that only Dolt knows too."""
     health = HealthState()
     health.position = ""
-    scrape = metrics.Scrape(store.Store(settings.DoltSettings("127.0.0.1", 9, "root", "", "x")), "agent", health)
-    overview = store.Overview(0, None, 0, Suspension(), store.Hold(1, datetime.now(UTC)), "")
+    nowhere = settings.DoltSettings("127.0.0.1", 9, "root", "", "x")
+    scrape = metrics.Scrape(store.Store(nowhere), settings.DispatchLimits(), health)
+    now = datetime.now(UTC)
+    overview = store.Overview(0, None, 0, Suspension(), store.Hold(1, now), "", {"dispatch": now})
     own = re.findall(r"^# TYPE (\w+) ", scrape.page().decode(), re.MULTILINE)
     return {*own, *(family.name for family in scrape._from_dolt(overview))}
 
