@@ -23,6 +23,8 @@ from beads_dispatch.setting_values import is_http_url as is_http_url
 _PORT_FILE = "dolt-server.port"  # in a workspace's .beads folder
 _FEED_LENGTH = 64  # of DoltSettings.feed, as our tables hold it
 
+NO_BACKEND = "BEADBOARD_URL is not set. Set it to BeadBoard's address, for example http://beadboard:3000."
+
 # bd's hints on a bead: `execution_suggested_<name>` in its metadata.
 HINTS = ("model", "reasoning_effort", "agent_type", "mode")
 
@@ -197,9 +199,7 @@ def agent(env: Environment) -> AgentSettings:
     """The agent's backend. Raises SettingsError."""
     url = env.get("BEADBOARD_URL", "").rstrip("/")
     if not url:
-        raise SettingsError(
-            "BEADBOARD_URL is not set. Set it to BeadBoard's address, for example http://beadboard:3000."
-        )
+        raise SettingsError(NO_BACKEND)
     health = env.get("AGENT_HEALTH_URL") or None
     if health:
         setting_values.http_url(health, "AGENT_HEALTH_URL")

@@ -24,11 +24,17 @@ class Condition:
 
 
 def now(
-    beads: Store, limits: DispatchLimits, found: Diagnosis, moment: datetime, agent: Backend | None
+    beads: Store,
+    limits: DispatchLimits,
+    found: Diagnosis,
+    moment: datetime,
+    agent: Backend | None,
+    names: Sequence[str] = (),
 ) -> list[Condition]:
-    """All conditions of a bead; without `agent` it is not asked whether it is busy. Raises StoreError."""
+    """All conditions of a bead; without `agent` it is not asked whether it is busy. `names`: of all agents, where there
+    are others. Raises StoreError."""
     return [
-        *_of_the_bead(found, limits, beads.eligible.blockers(found, moment), moment),
+        *_of_the_bead(found, limits, beads.eligible.blockers(found, moment), moment, names),
         _suspension(beads),
         _hold(beads, limits.assignee, moment, found.bead.id),
         _slots(beads, limits, moment, agent),
@@ -56,10 +62,14 @@ def without_fixes(conditions: Sequence[Condition]) -> list[Condition]:
 
 
 def _of_the_bead(
-    found: Diagnosis, limits: DispatchLimits, blockers: Sequence[Blocker], moment: datetime
+    found: Diagnosis,
+    limits: DispatchLimits,
+    blockers: Sequence[Blocker],
+    moment: datetime,
+    names: Sequence[str] = (),
 ) -> list[Condition]:
     """The conditions of the predicate, in its order."""
-    unmet = _unmet(found, limits, moment)
+    unmet = _unmet(found, limits, moment, names or (limits.assignee,))
     written = []
     for name, holds in found.conditions.items():
         if holds:
@@ -92,7 +102,9 @@ def _met(found: Diagnosis, name: str) -> str:
     return words[name]
 
 
-def _unmet(found: Diagnosis, limits: DispatchLimits, moment: datetime) -> dict[str, tuple[str, str | None]]:
+def _unmet(
+    found: Diagnosis, limits: DispatchLimits, moment: datetime, names: Sequence[str]
+) -> dict[str, tuple[str, str | None]]:
     """What each condition on the bead's own row says where it does not hold, and what fixes it."""
     bead, name = found.bead, shlex.quote(found.bead.id)
     later = found.deferred_until is not None and found.deferred_until > moment
@@ -107,7 +119,7 @@ def _unmet(found: Diagnosis, limits: DispatchLimits, moment: datetime) -> dict[s
 
     return {
         "assignee": (
-            f"it is assigned to {terminal.cut(bead.assignee) or 'nobody'}, not to {limits.assignee}",
+            f"it is assigned to {terminal.cut(bead.assignee) or 'nobody'}, not to {' or '.join(names)}",
             f"bd assign {name} {shlex.quote(limits.assignee)}",
         ),
         "status": status,

@@ -4,11 +4,12 @@ import argparse
 import functools
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from beads_dispatch import agents, settings
+from beads_dispatch import agents_file, settings
+from beads_dispatch.agents_file import Agent
 from beads_dispatch.cli import connection, terminal, time_arguments
 from beads_dispatch.store import Commit, Store
 
@@ -25,6 +26,7 @@ _LIMITS = {
     "--claim-timeout-seconds": "CLAIM_TIMEOUT_SECONDS",
     "--reap-after-minutes": "REAP_AFTER_MINUTES",
 }
+_OVER_THE_FILE = tuple(option.removeprefix("--").replace("-", "_") for option in _LIMITS if option != "--assignee")
 
 T = TypeVar("T")
 
@@ -44,6 +46,10 @@ def add_limits(parser: argparse.ArgumentParser, *options: str) -> None:
     )
     for option in options:
         group.add_argument(option, dest=_LIMITS[option], metavar="NAME" if option == "--assignee" else "N")
+
+
+def _variable(field: str) -> str:
+    return _LIMITS[f"--{field.replace('_', '-')}"]
 
 
 def now() -> datetime:
@@ -73,17 +79,29 @@ class Context:
         """Raises SettingsError."""
         return Store(self.dolt)
 
-    @property
-    def limits(self) -> settings.DispatchLimits:
-        """Raises SettingsError."""
+    @functools.cached_property
+    def agents(self) -> Mapping[str, Agent]:
+        """The agents by name, with the options of the command line. Raises SettingsError."""
         options = {
             name: value for name in _LIMITS.values() if (value := getattr(self.arguments, name, None)) is not None
         }
-        return settings.limits({**self.env, **options})
+        env = {**self.env, **options}
+        found = {agent.name: agent for agent in agents_file.agents(env)}
+        given = {name: getattr(settings.limits(env), name) for name in _OVER_THE_FILE if _variable(name) in options}
+        return {name: replace(one, limits=replace(one.limits, **given)) for name, one in found.items()}
 
-    def agent(self) -> agents.Backend:
-        """The agent's backend. Raises SettingsError."""
-        return agents.backend(settings.agent(self.env))
+    def agent(self, assignee: str | None = None) -> Agent:
+        """The agent that --assignee names, or else `assignee` where it is one, or else the first. Raises SettingsError,
+        CommandError."""
+        named = getattr(self.arguments, "AGENT_ASSIGNEE", None)
+        if named is not None and named not in self.agents:
+            raise CommandError(f"there is no agent {named!r}; the agents are {', '.join(self.agents)}")
+        return self.agents.get(named or assignee or "") or next(iter(self.agents.values()))
+
+    @property
+    def limits(self) -> settings.DispatchLimits:
+        """Those of `agent()`. Raises SettingsError, CommandError."""
+        return self.agent().limits
 
     def at(self, written: str, *, or_first: bool = False) -> tuple[Commit, datetime]:
         """The commit and the moment that a person means by WHEN. Raises CommandError, StoreError.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from beads_dispatch import notes
+from beads_dispatch import agents, notes
 from beads_dispatch.agents import Backend
 from beads_dispatch.bead import Bead, Status
 from beads_dispatch.cli import conditions, history, terminal
@@ -75,23 +75,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(context: Context) -> int:
     """Print the explanation. Raises CommandError, SettingsError, StoreError."""
-    bead_id, limits = context.arguments.id, context.limits
+    bead_id = context.arguments.id
+    bead = context.store.claims.read_back(bead_id)
+    agent = context.agent(bead.assignee if bead else None)
     if context.arguments.as_of is None:
-        agent = context.agent() if context.env.get("BEADBOARD_URL") else None
-        found = now(context.store, limits, bead_id, present(), agent)
+        backend = agents.backend(agent.backend) if agent.backend else None
+        found = now(context.store, agent.limits, bead_id, present(), backend, list(context.agents))
     else:
         commit, moment = context.at(context.arguments.as_of)
         with contextlib.closing(Snapshot(context.dolt, commit.hash)) as past:
-            found = then(past, context.store, limits, bead_id, moment, commit.hash)
+            found = then(past, context.store, agent.limits, bead_id, moment, commit.hash)
     context.show(found, lines)
     return 0
 
 
-def now(beads: Store, limits: DispatchLimits, bead_id: str, moment: datetime, agent: Backend | None) -> Explanation:
-    """Why not now. Raises NoSuchBead, StoreError."""
+def now(
+    beads: Store,
+    limits: DispatchLimits,
+    bead_id: str,
+    moment: datetime,
+    agent: Backend | None,
+    names: Sequence[str] = (),
+) -> Explanation:
+    """Why not now; `names`: of all agents. Raises NoSuchBead, StoreError."""
     for _ in range(_TRIES):
         found = diagnose(beads, limits, bead_id, moment, "this database")
-        reasons = conditions.now(beads, limits, found, moment, agent)
+        reasons = conditions.now(beads, limits, found, moment, agent, names)
         if diagnose(beads, limits, bead_id, moment, "this database").bead == found.bead:
             break  # otherwise it was claimed meanwhile, and would seem to occupy the slot that it waits for
     bead = found.bead

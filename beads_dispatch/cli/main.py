@@ -37,6 +37,7 @@ Exit status: 0 done, 1 not done (one line on stderr gives the reason), 2 wrong c
 
 _COMMANDS = {
     "status": "what is suspended, held, in progress, queued, delayed or inactive",
+    "agents": "which agents there are, and how each is",
     "explain": "why a bead is or is not dispatched, and what happened to it",
     "replay": "what would have been dispatched, beside what was",
     "watch": "each step of each bead, as it happens",

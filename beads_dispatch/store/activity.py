@@ -79,6 +79,15 @@ class ActivityReads:
         )
         return self._with_activity(rows)
 
+    def last_job(self, assignee: str) -> Bead | None:
+        """The agent's bead that was claimed last, of those whose job is known. Reads all of its beads."""
+        rows = self._session.rows(
+            f"SELECT {BEAD} FROM issues i WHERE i.assignee = %(assignee)s AND {JOB} IS NOT NULL"
+            f" ORDER BY {_CLAIMED_AT} DESC, i.id LIMIT 1",
+            {"assignee": assignee},
+        )
+        return Bead.from_row(rows[0]) if rows else None
+
     def inactive(self, assignee: str, before: datetime, *, only_ours: bool = False) -> list[Bead]:
         """Beads in progress for the agent whose newest activity is older than `before`; `only_ours`: with a claim."""
         claimed = f" WHERE {TOKEN} IS NOT NULL" if only_ours else ""
