@@ -1032,6 +1032,7 @@ def test_the_fields_of_each_commands_json_are_the_documented_ones(
     support.wait_for(lambda: datetime.now(UTC) > quiet_until, "inactivity")
     for command, words in {
         "status": [],
+        "agents": [],
         "explain": ["w-1"],
         "reap": [],
         "verify": [],
