@@ -132,11 +132,12 @@ class SuspendMirror:
         self._known: dict[str, bool] = {}
 
     def apply(self, state: SuspendState) -> None:
-        """Mirror a state, unless it is mirrored already. Raises StoreError."""
+        """Mirror a state. Raises StoreError."""
+        # Known or not: our database may have been dropped meanwhile. The same again is no transaction on Dolt (tried).
+        self._beads.control.mirror_pingsource(state.name, state.suspended)
         known = self._known.get(state.name)
         if known == state.suspended:
             return
-        self._beads.control.mirror_pingsource(state.name, state.suspended)
         logger.info(
             f"the PingSource {state.name} is {'suspended' if state.suspended else 'not suspended'}",
             extra=log.context(action=Action.PINGSOURCE, source=state.name),

@@ -15,7 +15,7 @@ import pytest
 
 from beads_dispatch import settings, store
 from beads_dispatch.store import StoreError
-from feeder import binlog
+from feeder import binlog, changes
 from local import processes
 from local.dolt import DoltServer
 from tests import support
@@ -75,7 +75,7 @@ def test_a_connection_is_encrypted_and_verified(dolt: settings.DoltSettings) -> 
         stream = binlog.Stream(dolt, binlog.Position(beads.feed_state.executed()), IDS)
     with support.closing(stream), support.closing(store.connect(dolt)) as connection:
         connection.cursor().execute("INSERT INTO issues VALUES ('x-1')")
-        found = next(one for one in stream if not isinstance(one, binlog.Heartbeat))
+        found = next(one for one in stream if isinstance(one, changes.Transaction))
         assert [row.after for row in found.rows] == [{"id": "x-1"}]
         assert all(map(is_encrypted, stream._opened))
 

@@ -186,6 +186,18 @@ def test_a_change_is_mirrored_and_other_events_are_not(mirror: Mirror) -> None:
     assert mirror.suspended and not mirror.requests
 
 
+def test_a_mirror_that_was_lost_is_written_again(mirror: Mirror, caplog: pytest.LogCaptureFixture) -> None:
+    """Our database may be dropped: the next list has the state, and nobody resumed anything."""
+    caplog.set_level("INFO")
+    mirror.start()
+    wait_for(lambda: mirror.api.watched, "the watch")
+    mirror.beads.sql("DELETE FROM beads_dispatch.switches")
+    mirror.api.release.set()
+    wait_for(lambda: mirror.suspended, "it is mirrored again")
+    assert not mirror.requests
+    assert len([record for record in caplog.records if "is suspended" in record.message]) == 1
+
+
 @pytest.mark.parametrize("code", [401, 403, 500])
 def test_a_refused_list_is_logged_once(mirror: Mirror, caplog: pytest.LogCaptureFixture, code: int) -> None:
     mirror.api.status = code
