@@ -21,7 +21,7 @@ _HEADERS = {"Accept": "application/json", "Connection": "close", "User-Agent": "
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)
 
 
-class Answer(NamedTuple):
+class AgentAnswer(NamedTuple):
     """An answer, its body cut at a limit; the headers' names in lower case."""
 
     code: int
@@ -55,7 +55,9 @@ class AgentHttp:
         """Status and body of the answer to `exchange`."""
         return self.exchange(method, url, json, headers)[:2]
 
-    def exchange(self, method: str, url: str, json: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+    def exchange(
+        self, method: str, url: str, json: Any = None, headers: Mapping[str, str] | None = None
+    ) -> AgentAnswer:
         """One request and its answer.
 
         An answer of 2xx must be whole to be one; of any other, the status is enough. Raises Unreachable when nothing
@@ -83,7 +85,7 @@ class AgentHttp:
                 if not code or 200 <= code < 300:
                     late = exchange.late or isinstance(exc, httpx.TimeoutException)
                     raise UnknownOutcome(_described("ReadTimeout" if late else type(exc).__name__, exc)) from exc
-        return Answer(code, bytes(answer[: self._answer_bytes]), answered)
+        return AgentAnswer(code, bytes(answer[: self._answer_bytes]), answered)
 
     def status(self, url: str) -> tuple[int, bytes]:
         """GET what starts nothing. Raises Unreachable where there is no usable answer."""

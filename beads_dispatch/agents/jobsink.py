@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit, urlunsplit
 
 from beads_dispatch.agents import AgentError, JobState, Load, Phase, Refused, UnknownOutcome, Unreachable
-from beads_dispatch.agents.http import AgentHttp, Answer
+from beads_dispatch.agents.http import AgentAnswer, AgentHttp
 from beads_dispatch.settings import AgentSettings
 
 EVENT_TYPE = "dev.beads.job.requested.v1"
@@ -91,7 +91,7 @@ class JobSink:
         if not _is_no_job(answer):
             raise Unreachable(f"JobSink answered HTTP {answer.code}")
 
-    def _get(self, path: str) -> Answer:
+    def _get(self, path: str) -> AgentAnswer:
         where = urlunsplit(urlsplit(self._agent.url)._replace(path=path, query="", fragment=""))
         try:
             return self._http.exchange("GET", where)
@@ -99,6 +99,6 @@ class JobSink:
             raise Unreachable(str(exc)) from exc
 
 
-def _is_no_job(answer: Answer) -> bool:
+def _is_no_job(answer: AgentAnswer) -> bool:
     """JobSink's own 500 has no body; a proxy's has one."""
     return answer.code == 500 and not answer.body
