@@ -130,7 +130,10 @@ def test_the_longest_inactivity_is_shown(beads: Beads, scrape: Callable[[], Samp
     beads.add("x-2", status="in_progress", updated_at=now - timedelta(hours=8))
     beads.add("x-3", status="in_progress", updated_at=now - timedelta(hours=9), assignee="bob")
     assert 8 * 3600 <= scrape()["beads_inactive_seconds"] < 8 * 3600 + 300
-    beads.sql("INSERT INTO comments (issue_id, author, text, created_at) VALUES ('x-2', 'agent', 'on it', %s)", now)
+    beads.sql(
+        "INSERT INTO comments (id, issue_id, author, text, created_at) VALUES (UUID(), 'x-2', 'agent', 'on it', %s)",
+        now,
+    )
     assert 40 * 60 <= scrape()["beads_inactive_seconds"] < 45 * 60
     limits = settings.DispatchLimits(reap_after_minutes=120, reap_only_ours=True)
     with support.closing(store.Store(beads.dolt)) as own:
@@ -181,13 +184,15 @@ def test_changes_requests_and_the_sinks_errors_are_counted(beads: Beads, sink: s
 
 def test_a_position_that_cannot_be_stored_grows_old(beads: Beads, sink: support.Sink, feed: Running) -> None:
     """As long as Dolt refuses it, from the first transaction that it does not cover."""
-    beads.sql(f"DROP TABLE {store.STATE_DATABASE}.positions")
+    # A table that is missing would be made again.
+    state, refusal = store.STATE_DATABASE, "BEGIN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'; END"
+    beads.sql(f"CREATE TRIGGER {state}.refusing BEFORE INSERT ON {state}.positions FOR EACH ROW {refusal}")
     try:
         beads.add("x-1", assignee="bob")
         wait_for(lambda: sink.about("x-1"), "the change")
         wait_for(lambda: feed.health.unstored_seconds > 1.5, "its age")
     finally:
-        beads.store.feed_state.prepare()
+        beads.sql(f"DROP TRIGGER {state}.refusing")
     wait_for(lambda: feed.health.unstored_seconds == 0, "the stored position")
 
 
