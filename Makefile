@@ -1,6 +1,6 @@
 # One command for each task; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help up demo test test-cluster chaos mutation-test bench bench-latency bench-chain bench-idle bench-scale \
+.PHONY: help up unit demo test test-cluster chaos mutation-test bench bench-latency bench-chain bench-idle bench-scale \
   bench-throughput bench-write-overhead bench-cold bench-due bench-race bench-cluster check format lock release clean
 
 PYTHON ?= python3
@@ -9,8 +9,12 @@ PY := $(VENV)/bin/python
 RELEASE_VENV := .venv-release
 REQUIRE_PYTHON = $(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ". Set PYTHON to a newer one.")'
 
-# Finds or builds dolt and bd first; a workspace of your own (BEADS_DIR) brings both.
-LOCAL = $(if $(BEADS_DIR),,DOLT="$$($(PY) -m tools.toolchain dolt)" && BD="$$($(PY) -m tools.toolchain bd)" && \
+# As it was typed: make would expand $BEAD_ID in it.
+override AGENT_COMMAND := $(value AGENT_COMMAND)
+export AGENT_COMMAND
+
+# Finds or builds dolt and bd first; a workspace of your own (BEADS_DIR) brings bd, and a server unless it is embedded.
+LOCAL = $(if $(BEADS_DIR),$(if $(AGENT_COMMAND),DOLT="$$($(PY) -m tools.toolchain dolt)" && export DOLT &&),DOLT="$$($(PY) -m tools.toolchain dolt)" && BD="$$($(PY) -m tools.toolchain bd)" && \
   export DOLT BD &&) exec $(PY) -m local
 
 help: ## this list
@@ -21,6 +25,9 @@ help: ## this list
 
 up: $(VENV)/.ready ## the whole system here, without Kubernetes, until Ctrl-C (docs/local.md)
 	@$(LOCAL) up
+
+unit: $(VENV)/.ready ## print a systemd user unit that runs `make up` (AGENT_COMMAND=… BEADS_DIR=…)
+	@$(PY) -m local unit
 
 demo: $(VENV)/.ready ## the same by itself: assign three beads, show what happened, stop
 	@$(LOCAL) demo

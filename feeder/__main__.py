@@ -94,7 +94,8 @@ def _run(env: settings.Environment, stop: threading.Event) -> int:
     pings = pingsources.watcher(store.Store(dolt), functools.partial(_request_all, pending), stop)
     if pings is not None:
         threads.start("pingsources", pings)
-    stop.wait()
+    while not stop.wait(1.0):
+        pass  # a signal that another thread took is handled here only when this one wakes up
     feed.close()
     request_feed.close()
     threads.join(_STOP_SECONDS, "feed", "position")  # not a request that is being sent: the next tick replaces it

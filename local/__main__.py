@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from beads_dispatch import agents, settings, store
 from beads_dispatch.agents.beadboard import BeadBoard
-from local import interrupts, processes
+from local import agent_command, interrupts, processes, unit, users_workspace
 from local.demo import demo
 from local.dolt import DoltServer
 from local.manifests import ManifestError
@@ -30,12 +30,19 @@ from local.wsgi_server import CannotListen
 _HELP = """\
 up    start everything and show what happens, until Ctrl-C
 demo  start everything, assign three beads, show what happened, stop
+unit  print a systemd user unit that runs `up` for the workspace in BEADS_DIR
 
 environment:
   LOCAL_PORT     the first of six neighbouring ports (18080)
   DOLT, BD       the programs, where they are not on PATH
-  BEADS_DIR      a bd workspace of your own, its .beads folder: its Dolt server is used, none is started
+  BEADS_DIR      a bd workspace of your own, its .beads folder: its Dolt server is used; an embedded workspace is
+                 served while this runs
+  AGENT_COMMAND  a shell command that is run for each bead, in the workspace, instead of the stand-in agent: BEAD_ID and
+                 BEADS_ACTOR in its environment, what to do on its standard input
+  AGENT_JOB_TIMEOUT_SECONDS
+                 after which a job is ended (3600)
   BEADBOARD_URL  a real BeadBoard instead of the stand-in agent
+  YES            1: agree to every change that is asked for
   STAND_IN_AGENT yes: let the stand-in agent close the beads that are in the queue of a workspace of your own
   AGENT_ASSIGNEE, MAX_IN_FLIGHT and the other settings of docs/configuration.md are passed on
 """
@@ -54,13 +61,19 @@ class Options:
     beads_dir: pathlib.Path | None
     beadboard_url: str | None
     stand_in_allowed: bool
+    agent_command: str | None
+    job_seconds: str
+    yes: bool
+
+    def confirm(self, question: str) -> bool:
+        return agent_command.confirmed(question, self.yes)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m local", description=_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=("up", "demo"))
+    parser.add_argument("command", choices=("up", "demo", "unit"))
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path(".local"), help="data and logs (.local)")
     arguments = parser.parse_args()
     started = time.monotonic()
@@ -68,6 +81,8 @@ def main() -> int:
     interrupts.interrupt_once("\n==> stopping\n")
     try:
         options = read_options(os.environ, arguments.folder.resolve())
+        if arguments.command == "unit":
+            return _print_unit(options)
         with everything(options) as (system, dolt, workspace, timeline):
             if arguments.command == "up":
                 up(system, dolt, workspace, options)
@@ -97,7 +112,18 @@ def read_options(env: settings.Environment, folder: pathlib.Path) -> Options:
         beads_dir=pathlib.Path(beads_dir).expanduser().resolve() if beads_dir else None,
         beadboard_url=env.get("BEADBOARD_URL") or None,
         stand_in_allowed=env.get("STAND_IN_AGENT", "").lower() in ("yes", "true", "1"),
+        agent_command=env.get("AGENT_COMMAND") or None,
+        job_seconds=env.get("AGENT_JOB_TIMEOUT_SECONDS") or str(agent_command.DEFAULT_SECONDS),
+        yes=env.get("YES", "").lower() in ("yes", "true", "1"),
     )
+
+
+def _print_unit(options: Options) -> int:
+    """Raises StartError."""
+    if options.beads_dir is None:
+        raise StartError("BEADS_DIR is not set. Set it to the .beads folder of the workspace that the unit is for.")
+    show(*unit.unit(os.environ, options.beads_dir, options.folder).splitlines())
+    return 0
 
 
 @contextlib.contextmanager
@@ -106,17 +132,21 @@ def everything(options: Options) -> Iterator[tuple[System, settings.DoltSettings
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(_only_one(options.folder))
-            dolt, workspace = _users_workspace(options) if options.beads_dir else _own_workspace(options, stack)
-            url = options.beadboard_url
-            timeline = SystemTimeline(dolt, options.assignee, show, agent_reports_posts=not url)
-            if not url:
+            dolt, workspace = _users_workspace(options, stack) if options.beads_dir else _own_workspace(options, stack)
+            url, environment = options.beadboard_url, {}
+            stand_in = not url and not options.agent_command
+            timeline = SystemTimeline(dolt, options.assignee, show, agent_reports_posts=stand_in)
+            if options.agent_command:
+                environment = _run_command(options, workspace, stack)
+            elif stand_in:
                 port = options.ports.agent
                 processes.require_free(port, "the stand-in agent")
                 report(f"starting a stand-in agent on 127.0.0.1:{port}")
                 agent = StandInAgent(workspace.folder, workspace.bd, port=port, on_post=timeline.posted)
                 url = stack.enter_context(agent).url
             report("starting dispatch, reap, the feeder and the router")
-            system = System(dolt, url, options.ports, options.folder / "log", observe=timeline.observe)
+            logs = options.folder / "log"
+            system = System(dolt, url or "", options.ports, logs, environment=environment, observe=timeline.observe)
             yield stack.enter_context(system), dolt, workspace, timeline
         finally:
             interrupts.ignore()
@@ -132,6 +162,22 @@ def up(system: System, dolt: settings.DoltSettings, workspace: Workspace, option
         hold.check()
         time.sleep(_CHECK_SECONDS)
         system.require_running()
+
+
+def _run_command(options: Options, workspace: Workspace, stack: contextlib.ExitStack) -> dict[str, str]:
+    """The environment of processes whose agent is the user's command. Raises StartError."""
+    assert options.agent_command
+    path = agent_command.write_agents_file(
+        options.folder, options.assignee, options.agent_command, workspace.folder, options.job_seconds
+    )
+    report(f"each bead of {options.assignee} starts your command, its output goes into {options.folder / 'jobs'}")
+    stack.callback(agent_command.end_jobs, path, options.confirm)
+    folders = [str(workspace.bd.parent)] if workspace.bd.is_absolute() else []
+    return {
+        "AGENTS_FILE": str(path),
+        "BEADS_DIR": str(workspace.beads_dir),
+        "PATH": os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)]),
+    }
 
 
 def _own_workspace(options: Options, stack: contextlib.ExitStack) -> tuple[settings.DoltSettings, Workspace]:
@@ -156,16 +202,18 @@ def _own_workspace(options: Options, stack: contextlib.ExitStack) -> tuple[setti
     return settings.dolt({"BEADS_DIR": str(workspace.beads_dir)}), workspace
 
 
-def _users_workspace(options: Options) -> tuple[settings.DoltSettings, Workspace]:
+def _users_workspace(options: Options, stack: contextlib.ExitStack) -> tuple[settings.DoltSettings, Workspace]:
     """A workspace whose beads matter: its owner's bd, and no bead is closed unless the owner allows it."""
-    dolt = settings.dolt(os.environ)
+    assert options.beads_dir
+    dolt = stack.enter_context(
+        users_workspace.served(options.beads_dir, options.folder / "dolt", options.ports.dolt, options.confirm)
+    )
     found = shutil.which(os.environ.get("BD") or "bd")
-    if not options.beadboard_url:
+    if not options.beadboard_url and not options.agent_command:
         if found is None:
             raise StartError("the stand-in agent needs bd, which is not on PATH. Install bd, or set BEADBOARD_URL.")
         _protect_queue(dolt, options)
     report(f"using Dolt at {dolt.host}:{dolt.port}, database {dolt.database}")
-    assert options.beads_dir
     return dolt, Workspace(pathlib.Path(found or "bd"), options.beads_dir.parent)
 
 

@@ -24,13 +24,16 @@ class DoltServer:
         port: int,
         *,
         log_bin: bool = True,
+        data: pathlib.Path | None = None,
         listener: Mapping[str, object] | None = None,
     ) -> None:
-        """`listener`: more of that section of config.yaml, such as TLS."""
+        """`data`: the folder of the databases, by default one in `folder`. `listener`: more of that section of
+        config.yaml, such as TLS."""
         self.port = port
         self._listener = {"host": "127.0.0.1", "port": port, **(listener or {})}
         self._binary = binary
         self._folder = folder.resolve()
+        self._data = data.resolve() if data else self._folder / "data"
         self._log_bin = log_bin
         self._process: Process | None = None
 
@@ -41,12 +44,12 @@ class DoltServer:
         """Start and wait until it answers. Raises StartError."""
         require_free(self.port, "the Dolt server")
         self._log_bin = self._log_bin if log_bin is None else log_bin
-        for name in ("root", "data", "files"):
-            (self._folder / name).mkdir(parents=True, exist_ok=True)
+        for folder in (self._folder / "root", self._folder / "files", self._data):
+            folder.mkdir(parents=True, exist_ok=True)
         settings_file = self._folder / "config.yaml"
         config = {
             "log_level": "warning", "listener": self._listener,
-            "data_dir": str(self._folder / "data"),
+            "data_dir": str(self._data), "cfg_dir": str(self._folder / "root"),
             "system_variables": {
                 "log_bin": int(self._log_bin), "secure_file_priv": str(self._folder / "files"), **_VARIABLES,
             },

@@ -42,9 +42,11 @@ class Ports:
 
 
 def environment_of(dolt: settings.DoltSettings) -> dict[str, str]:
-    """For a process of ours: this connection to Dolt, and where to listen."""
+    """For a process of ours: this connection to Dolt, and where to listen. A server that bd starts comes back on
+    another port, which its workspace names."""
+    where = {"BEADS_DIR": str(dolt.port_file.parent)} if dolt.port_file else {"DOLT_PORT": str(dolt.port)}
     return {
-        "DOLT_HOST": dolt.host, "DOLT_PORT": str(dolt.port), "DOLT_USER": dolt.user, "DOLT_PASSWORD": dolt.password,
+        **where, "DOLT_HOST": dolt.host, "DOLT_USER": dolt.user, "DOLT_PASSWORD": dolt.password,
         "DOLT_DATABASE": dolt.database, "DOLT_TLS_CA_FILE": dolt.tls_ca_file or "", "HOST": "127.0.0.1",
     }  # fmt: skip
 

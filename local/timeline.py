@@ -92,7 +92,7 @@ class HoldWatch:
         except store.StoreError as exc:
             return str(exc)
         return "; ".join(
-            f"dispatch of {agent} is held until {clock(hold.until)}: {hold.reason}"
+            f"dispatch is held until {clock(hold.until)}: {hold.reason}" + (f" ({agent})" if len(holds) > 1 else "")
             for agent, hold in holds.items()
             if hold.until is not None and hold.active_at(now)
         )

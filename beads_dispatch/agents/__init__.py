@@ -53,7 +53,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class JobState:
-    """A job's phase; `why` says in words why it failed."""
+    """A job's phase; `why` says in words why it failed, or where it can be looked at."""
 
     phase: Phase
     why: str = ""

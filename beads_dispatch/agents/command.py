@@ -60,15 +60,16 @@ class Command:
         return claim
 
     def state(self, job: str) -> JobState:
-        """How far a job is, by its files. Raises Unreachable where they cannot be read."""
+        """How far a job is, by its files, and where its output is. Raises Unreachable where they cannot be read."""
+        output = f"its output is in {self.log(job)}"
         with self._readable():
             if _is_locked(self._file(job, "running")):
-                return JobState(Phase.RUNNING)
+                return JobState(Phase.RUNNING, output)
             ended = self._file(job, "ended")
             how = ended.read_text() if ended.exists() else "its process was killed, or the machine was restarted"
         if how == _SUCCESS:
-            return JobState(Phase.SUCCEEDED)
-        return JobState(Phase.FAILED, f"{how}; its output is in {self.log(job)}")
+            return JobState(Phase.SUCCEEDED, output)
+        return JobState(Phase.FAILED, f"{how}; {output}")
 
     def find(self, claim: str, bead: str) -> str | None:
         """The job of a claim, where one was started. Raises Unreachable."""

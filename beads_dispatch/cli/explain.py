@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from beads_dispatch import agents, notes
-from beads_dispatch.agents import Backend
+from beads_dispatch.agents import Backend, Phase, Unreachable
 from beads_dispatch.bead import Bead, Status
 from beads_dispatch.cli import conditions, history, terminal
 from beads_dispatch.cli.conditions import Condition
@@ -48,6 +48,7 @@ class Explanation:
     conditions: Sequence[Condition]
     history: Sequence[HistoryEntry]
     feeder: str = ""  # what is wrong with the feeder now
+    job: str = ""  # how its last job is, by the backend; empty where that cannot tell
 
 
 class NoSuchBead(CommandError):
@@ -114,7 +115,8 @@ def now(
     elif verdict is None:
         verdict = _place(beads, limits, bead_id, moment)
     feeder = "" if bead.status == Status.CLOSED else conditions.feeder_problem(beads)
-    return Explanation(bead_id, bead.title, moment, None, verdict or "", fix, reasons, steps, feeder)
+    job = _job(bead, agent)
+    return Explanation(bead_id, bead.title, moment, None, verdict or "", fix, reasons, steps, feeder, job)
 
 
 def then(
@@ -150,6 +152,18 @@ def diagnose(beads: Store | Snapshot, limits: DispatchLimits, bead_id: str, mome
 def _first_unmet(found: Sequence[Condition]) -> tuple[str | None, str | None]:
     """The first condition that does not hold, in words, and its fix; None where all hold."""
     return next(((one.detail, one.fix) for one in found if one.holds is False), (None, None))
+
+
+def _job(bead: Bead, backend: Backend | None) -> str:
+    if backend is None or not backend.tells_jobs or not bead.record.job:
+        return ""
+    try:
+        state = backend.state(bead.record.job)
+    except Unreachable as exc:
+        return f"{terminal.cut(bead.record.job, 80)} cannot be asked for: {terminal.cut(str(exc), 120)}"
+    words = {Phase.RUNNING: "runs", Phase.SUCCEEDED: "ended well", Phase.FAILED: "failed", Phase.UNKNOWN: "is unknown"}
+    why = f"; {terminal.cut(state.why, 300)}" if state.why else ""
+    return f"{terminal.cut(bead.record.job, 80)} {words[state.phase]}{why}"
 
 
 def _done(steps: Sequence[HistoryEntry]) -> str:
@@ -194,6 +208,7 @@ def lines(found: Explanation) -> list[terminal.Line]:
     written: list[terminal.Line] = [
         (Styled(found.bead, "bold"), f"  {terminal.cut(found.title)}"),
         "",
+        *([f"Its last job {found.job}."] if found.job else []),
         *([(Styled(f"{found.feeder[0].upper()}{found.feeder[1:]}.", "red"),)] if found.feeder else []),
         (f"{when}: ", Styled(found.verdict, "bold"), "."),
         *([("  fix it with: ", Styled(found.fix, "bold"))] if found.fix else []),

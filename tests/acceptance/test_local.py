@@ -262,15 +262,6 @@ def refusal(folder: pathlib.Path, **env: str) -> str:
     return done.stderr
 
 
-def test_an_embedded_workspace_is_refused(tmp_path: pathlib.Path) -> None:
-    """bd's default keeps the beads in files that no server reads: the reason and the way out."""
-    workspace = tmp_path / ".beads"
-    workspace.mkdir()
-    (workspace / "metadata.json").write_text('{"backend": "dolt", "dolt_mode": "embedded", "dolt_database": "x"}')
-    message = refusal(tmp_path, BEADS_DIR=str(workspace))
-    assert "embedded" in message and "bd init --server" in message
-
-
 def test_a_tilde_is_the_home_folder(dolt_server: DoltServer, tmp_path: pathlib.Path) -> None:
     """As BEADS_DIR=~/project/.beads comes from a shell that does not expand it: the user's server is found, and
     their queue is protected."""
