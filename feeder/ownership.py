@@ -52,6 +52,11 @@ class Owner:
             replica=secrets.token_hex(4),
         )
 
+    def close(self) -> None:
+        """Give the feed up."""
+        self._lock.close()
+        self._store.close()
+
     def beat(self) -> store.Beat:
         """What is to be reported now."""
         return replace(self._beat, sink_accepts=self._sink_accepts())

@@ -3,8 +3,11 @@
 --
 --   sed -e 's/FEEDER_PASSWORD/…/' -e 's/DISPATCH_PASSWORD/…/' -e 's/REAP_PASSWORD/…/' knative/users.sql | dolt … sql
 --
--- You may run it again, also with other passwords. If bd's database is not called `beads`, replace `beads`. (in back quotes, with the full stop)
--- by the name of yours: sed -e 's/`beads`\./`yours`./'
+-- You may run it again, also with other passwords; after an upgrade do, for what it grants since. If bd's database is
+-- not called `beads`, replace `beads`. (in back quotes, with the full stop) by the name of yours, and where several
+-- teams share the server, give each its own users and set DOLT_USER to them in its overlay:
+--
+--   sed -e 's/`beads`\./`yours`./' -e "s/'@'%'/-yours'@'%'/"
 --
 -- Tested on Dolt 2.2.0: EXECUTE is granted for two procedures only, because EXECUTE on the whole database would also
 -- allow dolt_reset. Dolt cannot forbid that a user sets a server variable with SET PERSIST.
@@ -32,6 +35,7 @@ GRANT INSERT ON `beads`.`events` TO 'beads-dispatch'@'%';
 GRANT EXECUTE ON PROCEDURE `beads`.`dolt_add` TO 'beads-dispatch'@'%';
 GRANT EXECUTE ON PROCEDURE `beads`.`dolt_commit` TO 'beads-dispatch'@'%';
 GRANT SELECT ON `beads_dispatch`.`switches` TO 'beads-dispatch'@'%';
+GRANT SELECT ON `beads_dispatch`.`feeders` TO 'beads-dispatch'@'%';
 GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`agent_holds` TO 'beads-dispatch'@'%';
 
 -- reap: the same on a bead; it sets the hold where jobs fail one after the other.
@@ -40,5 +44,6 @@ GRANT UPDATE ON `beads`.`issues` TO 'beads-reap'@'%';
 GRANT INSERT ON `beads`.`events` TO 'beads-reap'@'%';
 GRANT EXECUTE ON PROCEDURE `beads`.`dolt_add` TO 'beads-reap'@'%';
 GRANT EXECUTE ON PROCEDURE `beads`.`dolt_commit` TO 'beads-reap'@'%';
+GRANT SELECT ON `beads_dispatch`.`feeders` TO 'beads-reap'@'%';
 GRANT SELECT ON `beads_dispatch`.`switches` TO 'beads-reap'@'%';
 GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`agent_holds` TO 'beads-reap'@'%';

@@ -104,7 +104,7 @@ def test_a_connection_that_was_lost_takes_the_lock_again(beads: Beads) -> None:
     wait_for(lambda: owner._lock._connection is not None, "the lock is taken again")
     stop.set()
     thread.join()
-    owner._lock.close()
+    owner.close()
 
 
 @pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
@@ -119,7 +119,7 @@ def test_a_feeder_whose_feed_was_taken_ends(beads: Beads) -> None:
     beads.store.feed_state.report(second.beat())
     with pytest.raises(ownership.Taken, match="belongs to another feeder: user root, process"):
         first.run()
-    second._lock.close()
+    second.close()
 
 
 def test_a_server_that_returns_gives_the_lock_back(tmp_path: pathlib.Path) -> None:
@@ -146,7 +146,7 @@ def test_a_server_that_returns_gives_the_lock_back(tmp_path: pathlib.Path) -> No
             assert not other.take()
         stop.set()
         thread.join()
-        owner._lock.close()
+        owner.close()
         beads.store.close()
     finally:
         stop.set()

@@ -1,7 +1,9 @@
 """knative/users.sql, run as in the runbook: each user can do the work of its process, and nothing else."""
 
 import pathlib
+import shlex
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,10 +11,11 @@ from datetime import UTC, datetime, timedelta
 import pymysql
 import pytest
 
-from beads_dispatch import events, reaper, settings, store
+from beads_dispatch import events, reaper, settings, store, suspension
 from beads_dispatch.agents import beadboard
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.outcomes import AgentFailed, Dispatched, NothingEligible
+from feeder import ownership, preflight
 from local.workspace import Workspace
 from tests import support
 from tests.conftest import Beads
@@ -29,9 +32,12 @@ As = Callable[[str], settings.DoltSettings]
 
 @pytest.fixture(scope="module")
 def users(workspace: Workspace) -> None:
-    """The users of the file, on this workspace's database; it is run twice, the second time with other passwords."""
+    """The users of the file, on this workspace's database; it is run twice, the second time with other passwords. Their
+    names have a suffix, with the file's own sed."""
     dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
-    text = USERS_SQL.read_text().replace("`beads`.", f"`{dolt.database}`.")
+    (command,) = [line for line in USERS_SQL.read_text().splitlines() if line.startswith("--   sed -e 's/`beads`")]
+    sed = [word.replace("yours", dolt.database) for word in shlex.split(command.removeprefix("--"))]
+    text = subprocess.run([*sed, USERS_SQL], text=True, check=True, capture_output=True).stdout
     where = ["--host", dolt.host, "--port", str(dolt.port), "--user", "root", "--password", "", "--no-tls"]
     for secret in ("old secret of", "secret of"):
         whole = text
@@ -43,7 +49,8 @@ def users(workspace: Workspace) -> None:
 @pytest.fixture
 def as_user(beads: Beads, users: None) -> As:
     """The connection settings of one of the three users."""
-    return lambda name: replace(beads.dolt, user=f"beads-{name}", password=f"secret of {name}")
+    suffix = beads.dolt.database
+    return lambda name: replace(beads.dolt, user=f"beads-{name}-{suffix}", password=f"secret of {name}")
 
 
 @pytest.fixture
@@ -79,22 +86,44 @@ def test_reap_can_do_its_work(beads: Beads, as_user: As, dispatcher: Dispatcher,
     assert (result.reopened, result.blocked) == (["x-2"], ["x-1"])
 
 
-def test_the_feeder_can_do_its_work(beads: Beads, as_user: As, sink: support.Sink) -> None:
+def test_the_functions_know_of_feeders_and_clones(beads: Beads, as_user: As, clock: Clock) -> None:
+    """They read when the feeder reported, and whether this is the clone that dispatches."""
+    owner = ownership.Owner(beads.dolt, threading.Event())
+    beads.store.feed_state.report(owner.beat())
+    beads.sql("REPLACE INTO config (`key`, value) VALUES (%s, 'another')", suspension.REPLICA_KEY)
+    try:
+        for name in ("dispatch", "reap"):
+            with support.closing(store.Store(as_user(name))) as ours:
+                assert ours.feeders.find() is not None
+                assert "is another, and this clone is" in (ours.control.suspension().reap or "")
+    finally:
+        beads.sql("DELETE FROM config WHERE `key` = %s", suspension.REPLICA_KEY)
+
+
+def test_the_feeder_can_do_its_work(
+    beads: Beads, as_user: As, sink: support.Sink, caplog: pytest.LogCaptureFixture
+) -> None:
     """On a server without its tables: make them, read the binlog, publish, request a pass, store the position."""
-    for table in ("positions", "seen", "switches", "holds"):
+    for table in ("positions", "seen", "switches", "agent_holds", "feeders"):
         beads.sql(f"DROP TABLE {store.STATE_DATABASE}.{table}")
     feeder = Running(as_user("feeder"), sink.url)
     try:
         feeder.wait_until_started(beads)
         with support.closing(store.Store(as_user("feeder"))) as ours:
+            owner = ownership.Owner(as_user("feeder"), threading.Event(), wait_seconds=0)
+            assert owner.take()
+            ours.feed_state.report(owner.beat())
+            owner.close()
+            preflight.log_warnings(ours)
             ours.control.mirror_pingsource("reap", True)
-            assert ours.feed_state.unpublished(1) == []
+            assert ours.feed_state.unpublished("") == ([], None)
             assert ours.overview("agent", datetime.now(UTC)).running == 0
         beads.add("x-1")
         wait_for(lambda: sink.of_type(events.DISPATCH_REQUESTED), "the request")
         wait_for(lambda: [event.subject for event in sink.of_type(events.ISSUE_CHANGED)] == ["x-1"], "the change")
     finally:
         feeder.close()
+    assert "cannot be checked" not in caplog.text
     assert beads.store.feed_state.position() is not None and beads.store.control.suspension().reap
 
 
@@ -110,11 +139,11 @@ REFUSED = {
         "UPDATE %s.events SET actor = ''", "DELETE FROM %s.events", "DROP TABLE %s.issues",
         "UPDATE beads_dispatch.switches SET suspended = FALSE", "DELETE FROM beads_dispatch.holds",
         "SELECT * FROM beads_dispatch.positions", "CALL dolt_reset('--hard')", "CALL dolt_push('origin')",
-        "CALL dolt_branch('x')", "CREATE USER eve",
+        "CALL dolt_branch('x')", "UPDATE beads_dispatch.feeders SET replica = ''", "CREATE USER eve",
     ],
     "reap": [
         "DELETE FROM %s.issues", "UPDATE %s.config SET value = ''", "DROP TABLE %s.issues",
-        "UPDATE beads_dispatch.switches SET suspended = FALSE", "UPDATE beads_dispatch.holds SET failures = 0",
+        "UPDATE beads_dispatch.switches SET suspended = FALSE", "UPDATE beads_dispatch.feeders SET replica = ''",
         "SELECT * FROM beads_dispatch.positions", "CALL dolt_reset('--hard')", "CREATE USER eve",
     ],
 }  # fmt: skip
