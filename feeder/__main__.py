@@ -68,7 +68,8 @@ def _run(env: settings.Environment, stop: threading.Event) -> int:
     health, beads, threads = HealthState(), store.Store(dolt), Threads(stop)
     requests = {agent.name: _requests(agent, dolt, feeder, alone=len(found) == 1) for agent in found}
     pending = {name: each.pending for name, each in requests.items()}
-    scrape = metrics.Scrape(store.Store(dolt), found[0].limits, health)
+    watches = _job_watches(found, dolt, feeder)
+    scrape = metrics.Scrape(store.Store(dolt), found[0].limits, health, lambda: _running(watches))
     server = http.serve(http.Endpoint(_checks(found, store.Store(dolt)), health, scrape, pending), feeder)
     threads.start("http", server.run)
     emitter = Emitter(feeder)
@@ -80,7 +81,6 @@ def _run(env: settings.Environment, stop: threading.Event) -> int:
     health.ready = True
     logger.info("reading the binlog", extra=log.context(action=Action.START, database=dolt.database, feed=dolt.feed))
     checkpointer = checkpoint.Checkpointer(beads, position, health, owner.beat)
-    watches = _job_watches(found, dolt, feeder)
     request_feed = RequestFeed(dolt, pending, stop, {name: watch.begun for name, watch in watches.items()})
     feed = ChangeFeed(dolt, checkpointer, emitter, health, stop)
     threads.start("owner", owner.run)
@@ -125,6 +125,11 @@ def _job_watches(
         for name, (limits, backend) in backends.items()
         if backend is not None and backend.tells_jobs
     }
+
+
+def _running(watches: Mapping[str, JobWatch]) -> frozenset[str]:
+    """The beads whose job is known to run."""
+    return frozenset[str]().union(*(watch.running for watch in watches.values()))
 
 
 def _request_all(pending: Mapping[str, PendingRequest], reason: RequestReason) -> None:

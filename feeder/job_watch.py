@@ -24,6 +24,7 @@ class JobWatch:
     def __init__(self, beads: store.Store, limits: DispatchLimits, backend: Backend, emitter: Emitter) -> None:
         """`beads` and `emitter` are its own. Set `begun` when a bead may have come to be in progress."""
         self.begun = threading.Event()
+        self.running: frozenset[str] = frozenset()  # the beads whose job runs, as far as the backend told last
         self._beads = beads
         self._limits = limits
         self._backend = backend
@@ -44,6 +45,7 @@ class JobWatch:
                 stop.wait(seconds)
             except (agents.Unreachable, SinkError, store.StoreError) as exc:
                 self.begun.set()
+                self.running = frozenset()
                 stop.wait(max(backoff.failed(f"cannot ask for jobs: {exc}; trying again", Action.JOBS), 1.0))
 
     def look(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> bool:
@@ -54,7 +56,9 @@ class JobWatch:
         self._beads.refresh()
         now = clock()
         with_jobs = reaper.with_jobs(self._beads, self._limits, self._backend)
-        over = [bead for bead in with_jobs if reaper.is_over(bead, self._backend.state(bead.record.job or ""), now)]
+        states = [(bead, self._backend.state(bead.record.job or "")) for bead in with_jobs]
+        over = [bead for bead, state in states if reaper.is_over(bead, state, now)]
+        self.running = frozenset(bead.id for bead, state in states if state.phase is agents.Phase.RUNNING)
         claims = [bead for bead in self._beads.activity.claims(self._limits.assignee) if bead.record.outcome]
         unresolved = {bead.record.claim for bead in claims if reaper.is_unresolved(bead, self._limits, now)}
         if (over or unresolved - self._asked) and not self._beads.control.suspension().reap:

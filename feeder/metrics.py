@@ -8,7 +8,7 @@ beads_feeder_dolt_up is 0: an old number that looks like a new one would be wors
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
@@ -141,10 +141,17 @@ class Lag:
 class Scrape(Collector):
     """Answers scrapes, in any thread."""
 
-    def __init__(self, beads: store.Store, limits: DispatchLimits, health: HealthState) -> None:
-        """`beads` is its own."""
+    def __init__(
+        self,
+        beads: store.Store,
+        limits: DispatchLimits,
+        health: HealthState,
+        running: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        """`beads` is its own; `running` returns the beads whose job is known to run."""
         self._limits = limits
         self._health = health
+        self._running = running
         self._lag = Lag()
         self._cache = OverviewCache(
             lambda: beads.overview(limits.assignee, datetime.now(UTC), only_ours=limits.reap_only_ours)
@@ -184,9 +191,12 @@ class Scrape(Collector):
             "beads_oldest_waiting_seconds", max(oldest, 0.0), "Since the oldest of them changed; 0 without one."
         )
         yield _gauge("beads_running", found.running, "Beads in progress that are assigned to the agent.")
-        inactive = (now - found.last_activity).total_seconds() if found.last_activity else 0.0
+        running = self._running()
+        newest = min((at for bead, at in found.in_progress.items() if bead not in running), default=now)
         yield _gauge(
-            "beads_inactive_seconds", max(inactive, 0.0), "The longest inactivity among the beads that reap looks at."
+            "beads_inactive_seconds",
+            max((now - newest).total_seconds(), 0.0),
+            "The longest inactivity of a bead in progress; not of one whose job is known to run.",
         )
         yield _gauge(
             "beads_reap_after_seconds", self._limits.reap_after.total_seconds(), "At which reap blocks a bead."

@@ -66,7 +66,7 @@ class Store:
             hold=self.control.hold(assignee),
             executed=self.feed_state.executed(),
             suspended_since=self.feed_state.suspended_since(suspension, now),
-            last_activity=min((bead.last_activity for bead in inactive if bead.last_activity), default=None),
+            in_progress={bead.id: bead.last_activity for bead in inactive if bead.last_activity},
         )
 
     def versions(self) -> tuple[str, int]:

@@ -64,7 +64,9 @@ class Overview:
     hold: Hold
     executed: str  # the set of GTIDs that the server has executed
     suspended_since: Mapping[str, datetime] = field(default_factory=dict)  # by dispatch, reap: those that are
-    last_activity: datetime | None = None  # of the bead in progress that is inactive for longest
+    in_progress: Mapping[str, datetime] = field(
+        default_factory=dict
+    )  # the newest activity by bead, of those that reap looks at
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.outcomes import Dispatched, Held, NoSlot, NothingEligible, StillRunning
 from beads_dispatch.reaper import ReapResult
 from beads_dispatch.store import Hold
+from feeder.emitter import Emitter
+from feeder.job_watch import JobWatch
 from tests import support
 from tests.conftest import Beads
 from tests.integration.conftest import Clock
@@ -213,3 +215,17 @@ def test_records_of_jobs_survive_a_round_trip() -> None:
     """What reap writes is read again."""
     kept = DispatchRecord(claim="c", job="j", ended_at="2026-07-15T09:30:00Z", failed_at="2026-07-15T09:30:00Z")
     assert DispatchRecord.from_json(kept.to_json()) == kept
+
+
+def test_the_feeder_knows_whose_job_runs(
+    beads: Beads, dispatch: Dispatcher, backend: beadboard.BeadBoard, agent: support.Agent, sink: support.Sink
+) -> None:
+    """As the backend told last; of one that cannot be reached, nothing."""
+    beads.add("x-1")
+    dispatch.run_once()
+    emitter = Emitter(settings.FeederSettings(sink.url, {}, sink_timeout_seconds=support.PATIENCE_SECONDS))
+    watch = JobWatch(beads.store, settings.DispatchLimits(), backend, emitter)
+    assert watch.look() and watch.running == {"x-1"}
+    agent.phase = "completed"
+    watch.look()
+    assert watch.running == set()

@@ -138,7 +138,9 @@ def test_the_longest_inactivity_is_shown(beads: Beads, scrape: Callable[[], Samp
     limits = settings.DispatchLimits(reap_after_minutes=120, reap_only_ours=True)
     with support.closing(store.Store(beads.dolt)) as own:
         ours = samples(metrics.Scrape(own, limits, HealthState()).page())
+        running = samples(metrics.Scrape(own, settings.DispatchLimits(), HealthState(), lambda: {"x-1"}).page())
     assert (ours["beads_inactive_seconds"], ours["beads_reap_after_seconds"]) == (0, 120 * 60)
+    assert running["beads_inactive_seconds"] < 5 * 60
 
 
 def test_with_dolt_down_the_feeders_own_metrics_remain(beads: Beads) -> None:
