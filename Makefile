@@ -1,7 +1,7 @@
 # One command for each task; `make help` lists them.
 .DEFAULT_GOAL := help
 .PHONY: help up unit demo test test-cluster chaos mutation-test bench bench-latency bench-chain bench-idle bench-scale \
-  bench-throughput bench-write-overhead bench-cold bench-due bench-race bench-cluster check format lock release clean
+  bench-throughput bench-write-overhead bench-cold bench-due bench-agents bench-race bench-cluster check format lock release clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -79,6 +79,9 @@ bench-write-overhead: $(VENV)/.ready ## the cost of binlog and feeder to each bd
 
 bench-cold: $(VENV)/.ready ## a function's start to its first answer, by parts (about 2 minutes)
 	$(PY) -m tools.bench.cold
+
+bench-agents: $(VENV)/.ready ## beside an agent that hangs; from a job's end to its bead's next state (about 5 minutes)
+	$(PY) -m tools.bench.agents
 
 bench-race: $(VENV)/.ready ## 8 dispatchers on 200 beads: exactly one POST each (about 2 minutes)
 	$(PY) -m tools.bench.race

@@ -17,6 +17,7 @@ PLAN: tuple[tuple[str, ...], ...] = (
     ("chain", "--beads", "50"),
     ("due", "--moments", "30"),
     ("race", "--beads", "100"),
+    ("agents", "--beads", "20", "--jobs", "6"),
     ("latency", "--samples", "120"),
 )
 
