@@ -17,7 +17,9 @@ FAULTS = {
     "owner": "beads_dispatch.store.FeedLock.is_quiet",
     "feed": "feeder.health.HealthState.touch",
     "position": "feeder.checkpoint.Checkpointer.run",
-    "requests": "feeder.requests.DueMoment.look",
+    "request-feed": "feeder.request_feed.RequestFeed.run",
+    "requests agent": "feeder.requests.DueMoment.look",
+    "jobs agent": "feeder.job_watch.JobWatch.run",
     "pingsources": "feeder.pingsources.state",
 }
 
@@ -34,7 +36,8 @@ def fail(*args, **more):
         raise ZeroDivisionError("a fault")
     return method(*args, **more)
 setattr(pkgutil.resolve_name(owner), attribute, fail)
-pingsources.cluster = lambda env: pingsources.Cluster(api, pathlib.Path("."))
+if name == "pingsources":
+    pingsources.cluster = lambda env: pingsources.Cluster(api, pathlib.Path("."))
 pingsources.watch = lambda cluster: (pingsources.state({}) for _ in range(1))
 sys.argv[1:] = []
 runpy.run_module("feeder", run_name="__main__")
@@ -48,9 +51,11 @@ def test_a_thread_that_dies_ends_the_process(
 ) -> None:
     """Status 1, and a line that names the thread and what it died of."""
     monkeypatch.chdir(tmp_path)
-    root = str(pathlib.Path(__file__).parents[2])
+    root, agents = str(pathlib.Path(__file__).parents[2]), tmp_path / "agents.toml"
+    agents.write_text(f'[agents.agent]\nbackend = "claude-agent-service"\nurl = "{sink.url}"\n')
     environment = {
         **environment_of(beads.dolt), "K_SINK": sink.url, "PORT": str(processes.free_port()), "PYTHONPATH": root,
+        "AGENTS_FILE": str(agents),
     }  # fmt: skip
     command = processes.python("-c", FEEDER, thread, FAULTS[thread], sink.url)
     with Process("feeder", command, tmp_path / "log", environment) as feeder:
