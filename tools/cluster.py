@@ -158,8 +158,10 @@ def deployed(
     image: str = DEFAULT_IMAGE,
     environment: Mapping[str, str] | None = None,
     schedules: Mapping[str, str] | None = None,
+    prepare: Callable[[Namespace], None] = lambda namespace: None,
 ) -> Iterator[Namespace]:
-    """The example overlay, with the addresses, settings and schedules of a test; everything Ready.
+    """The example overlay, with the addresses, settings and schedules of a test; everything Ready. `prepare` is called
+    with the namespace before anything of the system is in it.
 
     `dolt` is an administrator's connection to a server on this machine; `agent_port` is BeadBoard's, on 127.0.0.1.
     Functions are scaled to zero after 6 s instead of a minute. Raises ClusterError.
@@ -178,6 +180,7 @@ def deployed(
         stack.callback(_run, "kubectl", "delete", "namespace", namespace.name, "--wait=false")
         _run("kubectl", "label", "namespace", namespace.name, _RESTRICTED)
         namespace.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "dolt"}, "stringData": passwords})
+        prepare(namespace)
         with tempfile.TemporaryDirectory(prefix="beads-overlay-") as name:
             folder = pathlib.Path(name)
             _write_overlay(folder, namespace.name, image, dolt.database, addresses, environment or {}, schedules or {})

@@ -59,7 +59,7 @@ class Deployed:
             agent.stop()
         self.agents.clear()
         (self.beads.workspace.beads_dir / "issues.jsonl").unlink(missing_ok=True)
-        for table in ("dependencies", "issues", f"{store.STATE_DATABASE}.holds"):
+        for table in ("dependencies", "issues", f"{store.STATE_DATABASE}.agent_holds"):
             self.beads.sql(f"DELETE FROM {table}")
         self.beads.sql("CALL DOLT_COMMIT('-Am', 'empty', '--allow-empty')")
         self.namespace.until_zero()
