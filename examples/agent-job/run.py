@@ -1,7 +1,7 @@
 """A bead's job: reads the event of JobSink, runs a command for the bead, and ends the bead as the command ended.
 
-Environment: AGENT_COMMAND, what is run; BEADS_DIR, the workspace; K_EVENT_PATH, from JobSink. A command that succeeds and
-leaves its bead in progress has the bead closed; one that fails leaves it to the reap function, which opens it again.
+Environment: AGENT_COMMAND, what is run; BEADS_DIR, the workspace; K_EVENT_PATH, from JobSink. A command that succeeds
+and leaves its bead in progress has the bead closed; one that fails leaves it to reap, which opens it again.
 """
 
 import json

@@ -96,7 +96,7 @@ def test_from_assign_to_close_by_a_job(jobs: tuple[Namespace, Beads]) -> None:
 
 def test_a_job_that_fails_opens_its_bead_again(jobs: tuple[Namespace, Beads]) -> None:
     """The feeder asks JobSink, and requests reap; the output's end is in a note of the Job's."""
-    namespace, beads = jobs
+    _, beads = jobs
     bead = beads.workspace.create("this one fails", "It is closed")
     beads.workspace.run("assign", bead, "agent")
     wait_for(lambda: any("the Job failed" in note for note in beads.notes(bead)), "the reaper's note", 240)
