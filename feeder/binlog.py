@@ -166,8 +166,9 @@ class Stream:
                     kept, whole = [], False
 
     def _rows(self, event: Any) -> Iterator[RowChange]:
+        assert self._packet is not None
         try:
-            for before, after in rows.decode(event, self._columns[event.table]):
+            for before, after in rows.decode(event, self._packet, self._columns[event.table]):
                 yield RowChange(event.table, before, after)
         except Exception:
             self._finish_event()  # raises what is to blame where the event is broken

@@ -33,6 +33,8 @@ class EventPacket:
         """Read the beginning. Raises ServerError, and whatever the connection does."""
         self._connection = connection
         self._buffer = bytearray()
+        self._at = 0  # in the buffer: what was taken ends here
+        self._dropped = 0  # bytes that are no longer in the buffer
         self._left = 0  # bytes of the protocol packet that is being read
         self._continues = True  # another protocol packet follows it
         self._last = b""  # the last bytes that were received: the checksum, once all were
@@ -59,25 +61,36 @@ class EventPacket:
         """Whether the server ends the stream."""
         return not self._ok
 
+    @property
+    def taken(self) -> int:
+        """How many bytes have been read or passed over."""
+        return self._dropped + self._at
+
     def read(self, size: int) -> bytes:
         """The next bytes. Raises BrokenEvent when there are no more."""
-        self._need(size)
-        found = bytes(self._buffer[:size])
-        del self._buffer[:size]
+        end = self._at + size
+        if end > len(self._buffer):
+            end = self._need(size)
+        found = bytes(self._buffer[self._at : end])
+        self._at = end
         return found
+
+    def read_size(self, size: int) -> int:
+        """A number that takes so many bytes."""
+        return int.from_bytes(self.read(size), "little")
 
     def advance(self, size: int) -> None:
         """Pass over the next bytes; they are not kept."""
-        while size > len(self._buffer):
-            size -= len(self._buffer)
-            self._buffer.clear()
+        while self._at + size > len(self._buffer):
+            size -= len(self._buffer) - self._at
+            self._at = len(self._buffer)
             self._receive()
-        del self._buffer[:size]
+        self._at += size
 
     def finish(self) -> None:
         """Pass over the rest. Raises BrokenEvent when the event is not as it was written."""
         while self._left or self._continues:
-            self._buffer.clear()
+            self._at = len(self._buffer)
             self._receive()
         if self._last != struct.pack("<I", self._sum):
             raise BrokenEvent("an event of the binlog was read before it was written whole")
@@ -85,14 +98,16 @@ class EventPacket:
     def _rest(self) -> bytes:
         while self._left or self._continues:
             self._receive()
-        return bytes(self._buffer)
+        return bytes(self._buffer[self._at :])
 
-    def _need(self, size: int) -> None:
-        while len(self._buffer) < size:
+    def _need(self, size: int) -> int:
+        """Have so many bytes in the buffer; returns where they end in it."""
+        while self._at + size > len(self._buffer):
             self._receive()
+        return self._at + size
 
     def _receive(self) -> None:
-        """Add a piece to the buffer."""
+        """Add a piece to the buffer, in which only what was not taken is left."""
         if not self._left:
             if not self._continues:
                 raise BrokenEvent("an event of the binlog ends in the middle of a row")
@@ -102,6 +117,8 @@ class EventPacket:
         size = min(self._left, _PIECE)
         piece = self._connection._read_bytes(size)
         self._left -= size
+        del self._buffer[: self._at]
+        self._dropped, self._at = self._dropped + self._at, 0
         self._buffer += piece
         received = self._last + piece
         self._sum, self._last = zlib.crc32(received[:-_CHECKSUM], self._sum), received[-_CHECKSUM:]

@@ -1,7 +1,8 @@
 """Looks in the binlog for what may make work available. It has a stream of its own: a request never waits behind change
 events, which a subscriber or the sink may hold up.
 
-No position is stored: after each connect there is a reason to request a pass, so whatever it missed costs one query.
+No position is stored: after each connect there is a reason to request a pass, so whatever it missed costs one query. So
+it does not read a large transaction, but connects again.
 """
 
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from beads_dispatch import log, settings, store
 from beads_dispatch.log import Action
 from feeder import binlog, changes
+from feeder.binlog import LargeTransaction
 from feeder.changes import RequestReason, Transaction
 from feeder.emitter import Backoff
 from feeder.requests import PendingRequest
@@ -66,8 +68,8 @@ class RequestFeed:
             self._resume("connect")
             for item in self._stream:
                 self._backoff.reset()
-                if self._stop.is_set():
-                    return
+                if self._stop.is_set() or isinstance(item, LargeTransaction):
+                    return  # reading it takes seconds; after another connect it is past
                 if isinstance(item, Transaction):
                     self._look_at(item)
         finally:

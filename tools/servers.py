@@ -202,10 +202,14 @@ class Agent(HttpServer):
 
 
 class Sink(HttpServer):
-    """Keeps the CloudEvents that it accepts: those whose POST is answered by `accepted`."""
+    """Keeps the CloudEvents that it accepts: those whose POST is answered by `accepted`.
+
+    An event is answered by `behaviour`, unless `choose` is replaced.
+    """
 
     def __init__(self) -> None:
         self.received: list[events.Event] = []
+        self.choose: Callable[[events.Event], Behaviour] = lambda event: self.behaviour
         self.delay_seconds = 0.0  # before each answer
         super().__init__(accepted)
         self.url += "/"
@@ -215,7 +219,7 @@ class Sink(HttpServer):
         if len(body) < int(handler.headers["Content-Length"]):
             return  # the sender died while sending
         event = events.from_request(dict(handler.headers), body)
-        behaviour = self.behaviour
+        behaviour = self.choose(event)
         time.sleep(self.delay_seconds)
         if behaviour is accepted:
             self.received.append(event)

@@ -15,6 +15,7 @@ from feeder.emitter import Emitter
 from feeder.feed import ChangeFeed
 from feeder.health import HealthState
 from feeder.metrics import JUMPS
+from feeder.packet import EventPacket
 from feeder.preflight import Unfit
 from feeder.request_feed import RequestFeed
 from feeder.requests import AgentRequests
@@ -360,8 +361,8 @@ def test_a_transaction_that_cannot_be_read_is_passed_over(
     """Whatever it raises: after the second time the feed goes on, and the comparison publishes its net change."""
     read, jumps = rows.Layout.read, JUMPS._value.get()
 
-    def fails_on_one(self: rows.Layout) -> rows.Image:
-        image = read(self)
+    def fails_on_one(self: rows.Layout, packet: EventPacket) -> rows.Image:
+        image = read(self, packet)
         if image.get("id") == "x-odd":
             raise error
         return image

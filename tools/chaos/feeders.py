@@ -32,7 +32,7 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
         steady.wait_until_reading()
         restarted.wait_until_reading()
         start = here.commit("start")
-        with meanwhile(*(functools.partial(_dispatch, here, sink, agent) for sink in (first, second))):
+        with meanwhile(*(functools.partial(dispatch, here, sink, agent) for sink in (first, second))):
             for number, bead in enumerate(names):
                 if number == beads // 2:
                     restarted.stop()
@@ -66,7 +66,7 @@ def _last(sink: Sink) -> str:
     return sink.of_type(events.ISSUE_CHANGED)[-1].id
 
 
-def _dispatch(here: World, sink: Sink, agent: Agent, stop: threading.Event) -> None:
+def dispatch(here: World, sink: Sink, agent: Agent, stop: threading.Event) -> None:
     """A dispatcher that runs a pass for the requests of one feeder."""
     done = 0
     with world.dispatcher(here.dolt, agent.url) as dispatcher:
