@@ -1,6 +1,6 @@
 """An agent as a Kubernetes Job: examples/agent-job on the cluster, from `bd assign` to a bead that is closed.
 
-Needs the image of the example in the cluster: AGENT_JOB_IMAGE names it (its README says how it is built).
+Needs the image of the example in the cluster: JOB_IMAGE names it (its README says how it is built).
 """
 
 import json
@@ -45,9 +45,9 @@ def job_sink(image: str, command: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def jobs(dolt_server: DoltServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Namespace, Beads]]:
     """The system with one agent, whose backend is the JobSink of the example."""
-    reason, image = cluster.missing(), os.environ.get("AGENT_JOB_IMAGE")
+    reason, image = cluster.missing(), os.environ.get("JOB_IMAGE")
     if reason or not image:
-        pytest.skip(reason or "AGENT_JOB_IMAGE names no image of examples/agent-job")
+        pytest.skip(reason or "JOB_IMAGE names no image of examples/agent-job")
     beads = Beads(make_workspace("1.3.0", dolt_server, tmp_path_factory.mktemp("jobs")))
     environment = {"AGENTS_FILE": "/etc/agents/agents.toml"}
     with cluster.deployed(
@@ -88,8 +88,9 @@ def test_from_assign_to_close_by_a_job(jobs: tuple[Namespace, Beads]) -> None:
     wait_for(lambda: beads.row(bead)["status"] == "closed", "the bead closed by its Job", 240)
     assert "claimed by agent in agent" in "\n".join(beads.notes(bead))
     wait_for(lambda: job_pods(namespace) == [], "no agent pod", 120)
-    (job,) = namespace.get("jobs")["items"]
-    assert job["status"]["succeeded"] == 1
+    wait_for(
+        lambda: [job["status"].get("succeeded") for job in namespace.get("jobs")["items"]] == [1], "one Job's end", 60
+    )
     record = json.loads(beads.row(bead)["metadata"])["dispatch"]
     assert record["job"].startswith(f"/namespaces/{namespace.name}/")
 
