@@ -61,12 +61,13 @@ def test_every_condition_is_documented() -> None:
 
 
 def test_every_alert_has_its_section() -> None:
-    """With the alert's name as the title, in the order of the rules; its annotation `runbook` leads there."""
+    """With the alert's name as the title, in the order of the rules; its annotation `runbook_url` leads there."""
     rules = yaml.safe_load((ROOT / "knative" / "monitoring" / "prometheusrule.yaml").read_text())
     alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
     names = [alert["alert"] for alert in alerts]
     assert re.findall(r"^## (.+)$", (DOCS / "alerts.md").read_text(), re.MULTILINE) == names
-    assert [alert["annotations"]["runbook"] for alert in alerts] == [f"docs/alerts.md#{name.lower()}" for name in names]
+    page = "https://github.com/beads-dispatch/beads-dispatch/blob/main/docs/alerts.md"
+    assert [alert["annotations"]["runbook_url"] for alert in alerts] == [f"{page}#{name.lower()}" for name in names]
 
 
 def test_every_network_policy_and_database_user_is_explained() -> None:
