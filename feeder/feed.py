@@ -123,7 +123,7 @@ class ChangeFeed:
         if deaths := self._deaths.begin(self._checkpointer.gtid_set):
             return self._jump(deaths.large, f"{deaths.number} feeders died while they read it")
         self._gap_recovery.begin()
-        self._stream = binlog.Stream(self._dolt, self._position)
+        self._stream = binlog.Stream(self._dolt, self._position, most_rows=binlog.MOST_ROWS)
         try:
             if not self._stop.is_set() and self._recover_gap(idle=False):
                 self._follow(self._stream)

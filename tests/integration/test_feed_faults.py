@@ -1,0 +1,356 @@
+"""A fault never stops the feed, and holds up no request: on a real Dolt and a real sink."""
+
+import functools
+import itertools
+import pathlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from beads_dispatch import events, settings, store
+from beads_dispatch.store import feed_state
+from feeder import binlog, emitter, gap_recovery, health
+from feeder import checkpoint as checkpoints
+from feeder.changes import RowChange, Transaction
+from feeder.deaths import AT_ANY, DeathCounter
+from feeder.emitter import EventRefused, SinkError, retry_until_accepted
+from feeder.metrics import JUMPS, LAST_JUMP, REFUSED_EVENTS
+from local import processes
+from local.dolt import DoltServer
+from tests import support
+from tests.conftest import Beads, make_workspace
+from tests.integration.test_feed import Running
+from tests.support import wait_for
+from tools import toolchain
+from tools.database import BeadsDatabase
+
+
+@pytest.fixture
+def running(beads: Beads, sink: support.Sink) -> Iterator[Running]:
+    """A feed that has started."""
+    with support.closing(Running(beads.dolt, sink.url)) as feed:
+        feed.wait_until_started(beads)
+        yield feed
+
+
+def hang(until: threading.Event) -> support.Behaviour:
+    """No answer until the event is set."""
+
+    def behaviour(handler: support.Handler) -> None:
+        until.wait()
+        support.hangs_up(handler)
+
+    return behaviour
+
+
+def about_changes(behaviour: support.Behaviour, bead: str = "") -> Callable[[events.Event], support.Behaviour]:
+    """How a sink answers change events, of one bead or of all; it accepts the others."""
+    return lambda event: behaviour if event.subject and event.subject in (bead or event.subject) else support.accepted
+
+
+def requested(sink: support.Sink, number: int) -> bool:
+    """Whether so many passes were requested."""
+    return len(sink.of_type(events.DISPATCH_REQUESTED)) >= number
+
+
+def test_a_subscriber_that_hangs_delays_no_request(beads: Beads, sink: support.Sink, running: Running) -> None:
+    """The change event waits for its answer; the request does not wait for the change event."""
+    released = threading.Event()
+    sink.choose = about_changes(hang(released))
+    before = len(sink.of_type(events.DISPATCH_REQUESTED))
+    try:
+        for bead in ("x-1", "x-2"):
+            beads.add(bead)
+            before += 1
+            wait_for(functools.partial(requested, sink, before), "the request for the bead")
+        assert sink.of_type(events.ISSUE_CHANGED) == []
+    finally:
+        sink.choose = lambda event: support.accepted
+        released.set()
+    wait_for(lambda: sink.about("x-1") and sink.about("x-2"), "the changes, late")
+
+
+def test_an_event_that_the_sink_refuses_for_good_is_passed_over(
+    beads: Beads,
+    sink: support.Sink,
+    running: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """After ten tries: logged with its id, counted, and what comes after it is published."""
+    monkeypatch.setattr(emitter, "FIRST_DELAY_SECONDS", 0.001)
+    refused = REFUSED_EVENTS._value.get()
+    sink.choose = about_changes(support.answers(413), "x-odd")
+    beads.add("x-odd", assignee="bob")
+    beads.add("x-2", assignee="bob")
+    wait_for(lambda: sink.about("x-2"), "the change after it")
+    assert REFUSED_EVENTS._value.get() == refused + 1
+    (logged,) = [text for record in caplog.records if "is passed over" in (text := record.getMessage())]
+    assert "answered HTTP 413, 10 times in a row" in logged
+    assert str(beads.sql("SELECT @@server_uuid AS id")[0]["id"]) in logged
+
+
+@pytest.mark.parametrize(("answers", "taken"), [
+    ([400] * 9 + [202], True),
+    ([400] * 9 + [503] + [431] * 9 + [202], True),
+    ([503] * 50 + [202], True),
+    ([400, 413, 431] * 3 + [400], False),
+])  # fmt: skip
+def test_only_ten_refusals_in_a_row_end_the_tries(answers: list[int], taken: bool) -> None:
+    """Any other answer is tried again, indefinitely."""
+    left = list(answers)
+
+    def send() -> None:
+        if (status := left.pop(0)) != 202:
+            raise SinkError("no", status)
+
+    if taken:
+        assert retry_until_accepted(send, lambda seconds: False, lambda: None)
+    else:
+        with pytest.raises(EventRefused):
+            retry_until_accepted(send, lambda seconds: False, lambda: None)
+    assert left == []
+
+
+def test_a_transaction_with_too_many_rows_is_published_as_its_net_change(
+    beads: Beads, sink: support.Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are not kept; its GTID is in the metric; what comes after it is published as ever."""
+    monkeypatch.setattr(binlog, "MOST_ROWS", 5)
+    jumps = JUMPS._value.get()
+    with support.closing(Running(beads.dolt, sink.url)) as running:
+        running.wait_until_started(beads)
+        names = [f"x-{number}" for number in range(6)]
+        beads.insert(names, assignee="bob")  # one transaction
+        running.wait_for(beads, lambda: all(sink.about(name) for name in names), "the net change")
+        beads.add("y-1", assignee="bob")
+        wait_for(lambda: sink.about("y-1"), "the change after it")
+        assert [event.extensions.get("recovered") for name in names for event in sink.about(name)] == ["true"] * 6
+        assert sink.about("y-1")[0].extensions.get("recovered") is None
+    assert JUMPS._value.get() == jumps + 1
+    ((gtid,),) = LAST_JUMP._metrics
+    assert gtid.startswith(str(beads.sql("SELECT @@server_uuid AS id")[0]["id"]))
+
+
+def test_the_columns_of_every_type_are_passed_over(beads: Beads) -> None:
+    """Whatever is in the other columns, the first and the last are read as they are."""
+    last = str(beads.sql("SHOW COLUMNS FROM issues")[-1]["Field"])
+    kept = ("id", "title", "assignee", "status", "priority", "updated_at", last)
+    position = binlog.Position(beads.store.feed_state.executed())
+    texts = ("", "ä🙂\0\n", "x" * 255, "y" * 60_000)
+    for number, text in enumerate(texts):
+        beads.add(
+            f"x-{number}",
+            description=text,
+            title=text[:200],
+            metadata='{"a": [1.5, null, "ü"]}',
+            estimated_minutes=None if number % 2 else 2**31 - 1,
+            defer_until="2026-02-03 04:05:06",
+        )
+    written = beads.rows()
+    beads.sql("UPDATE issues SET notes = %s, assignee = NULL, defer_until = NULL", "n" * 300)
+    beads.sql("DELETE FROM issues WHERE id = 'x-1'")
+    with support.closing(binlog.Stream(beads.dolt, position, {"issues": kept})) as stream:
+        transactions = (item for item in stream if isinstance(item, Transaction) and item.rows)
+        *inserts, update, delete = (found.rows for found in itertools.islice(transactions, len(texts) + 2))
+    for (row,), (bead, columns) in zip(inserts, written.items(), strict=True):
+        assert row.before is None and row.after == {column: columns[column] for column in kept}, bead
+    assert values(update, "before", "assignee") == ["agent"] * len(texts)
+    assert values(update, "after", "assignee") == [None] * len(texts)
+    assert values(update, "after", "title") == [text[:200] for text in texts]
+    assert values(delete, "before", "id") == ["x-1"] and delete[0].after is None
+
+
+def values(rows: Sequence[RowChange], side: str, column: str) -> list[Any]:
+    """A column of each row, before or after the change."""
+    return [getattr(row, side)[column] for row in rows]
+
+
+def test_beads_are_compared_and_copied_page_by_page(beads: Beads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No page has more than PAGE beads of either side, and together they find each difference once."""
+    monkeypatch.setattr(feed_state, "PAGE", 10)
+    names = [f"x-{number:03}" for number in range(95)]
+    beads.insert(names, assignee="bob")
+    pages: list[int] = []
+    beads.store.feed_state.start_position("uuid:1", "start", pages.append)
+    assert len(pages) == 10 and pages[-1] == 95
+    beads.store.feed_state.start_position("uuid:2", "start")  # once more, over what is there
+    beads.insert([f"y-{number:03}" for number in range(30)], assignee="bob")
+    beads.sql("DELETE FROM issues WHERE id < 'x-030'")
+    beads.sql("UPDATE issues SET assignee = 'carol' WHERE id >= 'x-090'")
+    found: list[str] = []
+    after: str | None = ""
+    while after is not None:
+        rows, after = beads.store.feed_state.unpublished(after)
+        assert len(rows) <= 20
+        found += [str(row["bead"]) for row in rows]
+    assert sorted(found) == [*names[:30], *names[90:95], *(f"y-{number:03}" for number in range(30))]
+
+
+def test_more_differences_than_are_published_at_once(beads: Beads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison goes on where it was, and publishes each once."""
+    monkeypatch.setattr(feed_state, "PAGE", 10)
+    monkeypatch.setattr(gap_recovery, "AT_ONCE", 15)
+    names = [f"x-{number:03}" for number in range(95)]
+    beads.store.feed_state.start_position(beads.store.feed_state.executed(), "start")
+    beads.insert(names, assignee="bob")
+    recovery = gap_recovery.GapRecovery(beads.store, lambda seconds: False)
+    recovery.begin()
+    rounds: list[list[str]] = []
+    while recovery.pending:
+        read = binlog.Position(beads.store.feed_state.executed())
+        rounds.append([change.bead for change in recovery.changes_at(read, lambda: None, idle=False)])
+    assert sorted(name for found in rounds for name in found) == names
+    assert max(map(len, rounds)) <= 15 + 10 and len(rounds) > 3
+
+
+def drop_database(beads: Beads) -> None:
+    beads.sql(f"DROP DATABASE {store.STATE_DATABASE}")
+
+
+def drop_published(beads: Beads) -> None:
+    beads.sql(f"DROP TABLE {store.STATE_DATABASE}.seen")
+
+
+@pytest.mark.parametrize("drop", [drop_database, drop_published])
+def test_the_state_that_is_dropped_is_made_again(
+    beads: Beads,
+    sink: support.Sink,
+    running: Running,
+    caplog: pytest.LogCaptureFixture,
+    drop: Callable[[Beads], None],
+) -> None:
+    """Under a connected feed: logged once, what was published is not published again, and what comes after it is."""
+    beads.add("x-1", assignee="bob")
+    wait_for(lambda: sink.about("x-1"), "the change before")
+    drop(beads)
+    beads.add("x-2", assignee="bob")
+    wait_for(lambda: sink.about("x-2"), "the change after")
+    wait_for(lambda: beads.store.feed_state.position(), "a stored position")
+    running.wait_for(beads, lambda: not running.feed._gap_recovery.pending, "the comparison is made")
+    beads.sql("UPDATE issues SET assignee = 'carol' WHERE id = 'x-1'")
+    wait_for(lambda: len(sink.about("x-1")) == 2, "another change of the first bead")
+    found = [event for bead in ("x-1", "x-2") for event in sink.about(bead)]
+    assert len(found) == 3 and not any(event.extensions.get("recovered") for event in found)
+    logged = [record for record in caplog.records if "was lost: it is made again" in record.getMessage()]
+    assert len(logged) == 1
+
+
+def test_the_beads_are_restored_under_a_connected_feed(tmp_path: pathlib.Path, sink: support.Sink) -> None:
+    """A backup is restored, in two ways: what that undid is published, without a restart and within seconds."""
+    server = DoltServer(toolchain.dolt(), tmp_path / "dolt", processes.free_port())
+    server.start()
+    try:
+        workspace = make_workspace("1.3.0", server, tmp_path / "workspace")
+        beads, backup = Beads(workspace), f"file://{tmp_path / 'backup'}"
+        (tmp_path / "backup").mkdir()
+        beads.empty()
+        beads.add("x-1", assignee="bob")
+        beads.commit("before the backup")
+        beads.sql("CALL dolt_backup('sync-url', %s)", backup)
+        with support.closing(Running(beads.dolt, sink.url)) as running:
+            running.wait_until_started(beads)
+            for number, restore in enumerate((in_place, dropped_first), start=1):
+                beads.sql("UPDATE issues SET assignee = 'agent' WHERE id = 'x-1'")
+                beads.add("x-2", assignee="bob")
+                beads.commit("after the backup")
+                wait_for(functools.partial(published, sink, 2 * number - 1), "the changes")
+                restore(beads, backup)
+                wait_for(functools.partial(published, sink, 2 * number), "what the restore undid")
+                assert sink.about("x-1")[-1].extensions["assignee"] == "bob"
+                assert sink.about("x-1")[-1].extensions["recovered"] == "true"
+                assert sink.about("x-2")[-1].data["after"]["status"] is None
+        beads.store.close()
+    finally:
+        server.stop()
+
+
+def published(sink: support.Sink, number: int) -> bool:
+    """Whether each of the two beads has so many events."""
+    return all(len(sink.about(bead)) == number for bead in ("x-1", "x-2"))
+
+
+def in_place(beads: BeadsDatabase, backup: str) -> None:
+    elsewhere(beads, "CALL dolt_backup('restore', '--force', %s, %s)", backup, beads.dolt.database)
+
+
+def dropped_first(beads: BeadsDatabase, backup: str) -> None:
+    elsewhere(beads, f"DROP DATABASE `{beads.dolt.database}`")
+    elsewhere(beads, "CALL dolt_backup('restore', %s, %s)", backup, beads.dolt.database)
+
+
+def elsewhere(beads: BeadsDatabase, statement: str, *params: str) -> None:
+    """Run a statement on a connection that uses no database."""
+    with support.closing(store.connect(beads.dolt, database=None)) as connection, connection.cursor() as cursor:
+        cursor.execute(statement, params)
+
+
+class TestDeaths:
+    """Which deaths of feeders count."""
+
+    def start(self, beads: Beads, position: str) -> tuple[DeathCounter, store.Deaths | None]:
+        counter = DeathCounter(beads.store)
+        return counter, counter.begin(position)
+
+    def test_two_at_a_large_transaction(self, beads: Beads) -> None:
+        """The first while it was read live, the second after a start: the third start passes over it."""
+        counter, _ = self.start(beads, "uuid:1")
+        counter.large("uuid:5", "uuid:1-4")
+        counter, found = self.start(beads, "uuid:1-4")
+        assert found is None
+        counter.large("uuid:5", "uuid:1-4")
+        _, found = self.start(beads, "uuid:1-4")
+        assert found is not None and (found.large, found.number) == ("uuid:5", 2)
+
+    def test_an_advance_makes_them_void(self, beads: Beads) -> None:
+        """The large transaction was published before the second death."""
+        counter, _ = self.start(beads, "uuid:1")
+        counter.large("uuid:5", "uuid:1-4")
+        self.start(beads, "uuid:1-4")
+        for number in (5, 6, 7):
+            assert self.start(beads, f"uuid:1-{number}")[1] is None
+
+    def test_a_clean_stop_counts_as_none(self, beads: Beads) -> None:
+        """However often, and a restart while nothing happens."""
+        for _ in range(2 * AT_ANY):
+            counter, found = self.start(beads, "uuid:1")
+            assert found is None
+            counter.large("uuid:5", "uuid:1")
+            counter.stopped()
+
+    def test_who_has_caught_up_was_not_killed_by_a_transaction(self, beads: Beads) -> None:
+        """A kill of a feeder that waits, again and again."""
+        for _ in range(2 * AT_ANY):
+            counter, found = self.start(beads, "uuid:1")
+            assert found is None
+            counter.caught_up()
+
+    def test_many_without_an_advance(self, beads: Beads) -> None:
+        """Any transaction may be the cause, so also one that is not large."""
+        found = [self.start(beads, "uuid:1")[1] for _ in range(AT_ANY + 1)]
+        assert found[:-1] == [None] * AT_ANY
+        assert found[-1] == store.Deaths("uuid:1", "", AT_ANY)
+
+
+def test_a_first_start_logs_its_progress(beads: Beads, caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+    """A million beads take a minute."""
+    monkeypatch.setattr(feed_state, "PAGE", 10)
+    monkeypatch.setattr(checkpoints, "_LOGGED", 20)
+    caplog.set_level("INFO")
+    beads.insert([f"x-{number:03}" for number in range(65)])
+    assert checkpoints.restore(beads.store, None, health.HealthState())
+    assert [text for record in caplog.records if "count as published" in (text := record.getMessage())] == [
+        f"{number} beads count as published as they are now" for number in (20, 40, 60)
+    ]
+    assert not checkpoints.restore(beads.store, None, health.HealthState())
+
+
+def test_a_second_feed_of_the_database_keeps_its_own_state(beads: Beads) -> None:
+    """What one feed makes again is not the other's."""
+    other = store.Store(settings.DoltSettings(**{**vars(beads.dolt), "feed_name": "other"}))
+    with support.closing(other):
+        assert checkpoints.restore(beads.store, None, health.HealthState())
+        assert checkpoints.restore(other, None, health.HealthState())
+        assert not checkpoints.restore(beads.store, None, health.HealthState())
