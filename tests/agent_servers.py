@@ -6,7 +6,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import uvicorn
@@ -27,27 +27,25 @@ from tools.servers import Behaviour, Handler, HttpServer, hangs_up
 JOBSINK_PATH = "/agents/docs"  # namespace and name of the one JobSink
 
 
-class Service:
-    """What the tests ask of each service: its address, its own list of jobs, and the end of one."""
+class Service(Protocol):
+    """What the tests ask of each service."""
 
     url: str
 
     def beads(self) -> list[str]:
-        """The bead of each job that it has started."""
-        raise NotImplementedError
+        """Its own list: the bead of each job that it has started."""
 
     def end(self, job: str, *, well: bool) -> None:
-        raise NotImplementedError
+        """Let a job end."""
 
     def lose(self, job: str) -> None:
         """Forget a job, as a restart does, or as the deletion of a Kubernetes Job."""
-        raise NotImplementedError
 
     def close(self) -> None:
-        raise NotImplementedError
+        """End it with all its jobs."""
 
 
-class JobsService(Service, HttpServer):
+class JobsService(HttpServer):
     """BeadBoard and claude-agent-service, as their sources say: no list of jobs, no idempotency key."""
 
     def __init__(self) -> None:
@@ -93,7 +91,7 @@ class JobsService(Service, HttpServer):
         handler.answer(200, json.dumps(answer).encode())
 
 
-class JobSinkService(Service, HttpServer):
+class JobSinkService(HttpServer):
     """JobSink of Knative Eventing 1.21: a Job for a source and an id, for as long as that Job exists."""
 
     def __init__(self) -> None:
@@ -172,7 +170,7 @@ class _Executor(AgentExecutor):
         raise NotImplementedError
 
 
-class A2AService(Service):
+class A2AService:
     """A server made with a2a-sdk, in a thread of its own."""
 
     def __init__(self) -> None:
@@ -240,6 +238,7 @@ class Relay(HttpServer):
         self.received: list[tuple[str, bytes, Mapping[str, str]]] = []  # path, body and headers of each POST
         self.get_behaviour: Behaviour = passes_on
         self._lock = threading.Lock()
+        self._client = httpx.Client(timeout=support.PATIENCE_SECONDS)
         super().__init__(passes_on)
         # With the path of the service's address.
         self.url += httpx.URL(service.url).path.rstrip("/")
@@ -257,6 +256,7 @@ class Relay(HttpServer):
     def close(self) -> None:
         self.get_behaviour = hangs_up  # ends those that last as long as the behaviour does
         super().close()
+        self._client.close()
         self.service.close()
 
     def ask(self, handler: Handler) -> httpx.Response:
@@ -264,9 +264,7 @@ class Relay(HttpServer):
         where = httpx.URL(self.service.url).copy_with(raw_path=handler.path.encode())
         names = ("content-type", "a2a-version", "authorization", "traceparent")
         headers = {name: handler.headers[name] for name in names if name in handler.headers}
-        return httpx.request(
-            handler.command, where, content=handler.body(), headers=headers, timeout=support.PATIENCE_SECONDS
-        )
+        return self._client.request(handler.command, where, content=handler.body(), headers=headers)
 
 
 def passes_on(handler: Handler) -> None:

@@ -64,7 +64,7 @@ class A2A:
         if code == 404 and "TASK_NOT_FOUND" in _reasons(body):  # one of another service is no loss of every task
             return JobState(Phase.FAILED, "the agent does not know the task: it was restarted, or lost it")
         status = field(body, "status")
-        state = status.get("state") if isinstance(status, dict) else None
+        state = str(status.get("state")) if isinstance(status, dict) else ""
         if code == 200 and state == "TASK_STATE_COMPLETED":
             return JobState(Phase.SUCCEEDED)
         if code == 200 and state in _RUNNING:

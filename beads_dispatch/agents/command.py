@@ -45,8 +45,9 @@ class Command:
         variables |= {"TRACEPARENT": traceparent} if traceparent else {}
         if not self._folder.is_dir():
             raise Unreachable(f"{self._folder} is not a folder")
-        try:
+        with self._usable_output():
             self._output.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
             with tempfile.TemporaryFile() as stdin, _locked(self._file(claim, "running")) as state:
                 stdin.write(text.encode())
                 stdin.seek(0)
@@ -62,7 +63,7 @@ class Command:
     def state(self, job: str) -> JobState:
         """How far a job is, by its files, and where its output is. Raises Unreachable where they cannot be read."""
         output = f"its output is in {self.log(job)}"
-        with self._readable():
+        with self._usable_output():
             if _is_locked(self._file(job, "running")):
                 return JobState(Phase.RUNNING, output)
             ended = self._file(job, "ended")
@@ -73,7 +74,7 @@ class Command:
 
     def find(self, claim: str, bead: str) -> str | None:
         """The job of a claim, where one was started. Raises Unreachable."""
-        with self._readable():
+        with self._usable_output():
             return claim if any(self._file(claim, kind).exists() for kind in ("running", "ended")) else None
 
     def load(self) -> Load:
@@ -87,7 +88,7 @@ class Command:
 
     def running(self) -> list[str]:
         """The jobs that run. Raises Unreachable where that cannot be read."""
-        with self._readable():
+        with self._usable_output():
             return [path.stem for path in self._output.glob("*.running") if _is_locked(path)]
 
     def end(self, job: str) -> None:
@@ -125,11 +126,11 @@ class Command:
         return process
 
     @contextlib.contextmanager
-    def _readable(self) -> Iterator[None]:
+    def _usable_output(self) -> Iterator[None]:
         try:
             yield
         except OSError as exc:
-            raise Unreachable(f"{self._output} cannot be read: {exc.strerror}") from exc
+            raise Unreachable(f"{self._output} cannot be used: {exc.strerror}") from exc
 
 
 def output_folder(agent: AgentSettings) -> pathlib.Path:

@@ -25,7 +25,7 @@ def state(http: AgentHttp, jobs_url: str, job: str) -> JobState:
     if code == 404:
         count(http, f"{jobs_url}/health")  # a 404 of another service would be a loss of every job
         return JobState(Phase.FAILED, "the service does not know the job: it was restarted, or lost it")
-    status = field(body, "status")
+    status = str(field(body, "status"))
     if code == 200 and status in _PHASES:
         return JobState(_PHASES[status])
     if code == 200 and status in _FAILED:
