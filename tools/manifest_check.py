@@ -29,7 +29,7 @@ EXCEPTIONS = {
 }
 
 
-class ManifestError(Exception):
+class UnreadableManifests(Exception):
     """The manifests cannot be rendered or looked at."""
 
 
@@ -60,7 +60,7 @@ def rendered(kustomize: pathlib.Path, overlay: pathlib.Path) -> list[dict[str, A
     """The output of `kustomize build`, with Deployments for Knative Services."""
     done = subprocess.run([kustomize, "build", overlay], capture_output=True, text=True)
     if done.returncode:
-        raise ManifestError(done.stderr)
+        raise UnreadableManifests(done.stderr)
     return [as_deployment(document) for document in yaml.safe_load_all(done.stdout) if document]
 
 
@@ -85,7 +85,7 @@ def findings(kube_score: pathlib.Path, documents: list[dict[str, Any]]) -> list[
     command = [str(kube_score), "score", "--output-format", "json", "--kubernetes-version", "v1.34", "-"]
     done = subprocess.run(command, input=yaml.safe_dump_all(documents), capture_output=True, text=True)
     if not done.stdout.startswith("["):
-        raise ManifestError(done.stdout + done.stderr)
+        raise UnreadableManifests(done.stdout + done.stderr)
     return [
         (f"{result['check']['id']} {scored['object_meta']['name']}", _words(result))
         for scored in json.loads(done.stdout)

@@ -12,7 +12,7 @@ import pytest
 
 from tools.release import base_packages, source
 from tools.release.commands import ReleaseError, run
-from tools.release.image import Builder, Image
+from tools.release.image import Builder, BuiltImage
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -89,7 +89,7 @@ def packed(files: dict[str, bytes]) -> bytes:
     return written.getvalue()
 
 
-def image(*layers: dict[str, bytes], config: dict[str, object]) -> Image:
+def image(*layers: dict[str, bytes], config: dict[str, object]) -> BuiltImage:
     """An image in the OCI layout."""
     blobs = {f"l{number}": packed(layer) for number, layer in enumerate(layers)}
     blobs["config"] = json.dumps({"config": config}).encode()
@@ -97,7 +97,7 @@ def image(*layers: dict[str, bytes], config: dict[str, object]) -> Image:
     blobs["manifest"] = json.dumps({"config": {"digest": "sha256:config"}, "layers": digests}).encode()
     index = json.dumps({"manifests": [{"digest": "sha256:manifest"}]}).encode()
     files = {"index.json": index, **{f"blobs/sha256/{name}": content for name, content in blobs.items()}}
-    return Image(tarfile.open(fileobj=io.BytesIO(packed(files))))
+    return BuiltImage(tarfile.open(fileobj=io.BytesIO(packed(files))))
 
 
 STATUS = b"""Package: libc6

@@ -75,7 +75,7 @@ def _image(
             raise
         return str(exc)
     with tarfile.open(file) as archive:
-        sbom.write(sbom.of_image(image.Image(archive), tree, scratch), file.with_suffix(".cdx.json"))
+        sbom.write(sbom.of_image(image.BuiltImage(archive), tree, scratch), file.with_suffix(".cdx.json"))
     return ""
 
 

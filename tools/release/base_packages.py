@@ -5,10 +5,10 @@ from email.parser import BytesParser
 from typing import Any
 from urllib.parse import quote
 
-from tools.release.image import Image
+from tools.release.image import BuiltImage
 
 
-def components(image: Image) -> Iterator[dict[str, Any]]:
+def components(image: BuiltImage) -> Iterator[dict[str, Any]]:
     """As CycloneDX has them: dpkg's list; and Python, which its official images build from source."""
     release = dict(line.split("=", 1) for line in _text(image, "/etc/os-release", "/usr/lib/os-release") if "=" in line)
     system = release.get("ID", "debian").strip('"')
@@ -30,6 +30,6 @@ def _component(kind: str, namespace: str, name: str, version: str, qualifiers: d
     return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
 
 
-def _text(image: Image, *paths: str) -> list[str]:
+def _text(image: BuiltImage, *paths: str) -> list[str]:
     found = image.files(*paths)
     return next((found[path].decode().splitlines() for path in paths if path in found), [])

@@ -59,7 +59,7 @@ class Builder:
         run([self.program, *(word.format(file=file, tag=tag) for word in save)], tree)
 
 
-class Image:
+class BuiltImage:
     """An image in an archive of the OCI layout, which docker (25 or newer), podman and buildah write."""
 
     def __init__(self, archive: tarfile.TarFile) -> None:

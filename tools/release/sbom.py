@@ -13,7 +13,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from tools.release import base_packages
 from tools.release.commands import ReleaseError, run
-from tools.release.image import Image
+from tools.release.image import BuiltImage
 from tools.release.source import sha256
 
 _VERSION = SchemaVersion.V1_6
@@ -32,7 +32,7 @@ def of_wheel(wheel: pathlib.Path, tree: pathlib.Path, scratch: pathlib.Path) -> 
     return found
 
 
-def of_image(image: Image, tree: pathlib.Path, scratch: pathlib.Path) -> dict[str, Any]:
+def of_image(image: BuiltImage, tree: pathlib.Path, scratch: pathlib.Path) -> dict[str, Any]:
     """The Python packages of the image and the Debian packages of its base."""
     python = _environment(scratch / "image")
     site = pathlib.Path(_site_packages(scratch / "image"))
