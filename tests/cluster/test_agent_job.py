@@ -14,10 +14,11 @@ import yaml
 
 from local import processes
 from local.dolt import DoltServer
+from local.workspace import Workspace
 from tests.cluster.conftest import SCHEDULES
-from tests.conftest import Beads, make_workspace
+from tests.conftest import Beads
 from tests.support import wait_for
-from tools import cluster
+from tools import cluster, toolchain
 from tools.cluster import Namespace
 
 pytestmark = pytest.mark.cluster
@@ -48,7 +49,9 @@ def jobs(dolt_server: DoltServer, tmp_path_factory: pytest.TempPathFactory) -> I
     reason, image = cluster.missing(), os.environ.get("JOB_IMAGE")
     if reason or not image:
         pytest.skip(reason or "JOB_IMAGE names no image of examples/agent-job")
-    beads = Beads(make_workspace("1.3.0", dolt_server, tmp_path_factory.mktemp("jobs")))
+    workspace = Workspace(toolchain.bd(), tmp_path_factory.mktemp("jobs"))
+    workspace.init(dolt_server.port, "jobs")  # beside the database of the other tests
+    beads = Beads(workspace)
     environment = {"AGENTS_FILE": "/etc/agents/agents.toml"}
     with cluster.deployed(
         beads.dolt, processes.free_port(), image=os.environ.get("IMAGE") or cluster.DEFAULT_IMAGE,
@@ -102,4 +105,4 @@ def test_a_job_that_fails_opens_its_bead_again(jobs: tuple[Namespace, Beads]) ->
     beads.workspace.run("assign", bead, "agent")
     wait_for(lambda: any("the Job failed" in note for note in beads.notes(bead)), "the reaper's note", 240)
     assert beads.row(bead)["status"] == "open"
-    assert any("the command ended with 3: cannot" in note for note in beads.notes(bead))
+    assert "the command ended with 3: cannot" in "\n".join(beads.notes(bead)), beads.notes(bead)
