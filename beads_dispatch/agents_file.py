@@ -8,7 +8,6 @@ max_in_flight = 4
 
 import difflib
 import pathlib
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -124,7 +123,7 @@ class _File:
         self._lines = text.splitlines()
         try:
             self._content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as exc:
+        except (tomllib.TOMLDecodeError, RecursionError) as exc:
             raise SettingsError(f"{path} is no TOML: {exc}.") from None
 
     def agents(self, defaults: DispatchLimits) -> tuple[Agent, ...]:
@@ -137,6 +136,8 @@ class _File:
         return tuple(self._agent(name, table, defaults) for name, table in found.items())
 
     def _agent(self, name: str, table: Any, defaults: DispatchLimits) -> Agent:
+        if not name.strip():
+            self._fail(("agents",), name, "a name: this one would stand for the beads of nobody", name)
         if not isinstance(table, dict):
             self._fail(("agents",), name, f"a table [agents.{name}]", table)
         backend = table.get("backend", DEFAULT_BACKEND)
@@ -175,23 +176,35 @@ class _File:
             "nothing" if found is None else "another value" if key in ("url", "jobs_url", "command") else repr(found)
         )
         raise SettingsError(
-            f"{self._path}, line {self._line(table, key)}: {where}: expected {expected}, found {shown}."
+            f"{self._path}, line {self._line((*table, key))}: {where}: expected {expected}, found {shown}."
         )
 
-    def _line(self, table: tuple[str, ...], key: str) -> int:
+    def _line(self, target: tuple[str, ...]) -> int:
         """Where a key is, or its table where it is not; tomllib names lines for bad syntax alone."""
-        name = table[1] if len(table) > 1 else None
-        header = re.compile(r"\s*\[\s*agents\s*\.\s*[\"']?" + re.escape(name or key) + r"[\"']?\s*(\]|\.)")
-        start = next((number for number, line in enumerate(self._lines, 1) if header.match(line)), 1)
-        if name is None and table:
-            return start
-        after = start if table else 0
-        for number, line in enumerate(self._lines[after:], after + 1):
-            if table and line.lstrip().startswith("["):
-                break
-            if re.match(r"\s*\[?\s*[\"']?" + re.escape(key) + r"\b", line):
-                return number
-        return start
+        depth, best = 0, 1
+        header: tuple[str, ...] = ()
+        for number, line in enumerate(self._lines, 1):
+            if line.lstrip().startswith("["):
+                found = header = _keys(line) or header
+            else:
+                found = header + _keys(line.partition("=")[0] + "= 0")
+            common = min(len(found), len(target))
+            if common > depth and found[:common] == target[:common]:
+                depth, best = common, number
+        return best
+
+
+def _keys(line: str) -> tuple[str, ...]:
+    """The keys of a table's header, or of one value: `[a."b c"]` and `a."b c" = 0` have two."""
+    try:
+        found: Any = tomllib.loads(line)
+    except tomllib.TOMLDecodeError:
+        return ()
+    keys: tuple[str, ...] = ()
+    while isinstance(found, dict) and found:
+        key, found = next(iter(found.items()))
+        keys += (key,)
+    return keys
 
 
 def _part(table: Mapping[str, Any], keys: Mapping[str, _Key]) -> dict[str, Any]:
