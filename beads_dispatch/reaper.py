@@ -82,6 +82,7 @@ def run_once(store: Store, limits: DispatchLimits, now: datetime, backend: Backe
     suspended = store.control.suspension().reap
     if suspended:
         return ReapResult(suspended=suspended)
+    store.feeders.resume()
     reaper = _Reaper(store, limits, now)
     reaper.release_orphaned()
     running = reaper.end_jobs(backend) if backend is not None else set()

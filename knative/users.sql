@@ -38,12 +38,12 @@ GRANT SELECT ON `beads_dispatch`.`switches` TO 'beads-dispatch'@'%';
 GRANT SELECT ON `beads_dispatch`.`feeders` TO 'beads-dispatch'@'%';
 GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`agent_holds` TO 'beads-dispatch'@'%';
 
--- reap: the same on a bead; it sets the hold where jobs fail one after the other.
+-- reap: the same on a bead; it sets the hold where jobs fail one after the other, and the end of a time without reports.
 GRANT SELECT ON `beads`.* TO 'beads-reap'@'%';
 GRANT UPDATE ON `beads`.`issues` TO 'beads-reap'@'%';
 GRANT INSERT ON `beads`.`events` TO 'beads-reap'@'%';
 GRANT EXECUTE ON PROCEDURE `beads`.`dolt_add` TO 'beads-reap'@'%';
 GRANT EXECUTE ON PROCEDURE `beads`.`dolt_commit` TO 'beads-reap'@'%';
-GRANT SELECT ON `beads_dispatch`.`feeders` TO 'beads-reap'@'%';
+GRANT SELECT, UPDATE ON `beads_dispatch`.`feeders` TO 'beads-reap'@'%';
 GRANT SELECT ON `beads_dispatch`.`switches` TO 'beads-reap'@'%';
 GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`agent_holds` TO 'beads-reap'@'%';

@@ -12,6 +12,7 @@ from beads_dispatch.store.session import STATE_DATABASE, Cursor, ReadSession
 BEAT_SECONDS = 60.0  # between two reports; each makes Dolt's journal grow by 2 KB
 # A feeder that has not reported for so long is away: five reports are missing.
 AWAY = timedelta(minutes=5)
+_PARAMS = {"away": int(AWAY.total_seconds())}
 
 TABLE = (
     "feeders (feed VARCHAR(64) PRIMARY KEY, instance VARCHAR(36) NOT NULL, user VARCHAR(255) NOT NULL,"
@@ -19,20 +20,23 @@ TABLE = (
     " resumed_at DATETIME, sink_accepts BOOLEAN NOT NULL, replica VARCHAR(36) NOT NULL)"
 )
 
-# The server's clock on both sides: what differs between the clocks of two hosts is no age. `resumed_at` first, because
-# it needs the beat before this one.
+# The server's clock on both sides: what differs between the clocks of two hosts is no age.
+_SILENT = "(TIMESTAMPDIFF(SECOND, beat_at, UTC_TIMESTAMP()) >= %(away)s AND COALESCE(resumed_at < beat_at, TRUE))"
+# `resumed_at` first, because it needs the beat before this one.
 _REPORT = (
     f"INSERT INTO {STATE_DATABASE}.feeders"
     " (feed, instance, user, host, process, version, beat_at, sink_accepts, replica) VALUES (%(feed)s, %(instance)s,"
     " %(user)s, %(host)s, %(process)s, %(version)s, UTC_TIMESTAMP(), %(sink_accepts)s, %(replica)s)"
-    " ON DUPLICATE KEY UPDATE resumed_at = IF(TIMESTAMPDIFF(SECOND, beat_at, UTC_TIMESTAMP()) > %(away)s,"
-    " UTC_TIMESTAMP(), resumed_at), instance = %(instance)s, user = %(user)s, host = %(host)s, process = %(process)s,"
-    " version = %(version)s, beat_at = UTC_TIMESTAMP(), sink_accepts = %(sink_accepts)s"
+    f" ON DUPLICATE KEY UPDATE resumed_at = IF({_SILENT}, UTC_TIMESTAMP(), resumed_at), instance = %(instance)s,"
+    " user = %(user)s, host = %(host)s, process = %(process)s, version = %(version)s, beat_at = UTC_TIMESTAMP(),"
+    " sink_accepts = %(sink_accepts)s"
 )
 _FIND = (
     "SELECT instance, user, host, process, version, sink_accepts, replica, resumed_at,"
-    " TIMESTAMPDIFF(SECOND, beat_at, UTC_TIMESTAMP()) AS age FROM {state}.feeders WHERE feed = %(feed)s"
+    " TIMESTAMPDIFF(SECOND, beat_at, UTC_TIMESTAMP()) AS age, UTC_TIMESTAMP() AS present,"
+    f" {_SILENT} AS silent FROM {STATE_DATABASE}.feeders WHERE feed = %(feed)s"
 )
+_RESUME = f"UPDATE {STATE_DATABASE}.feeders SET resumed_at = UTC_TIMESTAMP() WHERE feed = %(feed)s AND {_SILENT}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class FeederReport:
 
     beat: Beat
     age: timedelta  # of the report
-    resumed_at: datetime | None  # the end of the last time in which none came
+    resumed_at: datetime | None  # the end of the last time in which none came; now while that time lasts
 
     @property
     def away(self) -> bool:
@@ -76,18 +80,29 @@ class Feeders:
 
     def find(self) -> FeederReport | None:
         """The feed's feeder as it reported last; None where none ever did."""
-        for row in self._session.state_rows(_FIND):
+        for row in self._session.state_rows(_FIND, _PARAMS):
             beat = Beat(
                 row["instance"], row["user"], row["host"], row["process"], row["version"], bool(row["sink_accepts"]),
                 row["replica"],
             )  # fmt: skip
-            resumed = row["resumed_at"].replace(tzinfo=UTC) if row["resumed_at"] else None
-            return FeederReport(beat, timedelta(seconds=max(row["age"], 0)), resumed)
+            resumed = row["present"] if row["silent"] else row["resumed_at"]
+            return FeederReport(
+                beat, timedelta(seconds=max(row["age"], 0)), resumed.replace(tzinfo=UTC) if resumed else None
+            )
         return None
 
+    def resume(self) -> None:
+        """The time without reports, if there is one now, ends here: somebody reached Dolt. Without it the reaper would
+        do nothing for as long as there is no feeder."""
+        try:
+            self._session.state_rows(_RESUME, _PARAMS)
+        except StoreError as exc:
+            if not exc.refused:
+                raise
+
     def resumed_at(self) -> datetime | None:
-        """When feeders began to report again after the last time in which none did, because Dolt was away or they were:
-        agents could not show activity then. None where that is unknown."""
+        """When the last time ended in which no feeder reported, because Dolt was away or the feeder was: agents could
+        not show activity then. None where that is unknown."""
         try:
             found = self.find()
         except StoreError as exc:
@@ -99,7 +114,7 @@ class Feeders:
 
 def report(cursor: Cursor, feed: str, beat: Beat) -> None:
     """Store a beat, in an open transaction."""
-    cursor.execute(_REPORT, {"feed": feed, "away": AWAY.total_seconds(), **vars(beat)})
+    cursor.execute(_REPORT, {"feed": feed, **_PARAMS, **vars(beat)})
 
 
 class FeedLock(ReadSession):

@@ -1,5 +1,6 @@
 """Moments that are wrong: from the future, from before the claim, and from a time in which nobody could write."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -135,11 +136,12 @@ def test_a_night_without_dolt_is_no_inactivity(
     clock.passed = -timedelta(hours=8)
     make_dispatcher().run_once()
     clock.passed = timedelta()
-    feed_state, owner = beads.store.feed_state, ownership.Owner(beads.dolt, ownership.threading.Event())
+    feed_state, owner = beads.store.feed_state, ownership.Owner(beads.dolt, threading.Event())
     feed_state.report(owner.beat())
     beads.sql(f"UPDATE {store.STATE_DATABASE}.feeders SET beat_at = %s", naive(datetime.now(UTC) - gap))
     found = beads.store.feeders.find()
     assert found is not None and found.away == (gap > timedelta(minutes=5))
+    assert (reaper.inactive(beads.store, DispatchLimits(), clock()) == []) == found.away  # before anybody is back
     feed_state.report(owner.beat())
     (claimed,) = beads.store.activity.claims("agent")
     assert claimed.last_activity is not None
@@ -150,6 +152,23 @@ def test_a_night_without_dolt_is_no_inactivity(
         feed_state.report(owner.beat())  # those that follow change nothing
         clock.passed += timedelta(minutes=31)
         assert reap(beads, clock).blocked == ["x-1"]
+
+
+def test_a_feeder_that_never_returns_stops_the_reaper_for_half_an_hour_only(
+    beads: Beads, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """The first pass after the last report ends the time in which nothing could be seen."""
+    beads.add("x-1")
+    clock.passed = -timedelta(hours=8)
+    make_dispatcher().run_once()
+    clock.passed = timedelta()
+    beads.store.feed_state.report(ownership.Owner(beads.dolt, threading.Event()).beat())
+    beads.sql(f"UPDATE {store.STATE_DATABASE}.feeders SET beat_at = %s", naive(clock() - timedelta(hours=1)))
+    assert reap(beads, clock).blocked == []
+    clock.passed += timedelta(minutes=29)
+    assert reap(beads, clock).blocked == []
+    clock.passed += timedelta(minutes=2)
+    assert reap(beads, clock).blocked == ["x-1"]
 
 
 def test_without_a_report_of_any_feeder_the_reaper_works(beads: Beads, clock: Clock) -> None:

@@ -95,6 +95,11 @@ def test_the_functions_know_of_feeders_and_clones(beads: Beads, as_user: As, clo
         for name in ("dispatch", "reap"):
             with support.closing(store.Store(as_user(name))) as ours:
                 assert ours.feeders.find() is not None
+                beats = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=8)
+                beads.sql(f"UPDATE {store.STATE_DATABASE}.feeders SET beat_at = %s, resumed_at = NULL", beats)
+                ours.feeders.resume()
+                (row,) = beads.sql(f"SELECT resumed_at FROM {store.STATE_DATABASE}.feeders")
+                assert (row["resumed_at"] is not None) == (name == "reap")
                 assert "is another, and this clone is" in (ours.control.suspension().reap or "")
     finally:
         beads.sql("DELETE FROM config WHERE `key` = %s", suspension.REPLICA_KEY)
@@ -143,7 +148,7 @@ REFUSED = {
     ],
     "reap": [
         "DELETE FROM %s.issues", "UPDATE %s.config SET value = ''", "DROP TABLE %s.issues",
-        "UPDATE beads_dispatch.switches SET suspended = FALSE", "UPDATE beads_dispatch.feeders SET replica = ''",
+        "UPDATE beads_dispatch.switches SET suspended = FALSE",
         "SELECT * FROM beads_dispatch.positions", "CALL dolt_reset('--hard')", "CREATE USER eve",
     ],
 }  # fmt: skip
