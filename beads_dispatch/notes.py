@@ -38,6 +38,12 @@ def dispatched(job_id: str) -> str:
     return f"{DISPATCHED}{job_id}"
 
 
+def of_claim(at: str | None, job: str | None) -> str | None:
+    """Both notes of a claim, as they stand on the bead; `at` as in the claim's note. None without a claim."""
+    claim = f"{CLAIMED} {at}" if at else None
+    return f"{claim}\n{dispatched(job)}" if claim and job else claim
+
+
 def dispatch_failed(code: int, body: str) -> str:
     """`code` is 0 when there was no answer at all, written as curl writes it: 000."""
     return f"{DISPATCH_FAILED} {code:03d}: {one_line(body)}"

@@ -133,7 +133,7 @@ class Claims:
                 bead.id,
                 now,
                 note=note if noted else "",
-                undone=None if noted else _notes_of(bead.record),
+                undone=None if noted else notes.of_claim(bead.record.at, bead.record.job),
                 record=written,
                 # started_at was set by our claim where it is the claim's moment; bd clears it too.
                 sets="i.status = %(status)s, i.started_at = IF(i.started_at = %(claimed)s, NULL, i.started_at)",
@@ -297,9 +297,3 @@ class Claims:
 
 def _claimed_at(bead: Bead) -> datetime | None:
     return naive(datetime.fromisoformat(bead.record.at)) if bead.record.at else None
-
-
-def _notes_of(record: DispatchRecord) -> str | None:
-    """Our notes of a claim, and of its job."""
-    claimed = f"{notes.CLAIMED} {record.at}" if record.at else None
-    return f"{claimed}\n{notes.dispatched(record.job)}" if claimed and record.job else claimed
