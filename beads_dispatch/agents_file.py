@@ -20,7 +20,7 @@ DEFAULT_BACKEND = "beadboard"
 
 
 @dataclass(frozen=True)
-class Agent:
+class ConfiguredAgent:
     """One agent. `backend` is None where a process was not given the address: the feeder and reap work without."""
 
     limits: DispatchLimits
@@ -98,7 +98,7 @@ _OPTIONS = {
 _KEYS = {**_LIMITS, **_CONNECTION, **_OPTIONS}
 
 
-def agents(env: Environment, *, required: bool = False) -> tuple[Agent, ...]:
+def agents(env: Environment, *, required: bool = False) -> tuple[ConfiguredAgent, ...]:
     """The agents of AGENTS_FILE in its order; without one AGENT_ASSIGNEE at BEADBOARD_URL alone.
 
     `required`: BEADBOARD_URL must be set then. Raises SettingsError, which names file, line, key, what was expected and
@@ -107,7 +107,7 @@ def agents(env: Environment, *, required: bool = False) -> tuple[Agent, ...]:
     path = env.get("AGENTS_FILE")
     if not path:
         known = required or bool(env.get("BEADBOARD_URL"))
-        return (Agent(settings.limits(env), settings.agent(env) if known else None),)
+        return (ConfiguredAgent(settings.limits(env), settings.agent(env) if known else None),)
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
@@ -126,7 +126,7 @@ class _File:
         except (tomllib.TOMLDecodeError, RecursionError) as exc:
             raise SettingsError(f"{path} is no TOML: {exc}.") from None
 
-    def agents(self, defaults: DispatchLimits) -> tuple[Agent, ...]:
+    def agents(self, defaults: DispatchLimits) -> tuple[ConfiguredAgent, ...]:
         found = self._content.get("agents")
         others = [key for key in self._content if key != "agents"]
         if others:
@@ -135,7 +135,7 @@ class _File:
             raise SettingsError(f"{self._path} names no agent, expected at least one table [agents.NAME].")
         return tuple(self._agent(name, table, defaults) for name, table in found.items())
 
-    def _agent(self, name: str, table: Any, defaults: DispatchLimits) -> Agent:
+    def _agent(self, name: str, table: Any, defaults: DispatchLimits) -> ConfiguredAgent:
         if not name.strip():
             self._fail(("agents",), name, "a name: this one would stand for the beads of nobody", name)
         if not isinstance(table, dict):
@@ -156,7 +156,7 @@ class _File:
         if limits.claim_timeout_seconds <= found.timeout_seconds:
             above = f"a number above timeout_seconds ({found.timeout_seconds:g})"
             self._fail(("agents", name), "claim_timeout_seconds", above, limits.claim_timeout_seconds)
-        return Agent(limits, found)
+        return ConfiguredAgent(limits, found)
 
     def _require(self, name: str, key: str, value: Any, backend: Any) -> None:
         known = _KEYS.get(key)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from beads_dispatch import agents, agents_file, log, settings, store
-from beads_dispatch.agents_file import Agent
+from beads_dispatch.agents_file import ConfiguredAgent
 from beads_dispatch.log import Action
 from feeder import checkpoint, http, metrics, pingsources, preflight
 from feeder.changes import RequestReason
@@ -104,19 +104,19 @@ def _run(env: settings.Environment, stop: threading.Event) -> int:
 
 
 def _requests(
-    agent: Agent, dolt: settings.DoltSettings, feeder: settings.FeederSettings, *, alone: bool
+    agent: ConfiguredAgent, dolt: settings.DoltSettings, feeder: settings.FeederSettings, *, alone: bool
 ) -> AgentRequests:
     check = EligibilityCheck(store.Store(dolt), agent.limits, _backend(agent))
     return AgentRequests(agent.name, check, Emitter(feeder), alone=alone)
 
 
-def _checks(found: Sequence[Agent], beads: store.Store) -> dict[str, EligibilityCheck]:
+def _checks(found: Sequence[ConfiguredAgent], beads: store.Store) -> dict[str, EligibilityCheck]:
     """For the endpoint, which answers one tick at a time: they share a connection."""
     return {agent.name: EligibilityCheck(beads, agent.limits, _backend(agent)) for agent in found}
 
 
 def _job_watches(
-    found: Sequence[Agent], dolt: settings.DoltSettings, feeder: settings.FeederSettings
+    found: Sequence[ConfiguredAgent], dolt: settings.DoltSettings, feeder: settings.FeederSettings
 ) -> dict[str, JobWatch]:
     """Of the agents whose backend can tell of its jobs."""
     backends = {agent.name: (agent.limits, _backend(agent)) for agent in found}
@@ -137,7 +137,7 @@ def _request_all(pending: Mapping[str, PendingRequest], reason: RequestReason) -
         each.add(reason)
 
 
-def _backend(agent: Agent) -> agents.Backend | None:
+def _backend(agent: ConfiguredAgent) -> agents.Backend | None:
     return agents.backend(agent.backend) if agent.backend else None
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from beads_dispatch import agents, events, settings
-from beads_dispatch.agents_file import Agent
+from beads_dispatch.agents_file import ConfiguredAgent
 from beads_dispatch.store import Store
 
 
@@ -15,7 +15,7 @@ class AgentPass:
     """One agent's pass: one at a time in a process, since slots are counted between beads, and connections are not
     thread-safe. Other agents' passes do not wait for it."""
 
-    agent: Agent
+    agent: ConfiguredAgent
     dolt: settings.DoltSettings
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _collaborators: tuple[Store, agents.Backend | None] | None = field(default=None, init=False)
@@ -39,6 +39,6 @@ def requested(event: events.Event, passes: Mapping[str, AgentPass]) -> list[Agen
     return [passes[name]] if name in passes else []
 
 
-def passes(dolt: settings.DoltSettings, found: tuple[Agent, ...]) -> Mapping[str, AgentPass]:
+def passes(dolt: settings.DoltSettings, found: tuple[ConfiguredAgent, ...]) -> Mapping[str, AgentPass]:
     """By the agents' names, in their order."""
     return {agent.name: AgentPass(agent, dolt) for agent in found}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from beads_dispatch import agents
-from beads_dispatch.agents_file import Agent
+from beads_dispatch.agents_file import ConfiguredAgent
 from beads_dispatch.cli import terminal
 from beads_dispatch.cli.context import Context, now
 from beads_dispatch.cli.terminal import Styled
@@ -55,7 +55,7 @@ def run(context: Context) -> int:
     return 0
 
 
-def _status(agent: Agent, beads: Store, moment: datetime) -> AgentStatus:
+def _status(agent: ConfiguredAgent, beads: Store, moment: datetime) -> AgentStatus:
     hold, last = beads.control.hold(agent.name), beads.activity.last_job(agent.name)
     load, problem = _load(agent)
     return AgentStatus(
@@ -74,7 +74,7 @@ def _status(agent: Agent, beads: Store, moment: datetime) -> AgentStatus:
     )
 
 
-def _load(agent: Agent) -> tuple[agents.Load, str]:
+def _load(agent: ConfiguredAgent) -> tuple[agents.Load, str]:
     """What runs there, and why that is unknown."""
     if agent.backend is None:
         return agents.Load(), ""

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from beads_dispatch import agents_file, settings
-from beads_dispatch.agents_file import Agent
+from beads_dispatch.agents_file import ConfiguredAgent
 from beads_dispatch.cli import connection, terminal, time_arguments
 from beads_dispatch.store import Commit, Store
 
@@ -80,7 +80,7 @@ class Context:
         return Store(self.dolt)
 
     @functools.cached_property
-    def agents(self) -> Mapping[str, Agent]:
+    def agents(self) -> Mapping[str, ConfiguredAgent]:
         """The agents by name, with the options of the command line. Raises SettingsError."""
         options = {
             name: value for name in _LIMITS.values() if (value := getattr(self.arguments, name, None)) is not None
@@ -90,7 +90,7 @@ class Context:
         given = {name: getattr(settings.limits(env), name) for name in _OVER_THE_FILE if _variable(name) in options}
         return {name: replace(one, limits=replace(one.limits, **given)) for name, one in found.items()}
 
-    def agent(self, assignee: str | None = None) -> Agent:
+    def agent(self, assignee: str | None = None) -> ConfiguredAgent:
         """The agent that --assignee names, or else `assignee` where it is one, or else the first. Raises SettingsError,
         CommandError."""
         named = getattr(self.arguments, "AGENT_ASSIGNEE", None)

@@ -29,7 +29,7 @@ from beads_dispatch.store.records import (
     PublishedState,
     Wisp,
 )
-from beads_dispatch.store.server import Server, ServerState
+from beads_dispatch.store.server import ServerReads, ServerState
 from beads_dispatch.store.session import STATE_DATABASE, STATEMENT_SECONDS, Rows, Session, connect
 from beads_dispatch.store.snapshot import Snapshot
 
@@ -50,7 +50,7 @@ class Store:
         self.control = Control(self._session)
         self.feed_state = FeedState(self._session)
         self.history = History(self._session)
-        self.server = Server(self._session)
+        self.server = ServerReads(self._session)
 
     def overview(self, assignee: str, now: datetime, *, only_ours: bool = False) -> Overview:
         """What the metrics show. At most 100 eligible beads are counted; `only_ours`: see ActivityReads.inactive."""

@@ -32,7 +32,7 @@ class ServerState:
     remotes: tuple[str, ...]  # the names; a URL may hold credentials
 
 
-class Server:
+class ServerReads:
     """Queries on the server. Every method raises StoreError."""
 
     def __init__(self, session: ReadSession) -> None:

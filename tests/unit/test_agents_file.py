@@ -1,6 +1,7 @@
 """AGENTS_FILE: what it may say, and how what is wrong in it is named."""
 
 import pathlib
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from beads_dispatch import agents, agents_file, settings
 from beads_dispatch.settings import AgentSettings, DispatchLimits
 
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "agents.md").read_text()
 
-def read(folder: pathlib.Path, text: str | bytes, **environment: str) -> tuple[agents_file.Agent, ...]:
+
+def read(folder: pathlib.Path, text: str | bytes, **environment: str) -> tuple[agents_file.ConfiguredAgent, ...]:
     path = folder / "agents.toml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return agents_file.agents({"AGENTS_FILE": str(path), **environment})
@@ -157,6 +160,26 @@ def test_every_limit_is_a_key_and_every_backend_a_module() -> None:
     assert set(agents_file._BACKENDS) == set(agents.BACKENDS)
     for key in agents_file._KEYS.values():
         assert set(key.backends) <= set(agents.BACKENDS)
+
+
+def test_the_documented_file_is_one_with_every_backend(tmp_path: pathlib.Path) -> None:
+    """docs/agents.md: its example can be copied, and its tables have each key and each backend."""
+    (example,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    found = read(tmp_path, example)
+    assert [each.backend.backend for each in found if each.backend] == list(agents.BACKENDS)
+    for each in found:
+        assert each.backend and agents.backend(each.backend).tells_jobs
+    assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == set(agents_file._KEYS)
+    assert re.findall(r"^\| ([a-z0-9-]+) \|", PAGE, re.MULTILINE) == ["backend", *agents.BACKENDS, "key"]
+
+
+def test_the_documented_keys_name_their_backends() -> None:
+    """The second column of the table of keys: no backend stands for every one."""
+    for key, cell in re.findall(r"^\| `(\w+)` \| ([^|]*)\|", PAGE, re.MULTILINE):
+        named = [name for name in agents.BACKENDS if name in cell.replace("all but", "")]
+        if "all but" in cell:
+            named = [name for name in agents.BACKENDS if name not in named]
+        assert list(agents_file._KEYS[key].backends) == named or key == "url", key
 
 
 @pytest.mark.parametrize(("suggested", "passed"), [

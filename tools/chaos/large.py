@@ -49,7 +49,7 @@ def run(here: World, _: random.Random, *, short: bool) -> Iterator[Check]:
         yield too_many(here, size)
 
 
-class Scene:
+class LargeScene:
     """A feeder, a sink, and a dispatcher that runs a pass for each request."""
 
     def __init__(self, here: World, sink: Sink, agent: Agent, feeder: Feeder) -> None:
@@ -78,12 +78,12 @@ class Scene:
 
 
 @contextlib.contextmanager
-def scene(here: World) -> Iterator[Scene]:
+def scene(here: World) -> Iterator[LargeScene]:
     here.empty()
     with Sink() as sink, Agent() as agent, here.feeder(sink.url) as feeder:
         feeder.wait_until_reading()
         with meanwhile(functools.partial(dispatch, here, sink, agent)):
-            yield Scene(here, sink, agent, feeder)
+            yield LargeScene(here, sink, agent, feeder)
 
 
 def in_one_transaction(here: World, prefix: str, number: int, text: str = "", assignee: str = "bob") -> None:
