@@ -14,6 +14,7 @@ PLAN: tuple[tuple[str, ...], ...] = (
     ("write_overhead", "--rounds", "60"),
     ("throughput", "--changes", "3000", "--seconds", "15"),
     ("idle", "--minutes", "2"),
+    ("heartbeat", "--beats", "300"),
     ("chain", "--beads", "50"),
     ("due", "--moments", "30"),
     ("race", "--beads", "100"),
