@@ -50,7 +50,7 @@ def _position(beads: store.Store, health: HealthState, owner: ownership.Owner | 
     if restore(beads, stored, health):
         logger.info("no stored position, starting from now", extra=log.context(action=Action.POSITION))
     if owner:
-        beads.feed_state.report(owner.beat())
+        owner.report()
     return beads.feed_state.position()
 
 

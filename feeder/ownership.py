@@ -61,6 +61,16 @@ class Owner:
         """What is to be reported now."""
         return replace(self._beat, sink_accepts=self._sink_accepts())
 
+    def report(self) -> None:
+        """Store a connection's first beat, and take over the copy's id, which outlives the loss of its row then.
+
+        Raises StoreError.
+        """
+        self._store.feed_state.report(self.beat())
+        found = self._store.feeders.find()
+        if found is not None:
+            self._beat = replace(self._beat, replica=found.beat.replica)
+
     def take(self) -> bool:
         """Wait, but not for long, until no other feeder owns the feed. False when the process is to stop.
 
@@ -85,7 +95,7 @@ class Owner:
                 if self._lock.is_quiet(_POLL_SECONDS) and time.monotonic() - asked < _ASK_SECONDS:
                     continue
                 if not self._lock.holds() and self.take():
-                    self._store.feed_state.report(self.beat())
+                    self.report()
                 asked = time.monotonic()
                 backoff.reset()
             except store.StoreError as exc:

@@ -108,6 +108,24 @@ def test_a_connection_that_was_lost_takes_the_lock_again(beads: Beads) -> None:
 
 
 @pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_the_id_of_a_clone_outlives_the_process_and_the_loss_of_its_row(beads: Beads) -> None:
+    """Otherwise the clone that was named to dispatch would stop to, for no reason that anybody sees."""
+    ids = []
+    for _ in range(2):  # two processes, one after the other
+        beads.store.feed_state.prepare()
+        owner = ownership.Owner(beads.dolt, threading.Event())
+        owner.report()
+        ids.append(owner.beat().replica)
+        beads.sql(f"DELETE FROM {store.STATE_DATABASE}.feeders")  # as after DROP DATABASE
+        beads.store.feed_state.report(owner.beat())
+        found = beads.store.feeders.find()
+        assert found is not None
+        ids.append(found.beat.replica)
+        owner.close()
+    assert len(set(ids)) == 1
+
+
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
 def test_a_feeder_whose_feed_was_taken_ends(beads: Beads) -> None:
     """The connection is lost, and another feeder is quicker."""
     stop = threading.Event()

@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +10,7 @@ import pymysql
 import pytest
 
 from beads_dispatch import store, suspension
-from feeder import preflight
+from feeder import ownership, preflight
 from local import processes
 from local.dolt import DoltServer
 from tests import support
@@ -136,7 +137,7 @@ def test_of_two_clones_only_the_named_one_dispatches(
     first.workspace.run(*command)
     caplog.clear()
     assert warned(first, caplog) == [] and first.store.control.suspension() == suspension.Suspension()
-    first.workspace.run("dolt", "commit", "-m", "the replica")
+    first.workspace.run("dolt", "commit")
     first.workspace.run("dolt", "push")
     server = DoltServer(toolchain.dolt(), tmp_path / "second", processes.free_port())
     server.start()
@@ -149,7 +150,19 @@ def test_of_two_clones_only_the_named_one_dispatches(
         found = second.control.suspension()
         assert found.dispatch and f"is {replica}, and this clone is without an id yet" in found.dispatch
         assert found.reap == found.dispatch
+        # Moved to the second clone, whose feeder has run by now: it is its turn with the next pull.
+        other = ownership.Owner(server.connection(clone), threading.Event())
+        other.report()
+        first.workspace.run("kv", "set", suspension.REPLICA, other.beat().replica)
+        first.workspace.run("dolt", "commit")
+        first.workspace.run("dolt", "push")
+        assert first.store.control.suspension().dispatch and second.control.suspension().dispatch
+        with support.closing(store.connect(server.connection(clone))) as connection:
+            connection.cursor().execute("CALL DOLT_PULL('origin')")
         second.close()
+        assert first.store.control.suspension().dispatch and not second.control.suspension().dispatch
+        second.close()
+        other.close()
     finally:
         server.stop()
         first.store.close()

@@ -21,7 +21,7 @@ KINDS = ("positions alone", "positions with reports")
 
 def measure(here: world.World, beats: int) -> dict[str, dict[str, float]]:
     """KiB that the folder grows by; those that stay after a garbage collection."""
-    folder, found = here.folder / "dolt" / "data", {}
+    folder, found = here.folder / "dolt" / "data", dict[str, dict[str, float]]()
     beat = Owner(here.dolt, threading.Event()).beat()
     with contextlib.closing(store.Store(here.dolt)) as beads:
         beads.feed_state.prepare()
