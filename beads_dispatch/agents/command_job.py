@@ -5,9 +5,9 @@ A script with nothing but the standard library: it is started by its path, in an
     python -I command_job.py STATE PATH SECONDS COMMAND
 """
 
-import contextlib
 import os
 import pathlib
+import select
 import signal
 import subprocess
 import sys
@@ -25,7 +25,9 @@ def run(state: int, path: pathlib.Path, seconds: float, command: str) -> None:
     command has it open too, so that it is known to run even when this process is killed."""
     signal.signal(signal.SIGTERM, _asked)
     over = ""
-    process = subprocess.Popen(["/bin/sh", "-c", command], pass_fds=[state])
+    gone, open_while_alive = os.pipe()
+    process = subprocess.Popen(["/bin/sh", "-c", command], pass_fds=[state, open_while_alive])
+    os.close(open_while_alive)
     try:
         code = process.wait(seconds)
         how = f"exit status {code}" if code >= 0 else f"ended by signal {-code}"
@@ -36,8 +38,7 @@ def run(state: int, path: pathlib.Path, seconds: float, command: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if over:
         os.killpg(0, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_SECONDS)
+        select.select([gone], [], [], _GRACE_SECONDS)  # the shell may end before what it runs
     ended = path.with_suffix(".ended")
     unnamed = ended.with_name(f".{ended.name}")
     unnamed.write_text(how)

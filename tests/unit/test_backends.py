@@ -511,13 +511,13 @@ def test_no_zombie_is_left(side: Side) -> None:
 
 
 @only("command")
-def test_a_command_ends_with_its_time_or_on_request_with_all_its_processes(side: Side, tmp_path: pathlib.Path) -> None:
-    """SIGTERM to the group, and what ignores it is killed."""
+def test_a_command_ends_with_its_time_or_on_request(side: Side, tmp_path: pathlib.Path) -> None:
+    """Each process of its group gets SIGTERM, and what is left after a grace period is killed."""
     assert isinstance(side.service, Shell)
-    waits = 'sleep 600 & echo $! > pid; trap "" TERM; echo $BEAD_ID >> beads; while true; do sleep 0.1; done'
-    ticking = side.service.backend(command=waits.replace('trap "" TERM; ', ""), job_timeout_seconds=1)
-    stubborn = side.service.backend(command=waits)
-    for job, client, why in (("c-1", ticking, "ended after 1 s"), ("c-2", stubborn, "ended on request")):
+    loop = "while true; do sleep 0.1; done) & echo $! > pid; echo $BEAD_ID >> beads; wait"
+    ticking = side.service.backend(command=f'(trap "sleep 0.5; touch tidied; exit" TERM; {loop}', job_timeout_seconds=2)
+    stubborn = side.service.backend(command=f'trap "" TERM; ({loop}')
+    for job, client, why in (("c-1", ticking, "ended after 2 s"), ("c-2", stubborn, "ended on request")):
         client.start(f"x-{job}", job)
         support.wait_for(lambda job=job: f"x-{job}" in side.service.beads(), "the command")  # type: ignore[misc]
         if client is stubborn:
@@ -525,6 +525,7 @@ def test_a_command_ends_with_its_time_or_on_request_with_all_its_processes(side:
         assert ended(side, job).why.startswith(why)
         child = int((tmp_path / "pid").read_text())
         support.wait_for(lambda child=child: not _is_alive(child), "the end of its child")  # type: ignore[misc]
+        assert (tmp_path / "tidied").exists()
     stubborn.end("c-2")  # ended already
     stubborn.end("never-seen")
 
@@ -543,7 +544,9 @@ def test_a_command_whose_guard_is_killed_still_runs(side: Side, tmp_path: pathli
     """The lock is the command's too: no second job starts beside it."""
     side.backend.start("x-1", "c-1")
     support.wait_for(lambda: side.service.beads() == ["x-1"], "the command")
-    os.kill(int((tmp_path / "output" / "c-1.running").read_text()), signal.SIGKILL)
+    guard = int((tmp_path / "output" / "c-1.running").read_text())
+    os.kill(guard, signal.SIGKILL)
+    support.wait_for(lambda: not _is_alive(guard), "the guard's end")
     assert side.backend.state("c-1").phase is Phase.RUNNING and side.backend.load() == Load(running=1)
     side.service.end("c-1", well=True)
     assert "killed" in ended(side, "c-1").why
@@ -570,7 +573,8 @@ def test_the_same_claim_starts_one_command(side: Side) -> None:
     support.wait_for(lambda: side.service.beads() == ["x-1"], "the command")
     side.service.end("c-1", well=True)
     ended(side, "c-1")
-    assert side.backend.start("x-1", "c-1") == "c-1" and side.service.beads() == ["x-1"]
+    assert side.backend.start("x-1", "c-1") == "c-1" and side.backend.state("c-1").phase is Phase.SUCCEEDED
+    assert side.backend.load() == Load(running=0) and side.service.beads() == ["x-1"]
 
 
 @only("command")
