@@ -69,7 +69,7 @@ def _run(env: settings.Environment, stop: threading.Event) -> int:
     requests = {agent.name: _requests(agent, dolt, feeder, alone=len(found) == 1) for agent in found}
     pending = {name: each.pending for name, each in requests.items()}
     watches = _job_watches(found, dolt, feeder)
-    scrape = metrics.Scrape(store.Store(dolt), found[0].limits, health, lambda: _running(watches))
+    scrape = metrics.Scrape(store.Store(dolt), [agent.limits for agent in found], health, lambda: _running(watches))
     server = http.serve(http.Endpoint(_checks(found, store.Store(dolt)), health, scrape, pending), feeder)
     threads.start("http", server.run)
     emitter = Emitter(feeder)

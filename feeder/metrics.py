@@ -8,7 +8,7 @@ beads_feeder_dolt_up is 0: an old number that looks like a new one would be wors
 import functools
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
@@ -82,6 +82,33 @@ def count_jump(gtid: str) -> None:
     LAST_JUMP.labels(gtid).set_to_current_time()
 
 
+# What is known of each agent.
+_OF_AGENT = {
+    "beads_waiting": "Eligible beads; suspension, hold and slots aside. At most 100.",
+    "beads_oldest_waiting_seconds": "Since the oldest of them changed; 0 without one.",
+    "beads_running": "Beads in progress that are assigned to the agent.",
+    "beads_inactive_seconds": "The longest inactivity of a bead in progress; not of one whose job is known to run.",
+    "beads_reap_after_seconds": "At which reap blocks a bead.",
+    "beads_hold_failures": "The agent's failures in a row.",
+    "beads_hold_seconds": "For how long dispatch is still held after them.",
+}
+
+
+def _values(
+    one: store.AgentOverview, limits: DispatchLimits, running: Collection[str], now: datetime
+) -> dict[str, float]:
+    active = min((at for bead, at in one.in_progress.items() if bead not in running), default=now)
+    return {
+        "beads_waiting": one.eligible,
+        "beads_oldest_waiting_seconds": (now - (one.oldest or now)).total_seconds(),
+        "beads_running": one.running,
+        "beads_inactive_seconds": (now - active).total_seconds(),
+        "beads_reap_after_seconds": limits.reap_after.total_seconds(),
+        "beads_hold_failures": one.hold.failures,
+        "beads_hold_seconds": ((one.hold.until or now) - now).total_seconds(),
+    }
+
+
 class OverviewCache:
     """Dolt's answer, asked for in a thread of its own. For any thread."""
 
@@ -144,18 +171,16 @@ class Scrape(Collector):
     def __init__(
         self,
         beads: store.Store,
-        limits: DispatchLimits,
+        agents: Sequence[DispatchLimits],
         health: HealthState,
         running: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """`beads` is its own; `running` returns the beads whose job is known to run."""
-        self._limits = limits
+        """`beads` is its own; `agents` are all of them; `running` returns the beads whose job is known to run."""
+        self._agents = agents
         self._health = health
         self._running = running
         self._lag = Lag()
-        self._cache = OverviewCache(
-            lambda: beads.overview(limits.assignee, datetime.now(UTC), only_ours=limits.reap_only_ours)
-        )
+        self._cache = OverviewCache(lambda: beads.overview(agents, datetime.now(UTC)))
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -183,26 +208,7 @@ class Scrape(Collector):
     def _from_dolt(self, found: store.Overview) -> Iterator[Metric]:
         if self._health.position is not None:
             yield from self._lag_behind(Position(self._health.position), found.executed)
-        now = datetime.now(UTC)
-        oldest = (now - found.oldest).total_seconds() if found.oldest else 0.0
-        held = (found.hold.until - now).total_seconds() if found.hold.until else 0.0
-        yield _gauge("beads_waiting", found.eligible, "Eligible beads; suspension, hold and slots aside. At most 100.")
-        yield _gauge(
-            "beads_oldest_waiting_seconds", max(oldest, 0.0), "Since the oldest of them changed; 0 without one."
-        )
-        yield _gauge("beads_running", found.running, "Beads in progress that are assigned to the agent.")
-        running = self._running()
-        newest = min((at for bead, at in found.in_progress.items() if bead not in running), default=now)
-        yield _gauge(
-            "beads_inactive_seconds",
-            max((now - newest).total_seconds(), 0.0),
-            "The longest inactivity of a bead in progress; not of one whose job is known to run.",
-        )
-        yield _gauge(
-            "beads_reap_after_seconds", self._limits.reap_after.total_seconds(), "At which reap blocks a bead."
-        )
-        yield _gauge("beads_hold_failures", found.hold.failures, "The agent's failures in a row.")
-        yield _gauge("beads_hold_seconds", max(held, 0.0), "For how long dispatch is still held after them.")
+        yield from self._of_agents(found.agents)
         suspended = GaugeMetricFamily("beads_suspended", "1 while it is suspended.", labels=["function"])
         suspended.add_metric(["dispatch"], float(found.suspension.dispatch is not None))
         suspended.add_metric(["reap"], float(found.suspension.reap is not None))
@@ -215,6 +221,14 @@ class Scrape(Collector):
         for function, moment in sorted(found.suspended_since.items()):
             since.add_metric([function], moment.timestamp())
         yield since
+
+    def _of_agents(self, found: Mapping[str, store.AgentOverview]) -> Iterator[Metric]:
+        now, running = datetime.now(UTC), self._running()
+        families = {name: GaugeMetricFamily(name, text, labels=["agent"]) for name, text in _OF_AGENT.items()}
+        for limits in self._agents:
+            for name, value in _values(found[limits.assignee], limits, running, now).items():
+                families[name].add_metric([limits.assignee], max(float(value), 0.0))
+        yield from families.values()
 
     def _lag_behind(self, read: Position, executed: str) -> Iterator[Metric]:
         yield _gauge(

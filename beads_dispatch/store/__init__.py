@@ -1,6 +1,7 @@
 """Every SQL statement of this system, by subject: the one place that knows bd's schema."""
 
 import contextlib
+from collections.abc import Iterable
 from datetime import datetime
 
 from beads_dispatch import settings
@@ -21,6 +22,7 @@ from beads_dispatch.store.records import (
     REAPER,
     REFUSES_ALL,
     Activity,
+    AgentOverview,
     Blocker,
     Commit,
     Diagnosis,
@@ -52,20 +54,25 @@ class Store:
         self.history = History(self._session)
         self.server = ServerReads(self._session)
 
-    def overview(self, assignee: str, now: datetime, *, only_ours: bool = False) -> Overview:
-        """What the metrics show. At most 100 eligible beads are counted; `only_ours`: see ActivityReads.inactive."""
+    def overview(self, agents: Iterable[settings.DispatchLimits], now: datetime) -> Overview:
+        """What the metrics show. At most 100 eligible beads are counted for each agent."""
         self.refresh()
-        eligible, oldest = self.eligible.oldest(assignee, now)
-        suspension = self.control.suspension()
-        inactive = self.activity.inactive(assignee, now, only_ours=only_ours)
+        suspension, holds = self.control.suspension(), self.control.holds()
         return Overview(
+            agents={one.assignee: self._of_agent(one, holds.get(one.assignee, Hold()), now) for one in agents},
+            suspension=suspension,
+            suspended_since=self.feed_state.suspended_since(suspension, now),
+            executed=self.feed_state.executed(),
+        )
+
+    def _of_agent(self, limits: settings.DispatchLimits, hold: Hold, now: datetime) -> AgentOverview:
+        eligible, oldest = self.eligible.oldest(limits.assignee, now)
+        inactive = self.activity.inactive(limits.assignee, now, only_ours=limits.reap_only_ours)
+        return AgentOverview(
             eligible=eligible,
             oldest=oldest,
-            running=self.activity.count_in_progress(assignee),
-            suspension=suspension,
-            hold=self.control.hold(assignee),
-            executed=self.feed_state.executed(),
-            suspended_since=self.feed_state.suspended_since(suspension, now),
+            running=self.activity.count_in_progress(limits.assignee),
+            hold=hold,
             in_progress={bead.id: bead.last_activity for bead in inactive if bead.last_activity},
         )
 

@@ -54,19 +54,24 @@ class Hold:
 
 
 @dataclass(frozen=True)
-class Overview:
-    """What there is to do at a moment, and what keeps it from being done."""
+class AgentOverview:
+    """What one agent has to do at a moment."""
 
     eligible: int  # beads; suspension, hold and slots aside
     oldest: datetime | None  # the oldest `updated_at` among them
     running: int  # beads in progress for the agent
-    suspension: Suspension
     hold: Hold
+    in_progress: Mapping[str, datetime]  # the newest activity by bead, of those that reap looks at
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What there is to do at a moment, and what keeps it from being done."""
+
+    agents: Mapping[str, AgentOverview]  # by name
+    suspension: Suspension
+    suspended_since: Mapping[str, datetime]  # by dispatch, reap: those that are
     executed: str  # the set of GTIDs that the server has executed
-    suspended_since: Mapping[str, datetime] = field(default_factory=dict)  # by dispatch, reap: those that are
-    in_progress: Mapping[str, datetime] = field(
-        default_factory=dict
-    )  # the newest activity by bead, of those that reap looks at
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from unittest import mock
 
+import pymysql
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -27,6 +29,11 @@ def samples(page: bytes) -> Samples:
     return found
 
 
+def of(found: Samples, name: str, agent: str = "agent") -> float:
+    """One agent's value."""
+    return found[f'{name}{{agent="{agent}"}}']
+
+
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scrape waits for Dolt's answer, however slow the machine: without it the metrics tested here are left out."""
@@ -37,13 +44,14 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def scrape(beads: Beads) -> Iterator[Callable[[], Samples]]:
     """Scrapes with a Dolt that is asked anew each time."""
     with support.closing(store.Store(beads.dolt)) as own:
-        yield lambda: samples(metrics.Scrape(own, settings.DispatchLimits(), HealthState()).page())
+        yield lambda: samples(metrics.Scrape(own, [settings.DispatchLimits()], HealthState()).page())
 
 
 def test_the_state_is_as_the_beads_are(beads: Beads, scrape: Callable[[], Samples]) -> None:
     """Waiting is what dispatch would take, and since when; running is what the agent has in progress."""
     nothing = scrape()
-    assert (nothing["beads_waiting"], nothing["beads_oldest_waiting_seconds"], nothing["beads_running"]) == (0, 0, 0)
+    empty = ("beads_waiting", "beads_oldest_waiting_seconds", "beads_running")
+    assert [of(nothing, name) for name in empty] == [0, 0, 0]
     now = datetime.now(UTC).replace(microsecond=0)  # Dolt would round, up as well
     beads.add("x-1", updated_at=now - timedelta(minutes=10))
     beads.add("x-2", updated_at=now - timedelta(minutes=40))
@@ -53,8 +61,8 @@ def test_the_state_is_as_the_beads_are(beads: Beads, scrape: Callable[[], Sample
     beads.add("x-6", status="in_progress", assignee="bob")
     beads.add("x-7", updated_at=now - timedelta(minutes=90), metadata='{"dispatch": {"retry_at": "2100-01-01"}}')
     found = scrape()
-    assert (found["beads_waiting"], found["beads_running"]) == (2, 1)
-    assert 40 * 60 <= found["beads_oldest_waiting_seconds"] < 45 * 60
+    assert (of(found, "beads_waiting"), of(found, "beads_running")) == (2, 1)
+    assert 40 * 60 <= of(found, "beads_oldest_waiting_seconds") < 45 * 60
     assert found["beads_feeder_dolt_up"] == 1
 
 
@@ -63,9 +71,9 @@ def test_a_blocked_bead_is_not_counted(beads: Beads, scrape: Callable[[], Sample
     first, second = beads.workspace.create("first", "ok"), beads.workspace.create("second", "ok")
     beads.workspace.run("dep", "add", second, first)
     beads.sql("UPDATE issues SET assignee = 'agent' WHERE id = %s", second)
-    assert scrape()["beads_waiting"] == 0
+    assert of(scrape(), "beads_waiting") == 0
     beads.workspace.run("close", first)
-    assert scrape()["beads_waiting"] == 1
+    assert of(scrape(), "beads_waiting") == 1
 
 
 def test_a_long_queue_costs_no_more(beads: Beads, scrape: Callable[[], Samples]) -> None:
@@ -76,20 +84,20 @@ def test_a_long_queue_costs_no_more(beads: Beads, scrape: Callable[[], Samples])
         " SELECT CONCAT('x-', i), 't', '', '', 'ok', '', 'agent', UTC_TIMESTAMP() - INTERVAL i HOUR FROM n"
     )
     found = scrape()
-    assert found["beads_waiting"] == 100
-    assert found["beads_oldest_waiting_seconds"] // 3600 == 150
+    assert of(found, "beads_waiting") == 100
+    assert of(found, "beads_oldest_waiting_seconds") // 3600 == 150
 
 
 def test_hold_and_suspension_are_shown(beads: Beads, scrape: Callable[[], Samples]) -> None:
     """Each suspension alone; how many failures in a row, and how long they hold dispatch."""
-    assert scrape()["beads_hold_failures"] == scrape()["beads_hold_seconds"] == 0
+    assert of(scrape(), "beads_hold_failures") == of(scrape(), "beads_hold_seconds") == 0
     beads.store.control.set_hold(
         "agent", store.Hold(), store.Hold(3, datetime.now(UTC) + timedelta(minutes=5), "HTTP 502")
     )
     beads.store.control.mirror_pingsource("reap", True)
     found = scrape()
-    assert found["beads_hold_failures"] == 3
-    assert 200 < found["beads_hold_seconds"] <= 300
+    assert of(found, "beads_hold_failures") == 3
+    assert 200 < of(found, "beads_hold_seconds") <= 300
     assert [found[f'beads_suspended{{function="{name}"}}'] for name in ("dispatch", "reap")] == [0, 1]
     beads.store.control.set_configured(dispatch=True, reap=False)
     found = scrape()
@@ -97,7 +105,7 @@ def test_hold_and_suspension_are_shown(beads: Beads, scrape: Callable[[], Sample
     beads.store.control.set_hold(
         "agent", store.Hold(3), store.Hold(4, datetime.now(UTC) - timedelta(minutes=5), "HTTP 502")
     )
-    assert scrape()["beads_hold_seconds"] == 0
+    assert of(scrape(), "beads_hold_seconds") == 0
 
 
 def test_since_when_it_is_suspended_survives_the_feeder(beads: Beads, scrape: Callable[[], Samples]) -> None:
@@ -110,7 +118,7 @@ def test_since_when_it_is_suspended_survives_the_feeder(beads: Beads, scrape: Ca
     assert begun.timestamp() <= first < begun.timestamp() + support.PATIENCE_SECONDS
     beads.sql(f"UPDATE {store.STATE_DATABASE}.suspended SET since = since - INTERVAL 60 HOUR")
     with support.closing(store.Store(beads.dolt)) as another:
-        found = samples(metrics.Scrape(another, settings.DispatchLimits(), HealthState()).page())
+        found = samples(metrics.Scrape(another, [settings.DispatchLimits()], HealthState()).page())
     assert found[since % "dispatch"] == pytest.approx(first - 60 * 3600, abs=1)
     beads.store.control.set_configured(dispatch=False, reap=True)
     both = scrape()
@@ -124,29 +132,55 @@ def test_since_when_it_is_suspended_survives_the_feeder(beads: Beads, scrape: Ca
 def test_the_longest_inactivity_is_shown(beads: Beads, scrape: Callable[[], Samples]) -> None:
     """Of the beads that reap looks at, by the activity that reap looks at; beside it, when reap blocks."""
     found = scrape()
-    assert (found["beads_inactive_seconds"], found["beads_reap_after_seconds"]) == (0, 30 * 60)
+    assert (of(found, "beads_inactive_seconds"), of(found, "beads_reap_after_seconds")) == (0, 30 * 60)
     now = datetime.now(UTC).replace(microsecond=0)
     beads.add("x-1", status="in_progress", updated_at=now - timedelta(minutes=40))
     beads.add("x-2", status="in_progress", updated_at=now - timedelta(hours=8))
     beads.add("x-3", status="in_progress", updated_at=now - timedelta(hours=9), assignee="bob")
-    assert 8 * 3600 <= scrape()["beads_inactive_seconds"] < 8 * 3600 + 300
+    assert 8 * 3600 <= of(scrape(), "beads_inactive_seconds") < 8 * 3600 + 300
     beads.sql(
         "INSERT INTO comments (id, issue_id, author, text, created_at) VALUES (UUID(), 'x-2', 'agent', 'on it', %s)",
         now,
     )
-    assert 40 * 60 <= scrape()["beads_inactive_seconds"] < 45 * 60
+    assert 40 * 60 <= of(scrape(), "beads_inactive_seconds") < 45 * 60
     limits = settings.DispatchLimits(reap_after_minutes=120, reap_only_ours=True)
     with support.closing(store.Store(beads.dolt)) as own:
-        ours = samples(metrics.Scrape(own, limits, HealthState()).page())
-        running = samples(metrics.Scrape(own, settings.DispatchLimits(), HealthState(), lambda: {"x-1"}).page())
-    assert (ours["beads_inactive_seconds"], ours["beads_reap_after_seconds"]) == (0, 120 * 60)
-    assert running["beads_inactive_seconds"] < 5 * 60
+        ours = samples(metrics.Scrape(own, [limits], HealthState()).page())
+        running = samples(metrics.Scrape(own, [settings.DispatchLimits()], HealthState(), lambda: {"x-1"}).page())
+    assert (of(ours, "beads_inactive_seconds"), of(ours, "beads_reap_after_seconds")) == (0, 120 * 60)
+    assert of(running, "beads_inactive_seconds") < 5 * 60
+
+
+def test_each_agent_has_its_own(beads: Beads) -> None:
+    """Beads, limits and hold by agent, one series each, from one connection; of nobody else."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    agents = [settings.DispatchLimits(), settings.DispatchLimits(assignee="bob", reap_after_minutes=60)]
+    beads.add("x-1", updated_at=now - timedelta(hours=1))
+    beads.add("x-2", updated_at=now - timedelta(hours=2), assignee="bob")
+    beads.add("x-3", updated_at=now - timedelta(hours=3), assignee="bob")
+    beads.add("x-4", updated_at=now - timedelta(hours=4), assignee="bob", status="in_progress")
+    beads.add("x-5", updated_at=now - timedelta(hours=9), assignee="eve")
+    until = datetime.now(UTC) + timedelta(minutes=5)
+    beads.store.control.set_hold("bob", store.Hold(), store.Hold(2, until, "HTTP 502"))
+    with support.closing(store.Store(beads.dolt)) as own:
+        scraping = metrics.Scrape(own, agents, HealthState())
+        with mock.patch.object(pymysql, "connect", wraps=pymysql.connect) as connect:
+            found = samples(scraping.page())
+    assert connect.call_count == 1
+    expected = {"beads_waiting": (1, 2), "beads_running": (0, 1), "beads_hold_failures": (0, 2)}
+    expected["beads_reap_after_seconds"] = (30 * 60, 60 * 60)
+    assert {name: (of(found, name), of(found, name, "bob")) for name in expected} == expected
+    assert of(found, "beads_oldest_waiting_seconds") // 3600 == 1
+    assert of(found, "beads_oldest_waiting_seconds", "bob") // 3600 == 3
+    assert (of(found, "beads_inactive_seconds"), of(found, "beads_inactive_seconds", "bob") // 3600) == (0, 4)
+    assert of(found, "beads_hold_seconds") == 0 < of(found, "beads_hold_seconds", "bob") <= 300
+    assert not [name for name in found if '"eve"' in name]
 
 
 def test_with_dolt_down_the_feeders_own_metrics_remain(beads: Beads) -> None:
     """No server: the page is there, without what only Dolt knows."""
     nowhere = settings.DoltSettings("127.0.0.1", 9, "root", "", "x")
-    found = samples(metrics.Scrape(store.Store(nowhere), settings.DispatchLimits(), HealthState()).page())
+    found = samples(metrics.Scrape(store.Store(nowhere), [settings.DispatchLimits()], HealthState()).page())
     assert (found["beads_feeder_dolt_up"], found["beads_feeder_connected"]) == (0, 0)
     assert "beads_feeder_sink_errors_total" in found
     assert not [name for name in found if name.startswith(("beads_waiting", "beads_hold", "beads_feeder_lag"))]
@@ -161,7 +195,7 @@ def feed(beads: Beads, sink: support.Sink) -> Iterator[Running]:
 
 def test_changes_requests_and_the_sinks_errors_are_counted(beads: Beads, sink: support.Sink, feed: Running) -> None:
     """As they happen, and only what the sink took; meanwhile the lag grows, and then it is gone."""
-    scraping = metrics.Scrape(store.Store(beads.dolt), settings.DispatchLimits(), feed.health)
+    scraping = metrics.Scrape(store.Store(beads.dolt), [settings.DispatchLimits()], feed.health)
 
     def now() -> Samples:
         scraping._cache._asked = float("-inf")
@@ -203,4 +237,5 @@ def test_the_overview_agrees_with_the_eligibility_check(beads: Beads) -> None:
     now = datetime.now(UTC)
     beads.add("x-1", metadata=f'{{"dispatch": {{"retry_at": "{notes.timestamp(now)}"}}}}')
     for moment, count in ((now - timedelta(seconds=5), 0), (now + timedelta(seconds=1), 1)):
-        assert beads.store.overview("agent", moment).eligible == beads.store.eligible.count("agent", moment) == count
+        overview = beads.store.overview([settings.DispatchLimits()], moment).agents["agent"]
+        assert overview.eligible == beads.store.eligible.count("agent", moment) == count

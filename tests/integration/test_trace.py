@@ -99,7 +99,7 @@ def test_the_reply_to_a_tick_is_as_its_schema_says(beads: Beads) -> None:
     beads.add("x-2", status="in_progress")
     own = store.Store(beads.dolt)
     feed = settings.FeederSettings("http://sink.test", {}, processes.free_port(), "127.0.0.1")
-    scrape = metrics.Scrape(store.Store(beads.dolt), settings.DispatchLimits(), HealthState())
+    scrape = metrics.Scrape(store.Store(beads.dolt), [settings.DispatchLimits()], HealthState())
     check = EligibilityCheck(own, settings.DispatchLimits(), None)
     server = http.serve(http.Endpoint({"agent": check}, HealthState(), scrape), feed)
     threading.Thread(target=servers.run_until_closed, args=(server,), daemon=True).start()

@@ -122,7 +122,7 @@ def test_the_feeder_can_do_its_work(
             preflight.log_warnings(ours)
             ours.control.mirror_pingsource("reap", True)
             assert ours.feed_state.unpublished("") == ([], None)
-            assert ours.overview("agent", datetime.now(UTC)).running == 0
+            assert ours.overview([settings.DispatchLimits()], datetime.now(UTC)).agents["agent"].running == 0
         beads.add("x-1")
         wait_for(lambda: sink.of_type(events.DISPATCH_REQUESTED), "the request")
         wait_for(lambda: [event.subject for event in sink.of_type(events.ISSUE_CHANGED)] == ["x-1"], "the change")

@@ -31,9 +31,10 @@ def exposed() -> set[str]:
     health = HealthState()
     health.position = ""
     nowhere = settings.DoltSettings("127.0.0.1", 9, "root", "", "x")
-    scrape = metrics.Scrape(store.Store(nowhere), settings.DispatchLimits(), health)
+    scrape = metrics.Scrape(store.Store(nowhere), [settings.DispatchLimits()], health)
     now = datetime.now(UTC)
-    overview = store.Overview(0, None, 0, Suspension(), store.Hold(1, now), "", {"dispatch": now})
+    agent = store.AgentOverview(0, None, 0, store.Hold(1, now), {})
+    overview = store.Overview({"agent": agent}, Suspension(), {"dispatch": now}, "")
     own = re.findall(r"^# TYPE (\w+) ", scrape.page().decode(), re.MULTILINE)
     return {*own, *(family.name for family in scrape._from_dolt(overview))}
 
