@@ -2,10 +2,12 @@
 events, which a subscriber or the sink may hold up.
 
 No position is stored: after each connect there is a reason to request a pass, so whatever it missed costs one query. So
-it does not read a large transaction, but connects again.
+it does not read a large transaction, but connects again. Until Dolt sends what comes after that, which may take it many
+seconds, it is asked each second whether there is work.
 """
 
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 
@@ -19,6 +21,7 @@ from feeder.requests import PendingRequest
 
 logger = log.get("feeder")
 
+_UNSURE_SECONDS = 60.0  # after a connect, at most; without any change a heartbeat comes after 30
 _MOST_ROWS = 1000  # of a transaction; a larger one is a reason by itself
 
 
@@ -41,6 +44,7 @@ class RequestFeed:
         self._store = store.Store(dolt)
         self._stream: binlog.Stream | None = None
         self._backoff = Backoff()
+        self._was_live = True  # something came since Dolt was asked each second
 
     def run(self) -> None:
         """Add a reason for each change that may make work available, until `stop` is set."""
@@ -66,8 +70,10 @@ class RequestFeed:
         self._stream = binlog.Stream(self._dolt, position, most_rows=_MOST_ROWS)
         try:
             self._resume("connect")
+            self._unsure()
             for item in self._stream:
                 self._backoff.reset()
+                self._live()
                 if self._stop.is_set() or isinstance(item, LargeTransaction):
                     return  # reading it takes seconds; after another connect it is past
                 if isinstance(item, Transaction):
@@ -89,6 +95,19 @@ class RequestFeed:
                 pending.add_moved()
             if agent in self._begun and changes.starts_a_job(transaction, agent):
                 self._begun[agent].set()
+
+    def _unsure(self) -> None:
+        """Changes may not be seen for a while. Where nothing has come since the last time, that is an outage."""
+        if self._was_live:
+            self._was_live = False
+            for pending in self._pending.values():
+                pending.unsure_until = time.monotonic() + _UNSURE_SECONDS
+
+    def _live(self) -> None:
+        if not self._was_live:
+            self._was_live = True
+            for pending in self._pending.values():
+                pending.unsure_until = 0.0
 
     def _resume(self, why: str) -> None:
         reason = RequestReason("resume", f"{why}-{uuid.uuid4()}")

@@ -23,6 +23,7 @@ class PendingRequest:
     """The request that is to be made next: several reasons that come meanwhile make one more request."""
 
     def __init__(self) -> None:
+        self.unsure_until = 0.0  # time.monotonic(); changes may not be seen until then: Dolt is asked each second
         self._reason: RequestReason | None = None
         self._moved = False
         self._changed = threading.Condition()
@@ -106,9 +107,12 @@ class AgentRequests:
         backoff, due = Backoff(), DueMoment(self._check)
         while not stop.is_set():
             reason = self.pending.take(due.seconds_left())
+            unsure = reason is None and time.monotonic() < self.pending.unsure_until
+            if unsure:
+                reason = RequestReason("resume", f"unsure-{uuid.uuid4()}")
             try:
                 if reason is not None:
-                    self._send(reason)
+                    self._send(reason, with_slot=unsure or reason.cause == "tick")
                     reason = None
                 due.look(self.pending)
                 backoff.reset()
@@ -117,10 +121,9 @@ class AgentRequests:
                     self.pending.add(reason)
                 stop.wait(backoff.failed(f"cannot request a pass: {exc}; trying again", Action.REQUEST))
 
-    def _send(self, reason: RequestReason) -> None:
-        # A close comes a moment before its slot is free; but a tick is not to find the agent busy each time.
-        tick = reason.cause == "tick"
-        count = self._check.count_eligible_with_slot() if tick else self._check.count_eligible()
+    def _send(self, reason: RequestReason, *, with_slot: bool) -> None:
+        # A close comes a moment before its slot is free; but what comes again and again is not to find the agent busy.
+        count = self._check.count_eligible_with_slot() if with_slot else self._check.count_eligible()
         if count:
             self.emitter.send(changes.request(reason, count, events.DISPATCH_REQUESTED, self.agent, alone=self._alone))
             metrics.REQUESTS.labels("dispatch", reason.cause).inc()

@@ -17,6 +17,7 @@ from feeder.changes import RowChange, Transaction
 from feeder.deaths import AT_ANY, DeathCounter
 from feeder.emitter import EventRefused, SinkError, retry_until_accepted
 from feeder.metrics import JUMPS, LAST_JUMP, REFUSED_EVENTS
+from feeder.request_feed import RequestFeed
 from local import processes
 from local.dolt import DoltServer
 from tests import support
@@ -70,6 +71,30 @@ def test_a_subscriber_that_hangs_delays_no_request(beads: Beads, sink: support.S
         sink.choose = lambda event: support.accepted
         released.set()
     wait_for(lambda: sink.about("x-1") and sink.about("x-2"), "the changes, late")
+
+
+def test_until_changes_are_seen_dolt_is_asked(
+    beads: Beads, sink: support.Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a connect, while Dolt has sent nothing yet: it may be reading a large transaction."""
+    monkeypatch.setattr(RequestFeed, "_live", lambda self: None)
+    monkeypatch.setattr(RequestFeed, "_look_at", lambda self, transaction: None)
+    with support.closing(Running(beads.dolt, sink.url)) as running:
+        running.wait_until_started(beads)
+        beads.add("x-1")
+        wait_for(lambda: sink.of_type(events.DISPATCH_REQUESTED), "the request")
+        assert sink.of_type(events.DISPATCH_REQUESTED)[-1].extensions["cause"] == "resume"
+
+
+def test_once_changes_are_seen_dolt_is_not_asked(beads: Beads, running: Running) -> None:
+    """It costs nothing while nothing happens; nor does an outage of the binlog, in which nothing comes."""
+    pending = running.request_feed._pending["agent"]
+    running.wait_for(beads, lambda: pending.unsure_until == 0, "the first transaction is seen")
+    running.request_feed._unsure()
+    assert pending.unsure_until > 0
+    pending.unsure_until = 0
+    running.request_feed._unsure()
+    assert pending.unsure_until == 0
 
 
 def test_an_event_that_the_sink_refuses_for_good_is_passed_over(

@@ -4,6 +4,7 @@ change is published."""
 import contextlib
 import functools
 import random
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -120,8 +121,8 @@ def one_transaction(here: World, size: LargeSize) -> Check:
         broken += [f"{jumps} transactions passed over"] if jumps else []
     figures = (
         f"{size.beads} beads with 3 KB, each changed twice: published once each in {took:.0f} s; feeder's peak"
-        f" {before:.0f} MiB before, {peak:.0f} MiB after; {len(soon)} assignments meanwhile POSTed after at most"
-        f" {max(soon):.1f} s"
+        f" {before:.0f} MiB before, {peak:.0f} MiB after; {len(soon)} assignments meanwhile POSTed after"
+        f" {_delays(soon)}"
     )
     return check("one large transaction", figures, broken)
 
@@ -145,7 +146,7 @@ def subscriber_hangs(here: World, size: LargeSize) -> Check:
         played.sink.choose = lambda event: accepted
         # Each was created assigned, became in progress by its claim, and both are changes.
         wait_for(lambda: len(set(played.published("assigned"))) == len(soon), "the changes are published", 120)
-    figures = f"{len(soon)} assignments in {size.hang_seconds:g} s, POSTed after at most {max(soon):.1f} s each"
+    figures = f"{len(soon)} assignments in {size.hang_seconds:g} s, POSTed after {_delays(soon)}"
     return check("a subscriber of change events hangs", figures, _too_late(soon, size))
 
 
@@ -215,6 +216,10 @@ def _for_changes(choose: Callable[[events.Event], Behaviour]) -> Callable[[event
 
 def _events_about(sink: Sink, prefix: str) -> list[events.Event]:
     return [event for event in sink.of_type(events.ISSUE_CHANGED) if str(event.subject).startswith(prefix)]
+
+
+def _delays(soon: list[float]) -> str:
+    return f"{statistics.median(soon):.1f} s in the middle, {max(soon):.1f} s at most"
 
 
 def _too_late(soon: list[float], size: LargeSize) -> list[str]:
