@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from beads_dispatch.store import feeders
+from beads_dispatch.store.errors import StoreError
 from beads_dispatch.store.records import PublishedState
 from beads_dispatch.store.session import STATE_DATABASE, Cursor, Rows, Session, naive, retry_on_conflict
 from beads_dispatch.suspension import Suspension
@@ -47,13 +48,23 @@ class FeedState:
         # Looked for first: a user with rights on this database alone is refused CREATE DATABASE even where it exists.
         name = {"name": STATE_DATABASE}
         if not self._session.rows("SELECT 1 FROM information_schema.schemata WHERE schema_name = %(name)s", name):
-            self._session.rows(f"CREATE DATABASE IF NOT EXISTS {STATE_DATABASE}")
+            self._create_database()
         tables = self._session.rows(f"SHOW TABLES FROM {STATE_DATABASE}")
         found = {str(name) for row in tables for name in row.values()}
         for table in _TABLES:
             if table.split()[0] not in found:
                 self._session.rows(f"CREATE TABLE IF NOT EXISTS {STATE_DATABASE}.{table}")
         return {"positions", "seen"} <= found
+
+    def _create_database(self) -> None:
+        try:
+            self._session.rows(f"CREATE DATABASE IF NOT EXISTS {STATE_DATABASE}")
+        except StoreError as exc:
+            if not exc.refused:
+                raise
+            # Dolt allows it to those only who may create any database.
+            fix = f"the database {STATE_DATABASE} is missing; run as an administrator: CREATE DATABASE {STATE_DATABASE}"
+            raise StoreError(f"{fix} ({exc})", exc.code, refused=True) from exc
 
     def position(self) -> str | None:
         """The stored position: the set of GTIDs that were published. None at first."""

@@ -160,3 +160,20 @@ def test_everything_else_is_refused(beads: Beads, as_user: As, name: str, statem
     connection = store.connect(as_user(name))
     with support.closing(connection), connection.cursor() as cursor, pytest.raises(pymysql.Error, match="denied"):
         cursor.execute(statement.replace("%s", f"`{beads.dolt.database}`"))
+
+
+def test_the_feeder_names_what_makes_its_database_again(
+    beads: Beads, sink: support.Sink, as_user: As, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Dolt lets only a user who may create any database create this one. With it, all goes on without a restart."""
+    with support.closing(Running(as_user("feeder"), sink.url)) as running:
+        running.wait_until_started(beads)
+        beads.sql(f"DROP DATABASE {store.STATE_DATABASE}")
+        fix = f"run as an administrator: CREATE DATABASE {store.STATE_DATABASE}"
+        wait_for(lambda: fix in caplog.text, "the words in the log")
+        beads.sql(f"CREATE DATABASE {store.STATE_DATABASE}")
+        beads.add("x-1")
+        wait_for(lambda: sink.about("x-1") and beads.store.feed_state.position(), "the feed goes on")
+    with support.closing(store.Store(as_user("dispatch"))) as dispatch:
+        dispatch.control.set_hold("agent", store.Hold(), store.Hold(1, None, "the agent was down"))
+        assert beads.store.control.hold("agent").failures == 1
