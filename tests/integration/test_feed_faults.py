@@ -25,6 +25,7 @@ from tests.conftest import Beads, make_workspace
 from tests.integration.test_feed import Running
 from tests.support import wait_for
 from tools import toolchain
+from tools.bench import scale
 from tools.database import BeadsDatabase
 
 
@@ -212,6 +213,22 @@ def test_beads_are_compared_and_copied_page_by_page(beads: Beads, monkeypatch: p
         assert len(rows) <= 20
         found += [str(row["bead"]) for row in rows]
     assert sorted(found) == [*names[:30], *names[90:95], *(f"y-{number:03}" for number in range(30))]
+
+
+def test_a_page_reads_its_own_beads_alone(beads: Beads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dolt's plan of each statement has an upper bound or a limit: a page must not cost more where more beads follow."""
+    monkeypatch.setattr(feed_state, "PAGE", 10)
+    beads.insert([f"x-{number:03}" for number in range(95)], assignee="bob")
+    beads.store.feed_state.start_position("uuid:1", "start")
+    with scale.recorded_queries() as queries:
+        beads.store.feed_state.unpublished("x-010")
+    assert len(queries) == 4
+    for sql, params in queries.items():
+        with beads.cursor() as cursor:
+            cursor.execute(f"EXPLAIN PLAN {sql}", params)
+            plan = "\n".join(str(line) for row in cursor.fetchall() for line in row.values())
+        assert "Limit(1)" in plan or "∞" not in plan, plan
+        assert "TopN" not in plan and "MergeJoin" not in plan, plan
 
 
 def test_more_differences_than_are_published_at_once(beads: Beads, monkeypatch: pytest.MonkeyPatch) -> None:
