@@ -165,6 +165,8 @@ def test_a_feeder_that_never_returns_stops_the_reaper_for_half_an_hour_only(
     beads.store.feed_state.report(ownership.Owner(beads.dolt, threading.Event()).beat())
     beads.sql(f"UPDATE {store.STATE_DATABASE}.feeders SET beat_at = %s", naive(clock() - timedelta(hours=1)))
     assert reap(beads, clock).blocked == []
+    (row,) = beads.sql(f"SELECT resumed_at > beat_at AS ended FROM {store.STATE_DATABASE}.feeders")
+    assert row["ended"]
     clock.passed += timedelta(minutes=29)
     assert reap(beads, clock).blocked == []
     clock.passed += timedelta(minutes=2)

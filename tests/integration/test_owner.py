@@ -194,3 +194,25 @@ def test_a_beat_comes_once_a_minute_and_not_after_the_position(beads: Beads) -> 
             assert writes.call_count == 2
     found = beads.store.feeders.find()
     assert found is not None and found.beat == owner.beat() and not found.away
+
+
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_a_beat_comes_by_itself(beads: Beads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing to publish, and no position to store."""
+    monkeypatch.setattr(store, "BEAT_SECONDS", 0.2)
+    beads.store.feed_state.prepare()
+    stop = threading.Event()
+    owner = ownership.Owner(beads.dolt, stop)
+    ours = store.Store(beads.dolt)
+    checkpointer = checkpoint.Checkpointer(ours, ours.feed_state.executed(), HealthState(), owner.beat)
+    thread = threading.Thread(target=checkpointer.run, args=(stop,))
+    thread.start()
+    try:
+        for _ in range(2):
+            wait_for(beads.store.feeders.find, "a beat")
+            beads.sql(f"DELETE FROM {store.STATE_DATABASE}.feeders")
+    finally:
+        stop.set()
+        thread.join()
+        ours.close()
+        owner.close()
