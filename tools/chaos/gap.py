@@ -6,7 +6,7 @@ import pathlib
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from beads_dispatch import events, store
@@ -21,6 +21,7 @@ from tools.world import Feeder, World, wait_for
 check = functools.partial(checks.check, "gap")
 
 _GAP_LOGGED = "does not continue from the feed's position"
+_NOTICED_SECONDS = 60  # what a restore undid is published in this time
 _FOREIGN_POSITION = "11111111-2222-3333-4444-555555555555:1-77"
 
 
@@ -218,6 +219,43 @@ def restored(here: World, scene: Scene, size: GapSize, *, whole: bool) -> str:
     return f"published {len(scene.recovered())} beads as recovered {took:.1f} s after, and every change since"
 
 
+def set_back(here: World, scene: Scene, size: GapSize, *, statements: Sequence[str]) -> str:
+    """The database is set back under a running feeder by Dolt's own means, while others write. `{earlier}` stands for a
+    commit of before, and `{copy}` for a backup of the database as it was then."""
+    scene.write(size.changes)
+    copy = f"file://{here.folder}/set-back-{time.monotonic_ns()}"
+    fields = {"earlier": here.commit("earlier"), "copy": copy, "database": here.dolt.database}
+    here.sql("CALL dolt_backup('sync-url', %s)", copy)
+    scene.write(size.changes)
+    here.commit("later")
+    scene.write(size.changes // 4)
+    scene.caught_up()
+    before = states(here)
+    with here.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement.format(**fields))
+    after = states(here)
+    net = sum(before.get(bead) != after.get(bead) for bead in {*before, *after})
+    took = scene.caught_up(_NOTICED_SECONDS)
+    assert net, "it set nothing back"
+    scene.write(size.changes // 4)
+    scene.caught_up()
+    return f"{net} beads set back, published {took:.1f} s after, {len(scene.recovered())} of them as recovered"
+
+
+def state_dropped(here: World, scene: Scene, size: GapSize) -> str:
+    """Our own database is dropped while beads change."""
+    scene.write(size.changes)
+    scene.caught_up()
+    here.sql(f"DROP DATABASE {store.STATE_DATABASE}")
+    scene.write(size.changes)
+    took = scene.caught_up()
+    made = scene.log.read_text().count("was lost: it is made again")
+    assert made == 1, f"made again {made} times"
+    assert not scene.recovered(), f"{len(scene.recovered())} published once more"
+    return f"made again, {size.changes} changes published {took:.1f} s after, none twice"
+
+
 def foreign_position(here: World, scene: Scene, size: GapSize) -> str:
     """The stored position is another server's."""
     scene.write(size.changes)
@@ -236,6 +274,15 @@ def foreign_position(here: World, scene: Scene, size: GapSize) -> str:
     )
 
 
+SET_BACK = {
+    "dolt_reset to an earlier commit": ["CALL dolt_reset('--hard', '{earlier}')"],
+    "dolt_checkout of a table": ["CALL dolt_checkout('{earlier}', '--', 'issues')"],
+    "a backup restored over it": ["CALL dolt_backup('restore', '{copy}', '{database}', '--force')"],
+    "dropped, and a backup restored": [
+        "DROP DATABASE `{database}`",
+        "CALL dolt_backup('restore', '{copy}', '{database}')",
+    ],
+}
 STOPPED = "binlog off for a while, feeder stopped, changes before and after"
 SCENES: Mapping[str, Callable[[World, Scene, GapSize], str]] = {
     "binlog purged, feeder killed half-way": purged,
@@ -245,4 +292,6 @@ SCENES: Mapping[str, Callable[[World, Scene, GapSize], str]] = {
     "the beads restored from a backup": functools.partial(restored, whole=False),
     "the server restored from a backup": functools.partial(restored, whole=True),
     "the stored position is another server's": foreign_position,
+    "our database dropped": state_dropped,
+    **{name: functools.partial(set_back, statements=statements) for name, statements in SET_BACK.items()},
 }
