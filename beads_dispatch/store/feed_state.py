@@ -166,7 +166,8 @@ class FeedState:
         params = {"feed": self._feed, "after": after, "end": end}
         # Without the hints Dolt merges the two tables from the page on to their ends.
         changed = self._session.rows(
-            "SELECT /*+ LOOKUP_JOIN(i,s) */ i.id AS bead, s.event, s.bead AS from_id, NULL AS from_title, NULL AS from_priority,"
+            "SELECT /*+ LOOKUP_JOIN(i,s) */ i.id AS bead, s.event,"
+            " s.bead AS from_id, NULL AS from_title, NULL AS from_priority,"
             " s.assignee AS from_assignee, s.status AS from_status, i.id AS to_id, i.title AS to_title,"
             " i.priority AS to_priority, i.assignee AS to_assignee, i.status AS to_status"
             f" FROM issues i LEFT JOIN {STATE_DATABASE}.seen s ON s.feed = %(feed)s AND s.bead = i.id"
@@ -175,7 +176,8 @@ class FeedState:
             params,
         )
         deleted = self._session.rows(
-            "SELECT /*+ LOOKUP_JOIN(s,i) */ s.bead, s.event, s.bead AS from_id, '' AS from_title, NULL AS from_priority,"
+            "SELECT /*+ LOOKUP_JOIN(s,i) */ s.bead, s.event,"
+            " s.bead AS from_id, '' AS from_title, NULL AS from_priority,"
             " s.assignee AS from_assignee, s.status AS from_status, NULL AS to_id, NULL AS to_title,"
             " NULL AS to_priority, NULL AS to_assignee, NULL AS to_status"
             f" FROM {STATE_DATABASE}.seen s LEFT JOIN issues i ON i.id = s.bead"

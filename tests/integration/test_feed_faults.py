@@ -216,12 +216,12 @@ def test_beads_are_compared_and_copied_page_by_page(beads: Beads, monkeypatch: p
 
 
 def test_a_page_reads_its_own_beads_alone(beads: Beads, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dolt's plan of each statement has an upper bound or a limit: a page must not cost more where more beads follow."""
-    monkeypatch.setattr(feed_state, "PAGE", 10)
-    beads.insert([f"x-{number:03}" for number in range(95)], assignee="bob")
+    """Dolt's plan of each statement has an upper bound or a limit: a page costs no more where more beads follow."""
+    monkeypatch.setattr(feed_state, "PAGE", 1000)
+    beads.insert([f"x-{number:05}" for number in range(5000)], assignee="bob")
     beads.store.feed_state.start_position("uuid:1", "start")
     with scale.recorded_queries() as queries:
-        beads.store.feed_state.unpublished("x-010")
+        beads.store.feed_state.unpublished("x-01000")
     assert len(queries) == 4
     for sql, params in queries.items():
         with beads.cursor() as cursor:
