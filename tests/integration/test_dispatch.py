@@ -577,7 +577,7 @@ def test_a_change_merged_with_our_claim_is_found_and_only_our_part_undone(
     dispatch = make_dispatcher()
     claim = beads.store.claims.claim
 
-    def claim_then_somebody_takes_it(bead: object, now: datetime) -> object:
+    def claim_then_somebody_takes_it(bead: object, now: datetime, **more: Any) -> object:
         claimed = claim(bead, now)  # type: ignore[arg-type]
         beads.sql("UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'")
         return claimed
@@ -704,7 +704,7 @@ def test_a_bead_edited_while_being_claimed_is_claimed_again(
     claim = beads.store.claims.claim
     edits = iter([True])
 
-    def claim_then_edit(bead: object, now: datetime) -> object:
+    def claim_then_edit(bead: object, now: datetime, **more: Any) -> object:
         claimed = claim(bead, now)  # type: ignore[arg-type]
         if next(edits, False):
             beads.sql("UPDATE issues SET title = 'New', updated_at = '2027-01-01' WHERE id = 'x-1'")
@@ -724,7 +724,7 @@ def test_a_bead_deleted_while_being_claimed_is_forgotten(
     dispatch = make_dispatcher()
     claim = beads.store.claims.claim
 
-    def claim_then_delete(bead: object, now: datetime) -> object:
+    def claim_then_delete(bead: object, now: datetime, **more: Any) -> object:
         claimed = claim(bead, now)  # type: ignore[arg-type]
         beads.sql("DELETE FROM issues WHERE id = 'x-1'")
         return claimed
@@ -762,7 +762,7 @@ def test_the_loser_of_a_race_goes_to_the_next_bead(
     other = store.Store(beads.dolt)
     claim = beads.store.claims.claim
 
-    def second(bead: object, now: datetime) -> object:
+    def second(bead: object, now: datetime, **more: Any) -> object:
         if bead.id == "x-1":  # type: ignore[attr-defined]
             other.claims.claim(bead, now)  # type: ignore[arg-type]
         return claim(bead, now)  # type: ignore[arg-type]
