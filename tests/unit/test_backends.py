@@ -67,7 +67,7 @@ class Shell:
         self._folder = folder
         self.options = {
             "command": 'env >> environment; cat >> prompts; echo "$BEAD_ID" >> beads; echo working;'
-            ' until read code < "ends/$BEAD_ID"; do sleep 0.02; done 2> /dev/null; exit $code',
+            ' until read code < "ends/$BEAD_ID"; do [ -d ends ] || exit 9; sleep 0.02; done 2> /dev/null; exit $code',
             "folder": str(folder),
             "output": str(folder / "output"),
         }
