@@ -108,9 +108,9 @@ class Breaker:
         if soon and (self.hold.failing or self._is_every_job_failing(bead)):
             self.agent_failed(bead, FAILS_ALL, note, costly=True)
             return True
-        record = replace(
-            self._delayed(bead, bead.record.jobs), job=None, failed_at=notes.timestamp(self.clock()) if soon else None
-        )
+        # The job stays known: where it was called lost and runs after all, no second one is started.
+        failed_at = notes.timestamp(self.clock()) if soon else None
+        record = replace(self._delayed(bead, bead.record.jobs), failed_at=failed_at)
         return self.store.claims.release(bead, note, record, self.clock(), actor=self.actor, unchanged=True)
 
     def agent_failed(self, bead: Bead | None, why: str, note: str = "", *, costly: bool = False) -> int:
@@ -127,7 +127,7 @@ class Breaker:
         before = bead.record
         record = replace(before, outages=before.outages + 1)
         if before.job:  # it was started, and failed at once
-            record = replace(record, job=None, jobs=max(before.jobs - 1, 0))
+            record = replace(record, jobs=max(before.jobs - 1, 0))
         if record.outages == NOTED_OUTAGES:
             note = f"{note}\n{notes.outage()}"
         noted = record.outages <= NOTED_OUTAGES

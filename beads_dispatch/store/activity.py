@@ -132,7 +132,7 @@ class ActivityReads:
         """The open beads that the agent refused for the first time after it accepted one last, of those that changed
         after `since`."""
         beads = self._tried(assignee, since)
-        accepted = max((bead.record.at or "" for bead in beads if bead.record.job), default="")
+        accepted = max((bead.record.at or "" for bead in beads if bead.record.claim and bead.record.job), default="")
         return [
             bead
             for bead in beads
@@ -215,6 +215,6 @@ def _claimed_at(bead: Bead) -> datetime | None:
 
 def _lasts(bead: Bead, lasting: str) -> bool:
     """Whether the bead's job ran for a while, or to its end."""
-    if not bead.record.job:
+    if not bead.record.claim or not bead.record.job:
         return False
     return bead.status == Status.CLOSED or (bead.status == Status.IN_PROGRESS and (bead.record.at or "") < lasting)

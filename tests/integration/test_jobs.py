@@ -103,10 +103,25 @@ def test_a_job_that_failed_or_was_lost_reopens_its_bead(
     assert beads.row("x-1")["status"] == "open"
     assert beads.notes("x-1")[-1] == f"reaper: job {name} failed: {why} — reopening"
     kept = record(beads, "x-1")
-    assert (kept.jobs, kept.claim, kept.job) == (1, None, None)
+    assert (kept.jobs, kept.claim, kept.job) == (1, None, name)
     assert kinds(dispatch.run_once()) == [NothingEligible]
     clock.passed += timedelta(minutes=2)
     assert kinds(dispatch.run_once()) == [Dispatched, NothingEligible]
+
+
+def test_a_job_that_was_called_lost_and_runs_after_all_is_not_started_again(
+    beads: Beads, dispatch: Dispatcher, reap: Reap, clock: Clock, agent: support.Agent
+) -> None:
+    """A backend may forget its jobs for a moment, while its own database is away."""
+    beads.add("x-1")
+    dispatch.run_once()
+    clock.passed += timedelta(minutes=5)
+    agent.phase = ""
+    assert reap().reopened == ["x-1"]
+    agent.phase = "running"
+    clock.passed += timedelta(minutes=2)
+    assert kinds(dispatch.run_once()) == [StillRunning, NothingEligible]
+    assert agent.posts == ["x-1"]
 
 
 def test_a_404_of_another_service_is_no_loss(
