@@ -161,6 +161,7 @@ def test_jobs_that_fail_at_once_cost_three_beads_and_count_none(
     kept = [record(beads, name) for name in names]
     assert {(one.jobs, one.failures, one.failed_at) for one in kept} == {(0, 0, None)}
     assert {beads.row(name)["status"] for name in names} == {"open"}
+    agent.phases = {one.job: "failed" for one in kept if one.job}
     agent.phase = "running"
     agent.on_post = lambda bead: None
     clock.passed += timedelta(hours=1)
