@@ -51,8 +51,8 @@ def test_a_bead_is_seen_on_its_way(running: Running) -> None:
     tick(running, "reap", suspend="true")
     requests = 'beads_feeder_requests_total{cause="change",function="dispatch"}'
     wait_for(lambda: get(port)[requests] >= 1, "a counted request")
-    changes = {'beads_feeder_changes_total{recovered="false"}': 3.0}
-    found = get_all(port, **changes, beads_feeder_lag_transactions=0, beads_waiting=0)
+    changes = {'beads_feeder_changes_total{recovered="false"}': 3.0, 'beads_waiting{agent="agent"}': 0}
+    found = get_all(port, **changes, beads_feeder_lag_transactions=0)
     assert found[requests] >= 1
     assert ticked - 1 <= found['beads_feeder_last_tick_timestamp_seconds{function="reap"}'] <= time.time() + 1
     assert 'beads_feeder_last_tick_timestamp_seconds{function="dispatch"}' not in found
@@ -94,7 +94,7 @@ def test_while_dolt_is_down_or_hangs_scrapes_are_answered(tmp_path: pathlib.Path
             server.kill()
             wait_for(lambda: get(port)["beads_feeder_dolt_up"] == 0, "the outage")
             found = get(port)
-            assert "beads_waiting" not in found and "beads_feeder_position_age_seconds" in found
+            assert 'beads_waiting{agent="agent"}' not in found and "beads_feeder_position_age_seconds" in found
             server.start()
             get_all(port)
             assert server._process is not None
