@@ -1,4 +1,5 @@
-"""A feeder that is killed, as by the kernel, when it reads one of the deadly beads: see tools.chaos.large."""
+"""A feeder that is killed, as by the kernel, when it reads one of the deadly beads: see tools.chaos.large. Its argument
+names a mutant."""
 
 import os
 import signal
@@ -8,6 +9,7 @@ from unittest import mock
 from feeder import __main__ as feeder
 from feeder import rows
 from feeder.packet import EventPacket
+from tools.chaos import mutants
 from tools.chaos.large import DEADLY
 
 _read = rows.Layout.read
@@ -20,6 +22,12 @@ def _killed_on_one(self: rows.Layout, packet: EventPacket) -> rows.Image:
     return image
 
 
+def main() -> int:
+    mutant = "".join(sys.argv[1:])
+    sys.argv = ["feeder"]
+    with mutants.mutated(mutant), mock.patch.object(rows.Layout, "read", _killed_on_one):
+        return feeder.main()
+
+
 if __name__ == "__main__":
-    with mock.patch.object(rows.Layout, "read", _killed_on_one):
-        sys.exit(feeder.main())
+    sys.exit(main())

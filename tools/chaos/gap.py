@@ -274,10 +274,11 @@ def foreign_position(here: World, scene: Scene, size: GapSize) -> str:
     )
 
 
+RESTORED = "a backup restored over it"
 SET_BACK = {
     "dolt_reset to an earlier commit": ["CALL dolt_reset('--hard', '{earlier}')"],
     "dolt_checkout of a table": ["CALL dolt_checkout('{earlier}', '--', 'issues')"],
-    "a backup restored over it": ["CALL dolt_backup('restore', '{copy}', '{database}', '--force')"],
+    RESTORED: ["CALL dolt_backup('restore', '{copy}', '{database}', '--force')"],
     "dropped, and a backup restored": [
         "DROP DATABASE `{database}`",
         "CALL dolt_backup('restore', '{copy}', '{database}')",

@@ -17,7 +17,7 @@ from tools.chaos.checks import Check
 from tools.chaos.feeders import dispatch
 from tools.database import insert_rows
 from tools.servers import Agent, Behaviour, Sink, accepted, answers, hangs_up
-from tools.world import Feeder, World, meanwhile, wait_for
+from tools.world import Feeder, TimedOut, World, meanwhile, wait_for
 
 check = functools.partial(checks.check, "large")
 
@@ -61,12 +61,15 @@ class LargeScene:
         self._assigned = 0
 
     def assign(self, seconds: float) -> float:
-        """Assign a bead to the agent; returns the seconds until it is POSTed. Raises TimedOut."""
+        """Assign a bead to the agent; returns the seconds until it is POSTed, or those in which it was not."""
         self._assigned += 1
         bead = f"assigned-{self._assigned}"
         self.here.insert([bead])
         began = time.time()
-        return self.agent.wait_for(bead, seconds) - began
+        try:
+            return self.agent.wait_for(bead, seconds) - began
+        except TimedOut:
+            return seconds
 
     def published(self, prefix: str) -> list[str]:
         """The beads whose change events arrived, with repeats."""
@@ -171,13 +174,13 @@ def deadly(here: World) -> Check:
     """A feeder that the kernel kills at a large transaction, whenever it reads that."""
     here.empty()
     log, deaths = here.log("feeder-dying"), 0
-    command = ("-m", "tools.chaos.dying_feeder")
+    command = ("-m", "tools.chaos.dying_feeder", *here.feeder_command[2:])
     with Sink() as sink:
         with here.feeder(sink.url, log=log, command=command) as feeder:
             feeder.wait_until_reading()
             in_one_transaction(here, DEADLY, 400, _TEXT)
             wait_for(lambda: not feeder.running, "the feeder is killed", 60)
-        while not _events_about(sink, DEADLY):
+        while deaths < 4 and not _events_about(sink, DEADLY):
             deaths += 1
             with here.feeder(sink.url, log=log, command=command) as feeder:
                 wait_for(lambda: not feeder.running or _events_about(sink, DEADLY), "killed, or published", 120)

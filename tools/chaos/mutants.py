@@ -26,8 +26,10 @@ from beads_dispatch.store.relations import Relations
 from feeder import __main__ as feeder
 from feeder import changes
 from feeder.changes import Change, Transaction
+from feeder.deaths import DeathCounter
 from feeder.feed import ChangeFeed
 from feeder.gap_recovery import GapRecovery
+from feeder.request_feed import RequestFeed
 
 _emit, _publish, _to_event = ChangeFeed._emit, ChangeFeed._publish, changes.to_event
 _update, _first = BeadChange.update, Eligible.first
@@ -73,6 +75,11 @@ MUTANTS: Mapping[str, contextlib.AbstractContextManager[Any]] = {
     "the position is stored before the sink accepts": mock.patch.object(ChangeFeed, "_publish", _store_position_first),
     "a change has another event id each time": mock.patch.object(changes, "to_event", _with_a_random_id),
     "no gap is recovered": mock.patch.object(GapRecovery, "changes_at", lambda *_, **__: iter(())),
+    "what a restored database holds is not compared": mock.patch.object(
+        ChangeFeed, "_take", lambda self, transaction: self._publish(transaction)
+    ),
+    "deaths are not counted": mock.patch.object(DeathCounter, "begin", lambda *_: None),
+    "changes request no pass": mock.patch.multiple(RequestFeed, _look_at=lambda *_: None, _unsure=lambda *_: None),
     "a claim is not exclusive": mock.patch.object(BeadChange, "update", _claim_anyway),
     "a claim is not read back": mock.patch.object(Dispatcher, "_changed_since_claim", lambda *_: None),
     "the POST is not recorded before it is sent": mock.patch.object(Claims, "mark_posting", lambda *_: None),

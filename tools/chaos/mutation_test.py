@@ -12,7 +12,20 @@ from dataclasses import replace
 
 from local import processes
 from tools import world
-from tools.chaos import checks, claims, concurrent_edits, crash, feed, feeders, fuzz, gap, mutants, oracle, outage
+from tools.chaos import (
+    checks,
+    claims,
+    concurrent_edits,
+    crash,
+    feed,
+    feeders,
+    fuzz,
+    gap,
+    large,
+    mutants,
+    oracle,
+    outage,
+)
 from tools.chaos.__main__ import begin
 from tools.chaos.checks import Check
 from tools.servers import answers
@@ -57,6 +70,12 @@ CHECKS: Mapping[str, Checks] = {
         lambda here, chance: [feed.killed(here, chance, _KILLS), *feeders.run(here, chance, short=True)],
     "no gap is recovered":
         lambda here, chance: [gap.played(here, chance, gap.SHORT, gap.STOPPED)],
+    "what a restored database holds is not compared":
+        lambda here, chance: [gap.played(here, chance, gap.SHORT, gap.RESTORED)],
+    "deaths are not counted":
+        lambda here, chance: [large.deadly(here)],
+    "changes request no pass":
+        lambda here, chance: [large.subscriber_hangs(here, large.SHORT)],
     "a claim is not exclusive":
         lambda here, chance: claims.competing(here, chance, claims.SHORT),
     "a claim is not read back":
