@@ -22,7 +22,7 @@ happened when.
 
 They need the Dolt server and nothing else, and find it as bd does: by DOLT_HOST, DOLT_PORT, DOLT_USER, DOLT_PASSWORD
 and DOLT_DATABASE, by BEADS_DIR, or by the nearest .beads folder upwards from here. DOLT_TLS_CA_FILE names the CA of the
-server's certificate.
+server's certificate; FEED_NAME the deployment, where two share the database.
 """
 
 _EPILOG = """\

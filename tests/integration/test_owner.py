@@ -1,22 +1,27 @@
 """One feeder for each feed: real processes on a real Dolt."""
 
+import json
 import os
 import pathlib
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from unittest import mock
 
 import pytest
 
-from beads_dispatch import store
+from beads_dispatch import events, store
 from feeder import checkpoint, ownership
 from feeder.health import HealthState
 from local import processes
 from local.dolt import DoltServer
 from local.processes import Process
-from local.system import environment_of
+from local.system import Ports, System, environment_of
 from tests import support
 from tests.conftest import Beads, make_workspace
 from tests.support import wait_for
@@ -76,6 +81,50 @@ def test_a_feed_name_separates_two_deployments(beads: Beads, start: Start) -> No
         beads.store.control.mirror_pingsource("dispatch", False)  # as the other's feeder does at its start
         assert other.control.suspension().dispatch and not beads.store.control.suspension().dispatch
         assert other.feeders.find() != beads.store.feeders.find()
+
+
+def test_the_functions_and_the_command_obey_the_suspension_of_their_feed_alone(
+    beads: Beads, agent: support.Agent, tmp_path: pathlib.Path
+) -> None:
+    """Processes with FEED_NAME: what is suspended is the other deployment, in dispatch, reap and `status`."""
+    other = store.Store(replace(beads.dolt, feed_name="other"))
+    system = System(beads.dolt, agent.url, Ports.free(), tmp_path, environment={"FEED_NAME": "other"})
+    environment = {**os.environ, **environment_of(beads.dolt)}
+
+    def tick(name: str) -> None:  # answered when the pass is over
+        headers, _ = events.to_http(events.Event(f"t-{name}", f"/x/pingsources/{name}", events.TICK))
+        port = getattr(system.ports, name)
+        assert support.post(f"http://127.0.0.1:{port}/", headers=headers, content=b"{}").is_success
+
+    def statuses() -> list[str]:
+        return [beads.row(bead)["status"] for bead in ("x-1", "x-2")]
+
+    def suspended(**more: str) -> bool:
+        command = [str(pathlib.Path(sys.executable).parent / "beads-dispatch"), "status", "--json"]
+        answer = subprocess.run(command, env={**environment, **more}, check=True, capture_output=True, text=True)
+        return bool(json.loads(answer.stdout)["dispatch_suspended"])
+
+    beads.add("x-1")
+    beads.add("x-2", status="in_progress", updated_at=datetime.now(UTC) - timedelta(hours=1))
+    with support.closing(other):
+        for name in ("dispatch", "reap"):
+            other.control.mirror_pingsource(name, True)
+        try:
+            for name in ("dispatch", "reap"):
+                system.start_function(name)
+            for name in ("dispatch", "reap"):
+                wait_for(partial(processes.listening, getattr(system.ports, name)), "it listens")
+                tick(name)
+            assert statuses() == ["open", "in_progress"]
+            assert suspended(FEED_NAME="other") and not suspended(FEED_NAME="")
+            for name in ("reap", "dispatch"):
+                other.control.mirror_pingsource(name, False)
+                beads.store.control.mirror_pingsource(name, True)
+                tick(name)
+            assert statuses() == ["in_progress", "blocked"]
+        finally:
+            for process in system.processes.values():
+                process.stop()
 
 
 def test_after_a_crash_the_next_one_starts_at_once(beads: Beads, start: Start) -> None:
