@@ -1,7 +1,8 @@
 # One command for each task; `make help` lists them.
 .DEFAULT_GOAL := help
 .PHONY: help up unit demo test test-cluster chaos mutation-test bench bench-latency bench-chain bench-idle bench-scale \
-  bench-throughput bench-write-overhead bench-cold bench-due bench-agents bench-race bench-cluster check format lock release clean
+  bench-throughput bench-write-overhead bench-cold bench-due bench-agents bench-race bench-heartbeat \
+  bench-cluster check format lock release clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -85,6 +86,9 @@ bench-agents: $(VENV)/.ready ## beside an agent that hangs; from a job's end to 
 
 bench-race: $(VENV)/.ready ## 8 dispatchers on 200 beads: exactly one POST each (about 2 minutes)
 	$(PY) -m tools.bench.race
+
+bench-heartbeat: $(VENV)/.ready ## what a day of the feeder's reports costs on disk (about 1 minute)
+	$(PY) -m tools.bench.heartbeat
 
 bench-cluster: $(VENV)/.ready ## the same on the Kubernetes of KUBECONFIG, warm and from zero (about 30 minutes)
 	$(PY) -m tools.bench.cluster $(if $(IMAGE),--image $(IMAGE))
