@@ -6,6 +6,7 @@ what the binlog does not hold is found by comparing. Passes are requested by oth
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 
 from beads_dispatch import log, settings, store
@@ -21,6 +22,7 @@ logger = log.get("feeder")
 
 _GAP_AT = 4  # refusals of the position in a row; a false alarm (1 in 8 connects at worst) does not come as often
 _REFUSED_WAIT_SECONDS = 0.2
+_WRITING_SECONDS = 120.0  # for which a refusal because of a transaction that is being written does not count
 _JUMP_AT = 2  # failures at the same transaction
 
 
@@ -50,6 +52,7 @@ class ChangeFeed:
         self._stream: binlog.Stream | None = None
         self._backoff = Backoff()
         self._refusals = 0  # of the position, in a row
+        self._writing_since: float | None = None  # time.monotonic(): since when Dolt has been writing a transaction
         self._unfit = ""  # the text that was logged last
         self._failed_at = ("", 0)  # the transaction at which the feed failed last, and how often in a row
         health.position = str(self._position)
@@ -62,12 +65,10 @@ class ChangeFeed:
                 self._read()
                 self._refusals = 0
             except binlog.PositionRefused as exc:
-                self._refusals += 1
-                fields = log.context(action=Action.POSITION_REFUSED, times=self._refusals)
-                logger.info(f"position refused: {exc}", extra=fields)
+                self._refused(exc)
                 self._stop.wait(_REFUSED_WAIT_SECONDS)
             except (preflight.Unfit, binlog.StreamLost, store.StoreError) as exc:
-                self._refusals = 0
+                self._refusals, self._writing_since = 0, None
                 self._wait_after(exc)
             except Exception as exc:  # noqa: BLE001 - whatever one transaction raises must not stop those after it
                 self._failed(exc)
@@ -79,6 +80,17 @@ class ChangeFeed:
         """End a read that waits for the next event; for use after `stop` is set."""
         if self._stream is not None:
             self._stream.close()
+
+    def _refused(self, exc: binlog.PositionRefused) -> None:
+        """Count a refusal of the position, unless it is because of a transaction that is being written."""
+        with contextlib.suppress(store.StoreError):
+            if exc.is_being_written(self._store.feed_state.executed()):
+                self._writing_since = self._writing_since or time.monotonic()
+                if time.monotonic() - self._writing_since < _WRITING_SECONDS:
+                    return
+        self._refusals += 1
+        fields = log.context(action=Action.POSITION_REFUSED, times=self._refusals)
+        logger.info(f"position refused: {exc}", extra=fields)
 
     def _failed(self, exc: Exception) -> None:
         """Something that nobody expects: read the transaction again, and pass over it where that fails again. The

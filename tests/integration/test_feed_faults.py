@@ -194,6 +194,20 @@ def values(rows: Sequence[RowChange], side: str, column: str) -> list[Any]:
     return [getattr(row, side)[column] for row in rows]
 
 
+@pytest.mark.parametrize(("missing", "executed", "is_being_written"), [
+    ("a-1:326", "a-1:1-326", True),
+    ("a-1:326", "a-1:1-325", True),  # what the server reports may be behind
+    ("a-1:326", "a-1:1-327", False),
+    ("a-1:325-326", "a-1:1-326", False),
+    ("a-1:326,b-2:1-7", "a-1:1-326,b-2:1-7", False),
+    ("b-2:7", "a-1:1-326,b-2:1-7", True),
+])  # fmt: skip
+def test_a_transaction_that_is_being_written_is_no_gap(missing: str, executed: str, is_being_written: bool) -> None:
+    """Dolt has counted it, and has not written it to its log yet: only the newest is missing, and it alone."""
+    refused = binlog.PositionRefused(f"… the replica is 'a-1:1-3', and the missing transactions are '{missing}'.")
+    assert refused.is_being_written(executed) == is_being_written
+
+
 def test_beads_are_compared_and_copied_page_by_page(beads: Beads, monkeypatch: pytest.MonkeyPatch) -> None:
     """No page has more than PAGE beads of either side, and together they find each difference once."""
     monkeypatch.setattr(feed_state, "PAGE", 10)
@@ -396,3 +410,36 @@ def test_a_second_feed_of_the_database_keeps_its_own_state(beads: Beads) -> None
         assert checkpoints.restore(beads.store, None, health.HealthState())
         assert checkpoints.restore(other, None, health.HealthState())
         assert not checkpoints.restore(beads.store, None, health.HealthState())
+
+
+def another_hour(beads: Beads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gap_recovery, "EVERY_SECONDS", 0.5)
+
+
+def another_schema(beads: Beads, monkeypatch: pytest.MonkeyPatch) -> None:
+    beads.sql("CREATE TABLE other (id INT PRIMARY KEY)")
+    beads.sql("DROP TABLE other")
+
+
+@pytest.mark.parametrize("then", [another_hour, another_schema])
+def test_a_connected_feed_compares_again(
+    beads: Beads,
+    sink: support.Sink,
+    running: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    then: Callable[[Beads, pytest.MonkeyPatch], None],
+) -> None:
+    """Once an hour, and after a change of the schema: what no transaction held is published, once."""
+    beads.add("x-1", assignee="bob")
+    wait_for(lambda: sink.about("x-1"), "the change")
+    seen = f"SELECT COUNT(*) AS number FROM {store.STATE_DATABASE}.seen WHERE bead = 'x-1'"
+    wait_for(lambda: beads.sql(seen)[0]["number"], "its published state is stored")
+    # As if the bead had been carol's when it was published last.
+    beads.sql(f"UPDATE {store.STATE_DATABASE}.seen SET assignee = 'carol' WHERE bead = 'x-1'")
+    then(beads, monkeypatch)
+    running.wait_for(beads, lambda: len(sink.about("x-1")) == 2, "what differs is published")
+    found = sink.about("x-1")[1]
+    assert (found.extensions["recovered"], found.data["before"]["assignee"]) == ("true", "carol")
+    stored = f"SELECT assignee FROM {store.STATE_DATABASE}.seen WHERE bead = 'x-1'"
+    running.wait_for(beads, lambda: beads.sql(stored)[0]["assignee"] == "bob", "it is stored as published")
+    assert len(sink.about("x-1")) == 2
