@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from beads_dispatch import store
 from feeder import pingsources
 from feeder.changes import RequestReason
 from tests import support
@@ -103,16 +104,17 @@ class ApiServer(HttpServer):
 
 @dataclass
 class Mirror:
-    """A mirror that runs in a thread."""
+    """A mirror that runs in a thread, with a store of its own."""
 
     beads: Beads
+    own: store.Store
     api: ApiServer
     account: pathlib.Path
     requests: list[RequestReason] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        mirror = pingsources.SuspendMirror(self.beads.store, self.requests.append)
+        mirror = pingsources.SuspendMirror(self.own, self.requests.append)
         cluster = pingsources.Cluster(f"{self.api.url}/pingsources", self.account)
         self.thread = threading.Thread(target=mirror.run, args=(cluster, self.stop), daemon=True)
         self.thread.start()
@@ -129,9 +131,9 @@ def mirror(beads: Beads, certificates: Certificates, tmp_path: pathlib.Path) -> 
     beads.store.feed_state.prepare()
     shutil.copy(certificates.ca, tmp_path / "ca.crt")
     (tmp_path / "token").write_text("t0ken-1")
-    with support.closing(ApiServer()) as api:
+    with support.closing(ApiServer()) as api, support.closing(store.Store(beads.dolt)) as own:
         certificates.serve_tls(api)
-        mirror = Mirror(beads, api, tmp_path)
+        mirror = Mirror(beads, own, api, tmp_path)
         yield mirror
         mirror.stop.set()
         api.release.set()
