@@ -1,7 +1,7 @@
 # One command for each task; `make help` lists them.
 .DEFAULT_GOAL := help
 .PHONY: help up unit demo test test-cluster chaos mutation-test bench bench-latency bench-chain bench-idle bench-scale \
-  bench-throughput bench-write-overhead bench-cold bench-due bench-agents bench-race bench-heartbeat \
+  bench-throughput bench-write-overhead bench-cold bench-due bench-agents bench-race bench-heartbeat bench-first-start \
   bench-cluster check format lock release clean
 
 PYTHON ?= python3
@@ -89,6 +89,9 @@ bench-race: $(VENV)/.ready ## 8 dispatchers on 200 beads: exactly one POST each 
 
 bench-heartbeat: $(VENV)/.ready ## what a day of the feeder's reports costs on disk (about 1 minute)
 	$(PY) -m tools.bench.heartbeat
+
+bench-first-start: $(VENV)/.ready ## the feeder's first start and a comparison, on 1,000,000 beads (about 15 minutes)
+	$(PY) -m tools.bench.first_start
 
 bench-cluster: $(VENV)/.ready ## the same on the Kubernetes of KUBECONFIG, warm and from zero (about 30 minutes)
 	$(PY) -m tools.bench.cluster $(if $(IMAGE),--image $(IMAGE))

@@ -11,6 +11,7 @@ import time
 PLAN: tuple[tuple[str, ...], ...] = (
     ("cold", "--rounds", "10"),
     ("scale", "--rounds", "15", "--largest", "100000"),
+    ("first_start", "--beads", "50000"),
     ("write_overhead", "--rounds", "60"),
     ("throughput", "--changes", "3000", "--seconds", "15"),
     ("idle", "--minutes", "2"),
