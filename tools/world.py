@@ -118,11 +118,17 @@ class World(BeadsDatabase):
         return self.folder / "logs" / f"{name}-{self._logs}.log"
 
     def feeder(
-        self, sink_url: str, *, command: tuple[str, ...] = (), log: pathlib.Path | None = None, port: int = 0
+        self,
+        sink_url: str,
+        *,
+        command: tuple[str, ...] = (),
+        log: pathlib.Path | None = None,
+        port: int = 0,
+        feed_name: str = "",
     ) -> Feeder:
         """Start a feeder process; it is not waited for. `port`: of a proxy before Dolt."""
         dolt = replace(self.dolt, port=port or self.dolt.port)
-        environment = {**environment_of(dolt), "K_SINK": sink_url, "SINK_TIMEOUT_SECONDS": "3"}
+        environment = {**environment_of(dolt), "K_SINK": sink_url, "SINK_TIMEOUT_SECONDS": "3", "FEED_NAME": feed_name}
         return Feeder(command or self.feeder_command, log or self.log("feeder"), environment)
 
     def system(self, agent_url: str, dolt: settings.DoltSettings | None = None, **more: Any) -> System:

@@ -1,4 +1,4 @@
-"""Two feeders at once, as in a rollout: the same event ids, no second job, both continue."""
+"""Two feeders at once, each with a name of its own: the same event ids, no second job, both continue."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
         Sink() as first, Sink() as second, Agent() as agent, Writer(here, chance, 20) as writer,
         here.feeder(first.url) as steady, contextlib.ExitStack() as stack,
     ):  # fmt: skip
-        restarted = stack.enter_context(here.feeder(second.url))
+        restarted = stack.enter_context(here.feeder(second.url, feed_name="second"))
         steady.wait_until_reading()
         restarted.wait_until_reading()
         start = here.commit("start")
@@ -36,7 +36,7 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
             for number, bead in enumerate(names):
                 if number == beads // 2:
                     restarted.stop()
-                    restarted = stack.enter_context(here.feeder(second.url))
+                    restarted = stack.enter_context(here.feeder(second.url, feed_name="second"))
                 writer.write(changes // beads)
                 here.workspace.run("assign", bead, AGENT)
             broken = not_in_time(lambda: {*agent.posts} >= {*names}, "every bead POSTed", 60)
@@ -44,7 +44,7 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
         broken += not_in_time(lambda: _last(second) == _last(first), "the other has caught up", 60)
         broken += history.published([*first.received, *second.received]).differing
         ids, others = (_ids(sink) for sink in (first, second))
-        # The one that was restarted continues from the position that the other stored.
+        # The one that was restarted continues from its own position.
         broken += [f"an id that only the restarted one gives: {event}" for event in sorted(others - ids)]
         broken += [f"{bead}: {posts} POSTs" for bead in names if (posts := agent.posts.count(bead)) > 1]
         broken += [] if steady.running and restarted.running else ["a feeder died"]
@@ -52,8 +52,8 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
         broken += history.verdict(here).broken
         requests = sum(len(sink.of_type(events.DISPATCH_REQUESTED)) for sink in (first, second))
     figures = (
-        f"{len(ids & others)} changes published by both with the same ids, {len(ids - others)} by one while the"
-        f" other was down; {requests} requests, {len(names)} beads, {len(agent.posts)} POSTs"
+        f"{len(ids & others)} changes published by both with the same ids, {len(ids - others)} by one alone;"
+        f" {requests} requests, {len(names)} beads, {len(agent.posts)} POSTs"
     )
     yield check("two feeders, two dispatchers, one restart", figures, broken)
 
