@@ -65,11 +65,13 @@ class BeadsDatabase:
         # bd exports to this file and imports from it: it would bring back what is deleted here.
         (self.workspace.beads_dir / "issues.jsonl").unlink(missing_ok=True)
         with self.cursor() as cursor:
-            cursor.execute("SHOW TABLES LIKE 'leases'")  # not bound to issues by a foreign key; missing in bd 1.0.2
-            leases = ["leases"] if cursor.fetchall() else []
+            cursor.execute("SHOW TABLES")
+            known = sorted(table for row in cursor.fetchall() for table in row.values())
+            # Not bound to issues by a foreign key; not in each bd.
+            more = [table for table in known if table == "leases" or table.startswith("wisp")]
             cursor.execute(f"SHOW TABLES FROM {store.STATE_DATABASE}")
             state = [f"{store.STATE_DATABASE}.{table}" for row in cursor.fetchall() for table in row.values()]
-            for table in ("dependencies", "comments", "events", "issues", *leases, *state):
+            for table in ("dependencies", "comments", "events", "issues", *more, *state):
                 cursor.execute(f"DELETE FROM {table}")
             cursor.execute("DELETE FROM config WHERE `key` = %s", (suspension.CONFIG_KEY,))
         return self.commit("empty")
