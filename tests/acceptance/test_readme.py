@@ -41,7 +41,10 @@ WATCH = "beads-dispatch watch"
 # Commands that another test runs, and the words of its file that do it.
 ELSEWHERE = {
     "beads-dispatch verify": ("tests/integration/test_verify.py", "verify"),
-    "bd init --server": ("local/workspace.py", '"init", "--server"'),
+    "make up AGENT_COMMAND='claude -p' BEADS_DIR=~/project/.beads": (
+        "tests/acceptance/test_agent_command.py",
+        "AGENT_COMMAND=command",
+    ),
     "pip install .": ("tests/unit/test_package.py", 'pip(python, "install"'),
     **{
         command: ("tests/cluster/test_readme.py", f'"{command}"')

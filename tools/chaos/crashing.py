@@ -23,7 +23,7 @@ import pymysql.cursors
 from pymysql.connections import Connection
 
 from beads_dispatch import reaper, settings, store
-from beads_dispatch.agents.beadboard import BeadBoard
+from beads_dispatch.agents.http import AgentHttp
 from feeder import __main__ as feeder
 from feeder.checkpoint import Checkpointer
 from feeder.emitter import Emitter
@@ -65,7 +65,7 @@ def watch(steps: Steps) -> None:
     steps.around(pymysql.cursors.Cursor, "execute", _statement)
     steps.around(Connection, "begin", lambda: "BEGIN")
     steps.around(Connection, "commit", lambda: "COMMIT")
-    steps.around(BeadBoard, "_request", lambda method, url, *rest: f"{method} {url.rsplit('/', 1)[1]}")
+    steps.around(AgentHttp, "exchange", lambda method, url, *rest: f"{method} {url.rsplit('/', 1)[1]}")
     steps.around(Emitter, "send", lambda event: f"send {event.type.split('.')[2]}")
     steps.around(Checkpointer, "advance", lambda *rest: "advance the position")
 

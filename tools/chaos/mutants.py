@@ -14,8 +14,7 @@ from datetime import timedelta
 from typing import Any
 from unittest import mock
 
-from beads_dispatch import notes, store
-from beads_dispatch.dispatcher import Dispatcher
+from beads_dispatch import dispatcher, notes, store
 from beads_dispatch.events import Event
 from beads_dispatch.store import activity, bead_change
 from beads_dispatch.store.bead_change import BeadChange
@@ -23,6 +22,7 @@ from beads_dispatch.store.claims import Claims
 from beads_dispatch.store.control import Control
 from beads_dispatch.store.eligible import Eligible
 from beads_dispatch.store.relations import Relations
+from beads_dispatch.store.session import Session
 from feeder import __main__ as feeder
 from feeder import changes
 from feeder.changes import Change, Transaction
@@ -70,6 +70,26 @@ def _reopen_with_the_job(self: BeadChange, bead_id: str, now: Any, *, note: str,
     return _update(self, bead_id, now, note=note, sets=sets, **more)
 
 
+@contextlib.contextmanager
+def _no_lock(self: Session, agent: str) -> Iterator[bool]:
+    yield True
+
+
+class _Together(contextlib.AbstractContextManager[None]):
+    """Several patches at once, as often as they are entered."""
+
+    def __init__(self, *patches: contextlib.AbstractContextManager[Any]) -> None:
+        self._patches = patches
+
+    def __enter__(self) -> None:
+        self._entered = contextlib.ExitStack()
+        for patch in self._patches:
+            self._entered.enter_context(patch)
+
+    def __exit__(self, *_: object) -> None:
+        self._entered.close()
+
+
 MUTANTS: Mapping[str, contextlib.AbstractContextManager[Any]] = {
     "one change in eight is not published": mock.patch.object(ChangeFeed, "_emit", _forget_one_in_eight),
     "the position is stored before the sink accepts": mock.patch.object(ChangeFeed, "_publish", _store_position_first),
@@ -80,8 +100,11 @@ MUTANTS: Mapping[str, contextlib.AbstractContextManager[Any]] = {
     ),
     "deaths are not counted": mock.patch.object(DeathCounter, "begin", lambda *_: None),
     "changes request no pass": mock.patch.multiple(RequestFeed, _look_at=lambda *_: None, _unsure=lambda *_: None),
-    "a claim is not exclusive": mock.patch.object(BeadChange, "update", _claim_anyway),
-    "a claim is not read back": mock.patch.object(Dispatcher, "_changed_since_claim", lambda *_: None),
+    # The lock on an agent's slots would hide it: with it, one dispatcher claims after the other.
+    "a claim is not exclusive": _Together(
+        mock.patch.object(BeadChange, "update", _claim_anyway), mock.patch.object(Session, "slot_lock", _no_lock)
+    ),
+    "a claim is not read back": mock.patch.object(dispatcher, "_changed_since_claim", lambda *_: None),
     "the POST is not recorded before it is sent": mock.patch.object(Claims, "mark_posting", lambda *_: None),
     "a claim that was sent is released": mock.patch.multiple(activity, JOB="NULL", OUTCOME="NULL"),
     "a lost answer counts as a refusal": mock.patch.object(Claims, "record_unknown", _release_after_no_answer),
