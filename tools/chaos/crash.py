@@ -143,6 +143,8 @@ def asleep(here: World) -> Check:
 
         def claim_and_sleep(bead: Bead, now: datetime, **more: Any) -> Bead:
             claimed = claim(bead, now, **more)
+            # Its locks end with its connection, which the server ends while it sleeps.
+            sleeper.store._session.rows("SELECT RELEASE_ALL_LOCKS()")
             clock.sleep(200)
             reaper.run_once(other.store, settings.DispatchLimits(), clock())
             other.run_once()
