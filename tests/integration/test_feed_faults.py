@@ -5,11 +5,13 @@ import itertools
 import pathlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from beads_dispatch import events, settings, store
+from beads_dispatch.outcomes import AgentFailed, Dispatched, NothingEligible
 from beads_dispatch.store import feed_state
 from feeder import binlog, emitter, gap_recovery, health
 from feeder import checkpoint as checkpoints
@@ -22,6 +24,8 @@ from local import processes
 from local.dolt import DoltServer
 from tests import support
 from tests.conftest import Beads, make_workspace
+from tests.integration.conftest import Clock, DispatcherFactory
+from tests.integration.test_dispatch import record
 from tests.integration.test_feed import Running
 from tests.support import wait_for
 from tools import toolchain
@@ -443,3 +447,28 @@ def test_a_connected_feed_compares_again(
     stored = f"SELECT assignee FROM {store.STATE_DATABASE}.seen WHERE bead = 'x-1'"
     running.wait_for(beads, lambda: beads.sql(stored)[0]["assignee"] == "bob", "it is stored as published")
     assert len(sink.about("x-1")) == 2
+
+
+def test_no_bead_is_counted_for_a_state_that_is_dropped(
+    beads: Beads,
+    sink: support.Sink,
+    agent: support.Agent,
+    make_dispatcher: DispatcherFactory,
+    clock: Clock,
+    running: Running,
+) -> None:
+    """Dispatch works without it; a hold that cannot be stored costs no bead an attempt; the feeder requests a pass for
+    a bead that is assigned afterwards."""
+    dispatcher = make_dispatcher(max_in_flight=9)
+    beads.add("x-1")
+    drop_database(beads)
+    agent.behaviour = support.answers(502)
+    assert isinstance(dispatcher.run_once()[0], AgentFailed)
+    assert (beads.row("x-1")["status"], record(beads, "x-1").failures) == ("open", 0)
+    agent.behaviour = support.job
+    running.wait_for(beads, lambda: beads.store.feed_state.position() is not None, "it is made again")
+    before = len(sink.of_type(events.DISPATCH_REQUESTED))
+    beads.add("x-2")
+    wait_for(functools.partial(requested, sink, before + 1), "the request")
+    clock.passed += timedelta(minutes=11)  # past a hold, where it could be stored
+    assert [type(outcome) for outcome in dispatcher.run_once()] == [Dispatched, Dispatched, NothingEligible]
