@@ -1,9 +1,11 @@
 """bd migrates its schema under the running system: nothing has to be restarted."""
 
+import contextlib
 import pathlib
 
 from beads_dispatch.bead import Bead
 from beads_dispatch.outcomes import Dispatched
+from beads_dispatch.store import StoreError
 from local.dolt import DoltServer
 from local.workspace import Workspace
 from tests import support
@@ -26,7 +28,9 @@ def test_a_schema_that_is_migrated_is_obeyed_within_seconds(dolt_server: DoltSer
         beads.commit("another bead")
 
         def dispatched() -> bool:
-            dispatch.run_once()
+            # A pass that begins with the schema of before may be refused a statement: its event is delivered again.
+            with contextlib.suppress(StoreError):
+                dispatch.run_once()
             return "x-2" in agent.posts
 
         support.wait_for(dispatched, "the second bead is dispatched")

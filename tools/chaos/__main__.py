@@ -18,7 +18,7 @@ from local import processes
 from tools import world
 from tools.chaos import checks
 
-PARTS = ("feed", "gap", "large", "claims", "crash", "outage", "concurrent_edits", "fuzz", "feeders", "oracle")
+PARTS = ("feed", "gap", "large", "claims", "slots", "crash", "outage", "concurrent_edits", "fuzz", "feeders", "oracle")
 
 
 def main() -> int:

@@ -155,17 +155,21 @@ def subscriber_hangs(here: World, size: LargeSize) -> Check:
 def refused(here: World, size: LargeSize) -> Check:
     """The sink answers 400 to one event for good."""
     with scene(here) as played:
+        played.assign(60)  # what the first one after a start takes is another matter
         played.sink.choose = _for_changes(lambda event: answers(400) if event.subject == "refused" else accepted)
         here.insert(["refused"], assignee="bob")
         here.insert(["after"], assignee="bob")
         began = time.monotonic()
-        soon = [played.assign(60)]
-        wait_for(lambda: played.published("after"), "the change after the refused one is published", 240)
+        soon = []
+        while not played.published("after") and time.monotonic() < began + 240:
+            soon.append(played.assign(60))
+            time.sleep(2)
         took = time.monotonic() - began
         log = played.feeder.printed()
         broken = _too_late(soon, size)
+        broken += [] if played.published("after") else ["the change after the refused one is not published"]
         broken += [] if "is passed over: the sink answered HTTP 400, 10 times in a row" in log else ["not logged"]
-    figures = f"passed over after {took:.0f} s, an assignment meanwhile POSTed after {max(soon):.1f} s"
+    figures = f"passed over after {took:.0f} s, {len(soon)} assignments meanwhile POSTed after {_delays(soon)}"
     return check("the sink refuses one event", figures, broken)
 
 
@@ -187,7 +191,8 @@ def deadly(here: World) -> Check:
                     wait_for(lambda: len(_events_about(sink, DEADLY)) == 400, "the net change is published", 120)
         printed = log.read_text(errors="replace")
         broken = [] if deaths == 2 else [f"{deaths} deaths"]
-        broken += [] if "is passed over: 2 feeders died while they read it" in printed else ["the jump is not logged"]
+        if "is passed over: 2 feeders died while they read it" not in printed:
+            broken.append(f"the jump is not logged, but {printed[-2000:]}")
         found = _events_about(sink, DEADLY)
         broken += [] if all(event.extensions.get("recovered") for event in found) else ["not marked as recovered"]
     return check(
