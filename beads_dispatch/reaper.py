@@ -1,12 +1,15 @@
 """One reap pass of an agent: release orphaned claims, act on jobs that ended, block beads that are inactive."""
 
+import contextlib
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from beads_dispatch import agents, notes
 from beads_dispatch.agents import Backend, JobState, Phase
 from beads_dispatch.bead import UNKNOWN, Bead, DispatchRecord, Status
-from beads_dispatch.breaker import LASTING, Breaker
+from beads_dispatch.breaker import IN_A_ROW, LASTING, Breaker
 from beads_dispatch.settings import DispatchLimits
 from beads_dispatch.store import REAPER, Snapshot, Store
 
@@ -76,6 +79,22 @@ def is_unresolved(bead: Bead, limits: DispatchLimits, now: datetime) -> bool:
     return bool(bead.record.outcome) and (bead.record.at or "") <= notes.timestamp(now - limits.claim_timeout)
 
 
+def ask_each(beads: Sequence[Bead], ask: Callable[[Bead], object]) -> None:
+    """Call `ask` with each bead, in random order, and go on where it raises Unreachable: the fault may be one job's.
+
+    Raises Unreachable after so many in a row that it is the backend's.
+    """
+    in_a_row = 0
+    for bead in random.sample(beads, len(beads)):
+        try:
+            ask(bead)
+            in_a_row = 0
+        except agents.Unreachable:
+            in_a_row += 1
+            if in_a_row >= min(IN_A_ROW, len(beads)):
+                raise
+
+
 def run_once(store: Store, limits: DispatchLimits, now: datetime, backend: Backend | None = None) -> ReapResult:
     """One pass at the moment `now`. Raises StoreError when Dolt cannot be reached."""
     store.refresh()
@@ -104,21 +123,23 @@ class _Reaper:
 
     def end_jobs(self, backend: Backend) -> set[str]:
         """Act on jobs that ended and on outcomes that are unknown; returns the beads whose job runs."""
-        running = set()
-        try:
-            for bead in with_jobs(self.store, self.limits, backend):
-                state = backend.state(bead.record.job or "")
-                if state.phase is Phase.RUNNING:
-                    running.add(bead.id)
-                elif state.phase is Phase.FAILED:
-                    self._fail(bead, state.why)
-                elif is_over(bead, state, self.now):
-                    self._end(bead)
-            for bead in self.store.activity.claims(self.limits.assignee):
-                if is_unresolved(bead, self.limits, self.now):
-                    self._resolve(bead, backend)
-        except agents.Unreachable:
-            pass  # then activity alone decides, as for backends that cannot tell
+        running: set[str] = set()
+
+        def follow(bead: Bead) -> None:
+            state = backend.state(bead.record.job or "")
+            if state.phase is Phase.RUNNING:
+                running.add(bead.id)
+            elif state.phase is Phase.FAILED:
+                self._fail(bead, state.why)
+            elif is_over(bead, state, self.now):
+                self._end(bead)
+
+        # Where the backend does not answer, activity alone decides, as for backends that cannot tell.
+        with contextlib.suppress(agents.Unreachable):
+            ask_each(with_jobs(self.store, self.limits, backend), follow)
+            claims = self.store.activity.claims(self.limits.assignee)
+            unresolved = [bead for bead in claims if is_unresolved(bead, self.limits, self.now)]
+            ask_each(unresolved, lambda bead: self._resolve(bead, backend))
         return running
 
     def block_inactive(self, running: set[str]) -> None:

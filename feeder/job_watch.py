@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from beads_dispatch import agents, events, log, reaper, store
 from beads_dispatch.agents import Backend
+from beads_dispatch.bead import Bead
 from beads_dispatch.log import Action
 from beads_dispatch.settings import DispatchLimits
 from feeder import changes, metrics
@@ -56,7 +57,8 @@ class JobWatch:
         self._beads.refresh()
         now = clock()
         with_jobs = reaper.with_jobs(self._beads, self._limits, self._backend)
-        states = [(bead, self._backend.state(bead.record.job or "")) for bead in with_jobs]
+        states: list[tuple[Bead, agents.JobState]] = []
+        reaper.ask_each(with_jobs, lambda bead: states.append((bead, self._backend.state(bead.record.job or ""))))
         over = [bead for bead, state in states if reaper.is_over(bead, state, now)]
         self.running = frozenset(bead.id for bead, state in states if state.phase is agents.Phase.RUNNING)
         claims = [bead for bead in self._beads.activity.claims(self._limits.assignee) if bead.record.outcome]

@@ -1,11 +1,11 @@
 """How a job ends, seen by reap: on a real Dolt with a real HTTP agent that tells of its jobs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
 
-from beads_dispatch import notes, reaper, settings
+from beads_dispatch import events, notes, reaper, settings
 from beads_dispatch.agents import beadboard
 from beads_dispatch.bead import DispatchRecord
 from beads_dispatch.dispatcher import Dispatcher
@@ -48,6 +48,13 @@ def job(beads: Beads, bead: str) -> str:
     found = record(beads, bead).job
     assert found
     return found
+
+
+@pytest.fixture
+def watch(beads: Beads, backend: beadboard.BeadBoard, sink: support.Sink) -> Iterator[JobWatch]:
+    feeder = settings.FeederSettings(sink.url, {}, sink_timeout_seconds=support.PATIENCE_SECONDS)
+    with support.closing(Emitter(feeder)) as emitter:
+        yield JobWatch(beads.store, settings.DispatchLimits(), backend, emitter)
 
 
 def test_a_job_that_runs_is_activity(
@@ -188,6 +195,39 @@ def test_jobs_that_fail_together_are_one_failure(
     assert {record(beads, name).jobs for name in names} == {0}
 
 
+def test_one_job_of_which_nothing_is_told_hides_no_other(
+    beads: Beads,
+    dispatch: Dispatcher,
+    reap: Reap,
+    clock: Clock,
+    agent: support.Agent,
+    sink: support.Sink,
+    watch: JobWatch,
+) -> None:
+    """An answer that cannot be used is that job's, not the agent's: reap acts on the others, and so does the feeder."""
+    for number in range(3):
+        beads.add(f"x-{number}")
+    dispatch.run_once()
+    agent.phases = {job(beads, "x-0"): "odd", job(beads, "x-1"): "failed"}
+    clock.passed += timedelta(minutes=5)
+    assert watch.look(clock) and watch.running == {"x-2"}
+    assert [event.extensions["cause"] for event in sink.of_type(events.REAP_REQUESTED)] == ["job"]
+    assert reap() == ReapResult(reopened=["x-1"])
+
+
+def test_a_service_that_tells_nothing_is_not_asked_for_each_job(
+    beads: Beads, dispatch: Dispatcher, reap: Reap, clock: Clock, agent: support.Agent
+) -> None:
+    """Three answers that cannot be used are the agent's."""
+    for number in range(8):
+        beads.add(f"x-{number}")
+    dispatch.run_once()
+    clock.passed += timedelta(minutes=5)
+    agent.phase, asked = "odd", len(agent.asked)
+    assert reap() == ReapResult()
+    assert len(agent.asked) - asked == 3
+
+
 def test_two_bad_beads_hold_nobody(
     beads: Beads, dispatch: Dispatcher, reap: Reap, clock: Clock, agent: support.Agent
 ) -> None:
@@ -234,13 +274,11 @@ def test_records_of_jobs_survive_a_round_trip() -> None:
 
 
 def test_the_feeder_knows_whose_job_runs(
-    beads: Beads, dispatch: Dispatcher, backend: beadboard.BeadBoard, agent: support.Agent, sink: support.Sink
+    beads: Beads, dispatch: Dispatcher, agent: support.Agent, watch: JobWatch
 ) -> None:
     """As the backend told last; of one that cannot be reached, nothing."""
     beads.add("x-1")
     dispatch.run_once()
-    emitter = Emitter(settings.FeederSettings(sink.url, {}, sink_timeout_seconds=support.PATIENCE_SECONDS))
-    watch = JobWatch(beads.store, settings.DispatchLimits(), backend, emitter)
     assert watch.look() and watch.running == {"x-1"}
     agent.phase = "completed"
     watch.look()
