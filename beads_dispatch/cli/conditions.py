@@ -34,9 +34,18 @@ def now(
     """All conditions of a bead; without `agent` it is not asked whether it is busy. `names`: of all agents, where there
     are others. Raises StoreError."""
     return [
-        *_of_the_bead(found, limits, beads.eligible.blockers(found, moment), moment, names),
+        *of_the_bead(beads, found, limits, moment, names),
+        *of_the_agent(beads, limits, moment, found.bead.id, agent),
+    ]
+
+
+def of_the_agent(
+    beads: Store, limits: DispatchLimits, moment: datetime, bead_id: str, agent: Backend | None
+) -> list[Condition]:
+    """The conditions on all of the agent's beads; `bead_id`: the one that a fix names. Raises StoreError."""
+    return [
         _suspension(beads),
-        _hold(beads, limits.assignee, moment, found.bead.id),
+        _hold(beads, limits.assignee, moment, bead_id),
         _slots(beads, limits, moment, agent),
     ]
 
@@ -46,7 +55,7 @@ def then(past: Snapshot, limits: DispatchLimits, found: Diagnosis, moment: datet
     configured = "suspended" if past.control.configured().dispatch else "on"
     return without_fixes(
         [
-            *_of_the_bead(found, limits, past.eligible.blockers(found, moment), moment),
+            *of_the_bead(past, found, limits, moment),
             Condition(
                 "suspension", None, f"unknown: it has no history; bd's committed config had dispatch {configured}"
             ),
@@ -61,15 +70,17 @@ def without_fixes(conditions: Sequence[Condition]) -> list[Condition]:
     return [Condition(one.name, one.holds, one.detail) for one in conditions]
 
 
-def _of_the_bead(
+def of_the_bead(
+    beads: Store | Snapshot,
     found: Diagnosis,
     limits: DispatchLimits,
-    blockers: Sequence[Blocker],
     moment: datetime,
     names: Sequence[str] = (),
 ) -> list[Condition]:
-    """The conditions of the predicate, in its order."""
+    """The conditions of the predicate, in its order; `names`: as of `now`. Raises StoreError."""
     unmet = _unmet(found, limits, moment, names or (limits.assignee,))
+    related = not all(found.conditions[name] for name in _RELATIONS)
+    blockers = beads.eligible.blockers(found, moment) if related else []
     written = []
     for name, holds in found.conditions.items():
         if holds:
@@ -239,7 +250,7 @@ def _slots(beads: Store, limits: DispatchLimits, moment: datetime, agent: Backen
     detail = f"{len(taking)} of {limits.max_in_flight} slots taken" + (f": {', '.join(taking)}" if taking else "")
     fix = f"beads-dispatch release {shlex.quote(taking[0])}   (only if its agent is gone)" if taking else None
     if agent is None:
-        detail += "; the agent was not asked, BEADBOARD_URL is not set"
+        detail += "; the agent itself was not asked"
         return Condition("slots", len(taking) < limits.max_in_flight, detail, fix)
     try:
         free = slots.is_free(beads, agent, limits, moment)

@@ -11,7 +11,7 @@ from typing import TypeVar
 from beads_dispatch import agents_file, settings
 from beads_dispatch.agents_file import ConfiguredAgent
 from beads_dispatch.cli import connection, terminal, time_arguments
-from beads_dispatch.store import Commit, Store
+from beads_dispatch.store import Commit, History, Store
 
 WHEN = """
 WHEN is a commit (its hash, the beginning of one, HEAD~3), a moment ('2026-07-15 09:30', '2026-07-15T09:30:00.123Z';
@@ -37,6 +37,36 @@ class CommandError(Exception):
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
+
+
+class BeforeHistory(CommandError):
+    """A moment before Dolt's history, which begins with the commit `first`."""
+
+    def __init__(self, moment: datetime, first: Commit) -> None:
+        super().__init__(
+            f"{terminal.moment(moment)} is before Dolt's history: it begins with commit {first.hash}"
+            f" at {terminal.moment(first.at)}"
+        )
+        self.first = first
+
+
+def commit_at(history: History, written: str, present: datetime) -> tuple[Commit, datetime]:
+    """The commit and the moment that a person means by WHEN. Raises CommandError, BeforeHistory, StoreError."""
+    moment = time_arguments.parse(written, present)
+    commit = history.commit(written) if moment is None else history.commit_at(moment)
+    if commit is not None:
+        return commit, moment or commit.at
+    if moment is None:
+        raise CommandError(
+            f"{written!r} is not a single commit of this database, nor a moment such as '2026-07-15 09:30' (UTC)"
+            " or 90m (ago)"
+        )
+    raise BeforeHistory(moment, history.first_commit())
+
+
+def agent_of(agents: Mapping[str, ConfiguredAgent], assignee: str | None) -> ConfiguredAgent:
+    """The agent of that name, or else the first."""
+    return agents.get(assignee or "") or next(iter(agents.values()))
 
 
 def add_limits(parser: argparse.ArgumentParser, *options: str) -> None:
@@ -96,7 +126,7 @@ class Context:
         named = getattr(self.arguments, "AGENT_ASSIGNEE", None)
         if named is not None and named not in self.agents:
             raise CommandError(f"there is no agent {named!r}; the agents are {', '.join(self.agents)}")
-        return self.agents.get(named or assignee or "") or next(iter(self.agents.values()))
+        return agent_of(self.agents, named or assignee)
 
     @property
     def limits(self) -> settings.DispatchLimits:
@@ -104,28 +134,14 @@ class Context:
         return self.agent().limits
 
     def at(self, written: str, *, or_first: bool = False) -> tuple[Commit, datetime]:
-        """The commit and the moment that a person means by WHEN. Raises CommandError, StoreError.
-
-        `or_first`: the first commit stands for a moment before it.
-        """
-        moment, history = time_arguments.parse(written, now()), self.store.history
-        commit = history.commit(written) if moment is None else history.commit_at(moment)
-        if commit is not None:
-            return commit, moment or commit.at
-        if moment is None:
-            raise CommandError(
-                f"{written!r} is not a single commit of this database, nor a moment such as '2026-07-15 09:30' (UTC)"
-                " or 90m (ago)"
-            )
-        first = history.first_commit()
-        message = (
-            f"{terminal.moment(moment)} is before Dolt's history: it begins with commit {first.hash}"
-            f" at {terminal.moment(first.at)}"
-        )
-        if not or_first:
-            raise CommandError(message)
-        terminal.warn(f"{message}, and so does the answer")
-        return first, first.at
+        """As commit_at. `or_first`: the first commit stands for a moment before it. Raises CommandError, StoreError."""
+        try:
+            return commit_at(self.store.history, written, now())
+        except BeforeHistory as exc:
+            if not or_first:
+                raise
+            terminal.warn(f"{exc}, and so does the answer")
+            return exc.first, exc.first.at
 
     def show(self, result: T, lines: Callable[[T], Iterable[terminal.Line]], *, indent: int | None = 2) -> None:
         """Print a result: as JSON where the command line asks for it, else its lines."""

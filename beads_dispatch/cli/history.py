@@ -33,15 +33,23 @@ def entries(versions: Iterable[Mapping[str, Any]], audit: Iterable[Mapping[str, 
     return [entry for version in versions if (entry := _entry(version, rows))]
 
 
+def our_note(version: Mapping[str, Any]) -> str:
+    """The note that we wrote with a version; empty where it is somebody else's."""
+    return " / ".join(version["noted"].split("\n")).strip(" /") if _is_ours(version) else ""
+
+
+def _is_ours(version: Mapping[str, Any]) -> bool:
+    # By its note, where a person released a claim by our command.
+    return version["author"] in store.OURS or notes.is_ours(version["noted"])
+
+
 def _entry(version: Mapping[str, Any], audit: list[Mapping[str, Any]]) -> HistoryEntry | None:
-    at, author, noted = version["at"].replace(tzinfo=UTC), version["author"], version["noted"]
+    at, author = version["at"].replace(tzinfo=UTC), version["author"]
     what = changes(version)
     if not what:
         return None
-    ours = author in store.OURS or notes.is_ours(noted)  # the second: a person released a claim by our command
-    actor = author if ours else _actor(at, version, audit) or author
-    detail = " / ".join(noted.split("\n")).strip(" /") if ours else ""
-    return HistoryEntry(at, ", ".join(what), version["to_status"], actor, detail, version["commit"])
+    actor = author if _is_ours(version) else _actor(at, version, audit) or author
+    return HistoryEntry(at, ", ".join(what), version["to_status"], actor, our_note(version), version["commit"])
 
 
 def changes(version: Mapping[str, Any]) -> list[str]:

@@ -6,23 +6,26 @@ replay_walk goes through Dolt's commits, replay_simulation dispatches from what 
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
+from beads_dispatch import settings
 from beads_dispatch.cli import terminal
 from beads_dispatch.cli.context import WHEN, CommandError, Context, add_limits
 from beads_dispatch.cli.replay_simulation import Recording, ReplayedAttempt, SuspensionFrom, simulate
 from beads_dispatch.cli.replay_walk import Walk
 from beads_dispatch.cli.terminal import Styled
 from beads_dispatch.settings import DispatchLimits
-from beads_dispatch.store import Snapshot
+from beads_dispatch.store import Commit, Snapshot
 
 _DESCRIPTION = f"""\
 Walks Dolt's commits and runs the predicate and the order of dispatch on each state. The options under `limits` ask what
 would have happened with other settings. It writes nothing. A WHEN before the first commit begins at the first commit.
 {WHEN}"""
+
+_REPORT_EACH = 250  # commits; some seconds
 
 _UNKNOWN = (
     "the hold and suspension by the PingSources have no history: replayed as if dispatch was never held or suspended",
@@ -69,11 +72,26 @@ def run(context: Context) -> int:
     last, end = context.at(context.arguments.end)
     if end < start:
         raise CommandError(f"--to ({terminal.moment(end)}) is before --from ({terminal.moment(start)})")
-    report = terminal.warn if sys.stderr.isatty() else lambda message: None
-    commits, limits = context.store.history.commits_between(first.hash, last.hash), context.limits
-    with contextlib.closing(Snapshot(context.dolt, first.hash)) as past:
+    commits = context.store.history.commits_between(first.hash, last.hash)
+    found = replay(context.dolt, context.limits, (first, start), end, commits, _report)
+    context.show(found, lines)
+    return 0
+
+
+def replay(
+    dolt: settings.DoltSettings,
+    limits: DispatchLimits,
+    begin: tuple[Commit, datetime],
+    end: datetime,
+    commits: Sequence[Commit],
+    report: Callable[[int, int], None],
+) -> Replay:
+    """The replay from a commit and moment, through `commits`, which follow it. `report` is called with the number of
+    commits read so far, and of all. Raises StoreError."""
+    first, start = begin
+    with contextlib.closing(Snapshot(dolt, first.hash)) as past:
         recording = Walk(past, limits, end, report).run(first, start, commits)
-    found = Replay(
+    return Replay(
         start=start,
         end=end,
         commits=len(commits),
@@ -83,8 +101,11 @@ def run(context: Context) -> int:
         suspensions=recording.suspensions,
         unknown=_UNKNOWN if recording.has_all_activity else (*_UNKNOWN, _UNKNOWN_ACTIVITY),
     )
-    context.show(found, lines)
-    return 0
+
+
+def _report(done: int, of: int) -> None:
+    if done % _REPORT_EACH == 0 and sys.stderr.isatty():
+        terminal.warn(f"{done} of {of} commits")
 
 
 def _inactive(recording: Recording) -> list[InactiveBead]:
@@ -112,7 +133,7 @@ def lines(found: Replay) -> list[terminal.Line]:
         "",
         *(terminal.table(header, rows, indent="") if rows else ["No bead was eligible, and none was dispatched."]),
         "",
-        _summary(found.attempts),
+        summary(found.attempts),
         *_inactive_lines(found.inactive),
         *_suspension_lines(found.suspensions),
     ]
@@ -132,7 +153,8 @@ def _moment(at: datetime | None) -> str:
     return terminal.moment(at) if at else "-"
 
 
-def _summary(attempts: Sequence[ReplayedAttempt]) -> str:
+def summary(attempts: Sequence[ReplayedAttempt]) -> str:
+    """How many and how fast, in a sentence."""
     would = [one.would_dispatch_at - one.eligible_at for one in attempts if one.would_dispatch_at and one.eligible_at]
     waited = [one.dispatched_at - one.eligible_at for one in attempts if one.dispatched_at and one.eligible_at]
     dispatched = sum(one.dispatched_at is not None for one in attempts)

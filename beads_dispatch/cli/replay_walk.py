@@ -12,7 +12,6 @@ from beads_dispatch.store import Commit, Snapshot
 # The tables that can make a bead eligible, or not.
 _RELEVANT = frozenset({"issues", "dependencies", "custom_statuses", "config"})
 _ALL = 1_000_000  # beads
-_REPORT_EACH = 250  # commits; some seconds
 
 _record = DispatchRecord.from_metadata
 
@@ -20,7 +19,9 @@ _record = DispatchRecord.from_metadata
 class Walk:
     """One walk. Every method raises StoreError."""
 
-    def __init__(self, past: Snapshot, limits: DispatchLimits, end: datetime, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, past: Snapshot, limits: DispatchLimits, end: datetime, report: Callable[[int, int], None]
+    ) -> None:
         self._past = past
         self._limits = limits
         self._end = end
@@ -45,8 +46,7 @@ class Walk:
             if not new_schema or self._past.has_beads():
                 self._read(commit.hash, commit.at, until, _RELEVANT if new_schema else tables)
             before = commit.hash
-            if number % _REPORT_EACH == 0:
-                self._report(f"{number} of {len(commits)} commits")
+            self._report(number, len(commits))
         for bead in list(self._open):
             self._end_if_inactive(bead, self._end)
         return self._recording

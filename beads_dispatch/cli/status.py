@@ -118,8 +118,8 @@ def report(beads: Store, limits: DispatchLimits, moment: datetime) -> StatusRepo
         not_eligible=rest,
         to_reopen=to_reopen,
         to_block=to_block,
-        feed=_feed(beads),
-        feeder=_feeder(beads),
+        feed=feed(beads),
+        feeder=feeder(beads),
     )
 
 
@@ -173,7 +173,8 @@ def _reasons(one: Diagnosis, moment: datetime) -> str:
     return ", ".join(words for name, words in reasons.items() if words and not one.conditions[name])
 
 
-def _feed(beads: Store) -> FeedStatus:
+def feed(beads: Store) -> FeedStatus:
+    """How far the feeder has come; what goes wrong is in the answer."""
     try:
         position, executed = beads.feed_state.position(), beads.feed_state.executed()
     except StoreError as exc:
@@ -186,7 +187,8 @@ def _feed(beads: Store) -> FeedStatus:
         return FeedStatus(position, None, "a GTID set cannot be read")
 
 
-def _feeder(beads: Store) -> FeederStatus:
+def feeder(beads: Store) -> FeederStatus:
+    """The feeder that reported last. Raises StoreError."""
     problem, found = conditions.feeder_problem(beads), beads.feeders.find()
     if found is None:
         return FeederStatus(problem)

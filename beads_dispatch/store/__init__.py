@@ -1,7 +1,7 @@
 """Every SQL statement of this system, by subject: the one place that knows bd's schema."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from beads_dispatch import settings
@@ -89,6 +89,13 @@ class Store:
     def slot_lock(self, agent: str) -> contextlib.AbstractContextManager[bool]:
         """One of our processes counts an agent's slots and claims at a time; see Session.slot_lock."""
         return self._session.slot_lock(agent)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """All reads of the block at one moment, in a transaction in which Dolt refuses every write."""
+        self._session.rows("START TRANSACTION READ ONLY")
+        yield
+        self._session.rows("ROLLBACK")  # after an error the connection is closed instead, by `close`
 
     def refresh(self) -> None:
         """Drop connections that died since they were last used, so that a pass does not begin on one."""

@@ -17,6 +17,8 @@ from beads_dispatch.store.session import Params, ReadSession, Rows, naive
 _HEAD = 8  # beads read to find the first eligible one, and how many times more when none is
 _CHUNK = 512  # beads whose relations are read at once
 _COUNT_LIMIT = 100
+_ALL = 10**9  # beads
+_NOT_BEGUN = "i.status IN ('open', 'deferred')"
 _LONGEST_RETRY_DELAY = timedelta(hours=1)  # longer than any that is written; a bead that changed before has none left
 
 # In this order and with LIMIT 1 the index on defer_until answers, where the schema has one (bd 1.3.0).
@@ -57,17 +59,32 @@ class Eligible:
         rows = self._rows("i.id, i.updated_at", assignee, now, _COUNT_LIMIT, order="ORDER BY i.updated_at")
         return len(rows), rows[0]["updated_at"].replace(tzinfo=UTC) if rows else None
 
-    def diagnose(self, assignee: str, now: datetime, bead_id: str | None = None) -> list[Diagnosis]:
-        """Which conditions hold for one bead, or for all of the agent's that are open or deferred, in their order."""
+    def count_assigned(self, assignee: str) -> int:
+        """How many of the agent's beads are open or deferred, eligible or not."""
+        sql = f"SELECT COUNT(*) AS n FROM issues i WHERE i.assignee = %(assignee)s AND {_NOT_BEGUN}"
+        return int(self._session.rows(sql, {"assignee": assignee})[0]["n"])
+
+    def diagnose(
+        self, assignee: str, now: datetime, bead_id: str | None = None, *, after: int = 0, limit: int = _ALL
+    ) -> list[Diagnosis]:
+        """Which conditions hold for one bead, or for the agent's that are open or deferred, in their order: `limit` of
+        them, after so many. All of 10,000 take some seconds."""
         own = predicate.of_the_row(self._session.schema)
         names = dict.fromkeys([*own, *RELATIONS])
-        which = "i.id = %(id)s" if bead_id is not None else f"{own['assignee']} AND i.status IN ('open', 'deferred')"
+        order = f"ORDER BY {', '.join(ORDER)}"
+        # Ids first, by columns alone: all conditions of a row are for the few that are returned.
+        which = (
+            "issues i WHERE i.id = %(id)s"
+            if bead_id is not None
+            else f"(SELECT i.id FROM issues i WHERE {own['assignee']} AND {_NOT_BEGUN} {order}"
+            f" LIMIT %(limit)s OFFSET %(after)s) h JOIN issues i ON i.id = h.id {order}"
+        )
         lock = ", i.row_lock" if self._session.schema.row_lock else ""
         rows = self._session.rows(
             f"SELECT {BEAD}{lock}, i.issue_type, i.defer_until, COALESCE(JSON_TYPE(i.metadata), 'NULL')"
             f" AS metadata_type, {predicate.HINTS}, {', '.join(f'{sql} AS holds_{name}' for name, sql in own.items())}"
-            f" FROM issues i WHERE {which} ORDER BY {', '.join(ORDER)}",
-            {**parameters(assignee, now), "id": bead_id},
+            f" FROM {which}",
+            {**parameters(assignee, now), "id": bead_id, "after": after, "limit": limit},
         )
         unmet = {bead: names for chunk in _chunks(rows) for bead, names in self._unmet(chunk, now).items()}
         return [

@@ -12,6 +12,20 @@ from beads_dispatch.store.session import ReadSession, Rows
 
 WORKING = "WORKING"  # in place of a commit: what is not committed yet
 
+# Of dolt_diff_issues: what decides on dispatch before and after, of the metadata our record alone, because the rest is
+# people's and of any size.
+_SIDES = ", ".join(
+    f"{side}_id, {side}_assignee, {side}_status, {side}_priority, {side}_defer_until,"
+    f" JSON_OBJECT('dispatch', JSON_EXTRACT({side}_metadata, '$.dispatch')) AS {side}_metadata,"
+    f" COALESCE({side}_acceptance_criteria, '') REGEXP %(not_blank)s AS {side}_accepted"
+    for side in ("from", "to")
+)
+_KNOWN_NOTES = "CHAR_LENGTH(COALESCE(from_notes, ''))"
+_NOTED = (
+    f"IF(LEFT(to_notes, {_KNOWN_NOTES}) = COALESCE(from_notes, ''), SUBSTRING(to_notes, {_KNOWN_NOTES} + 1, 2000), '')"
+    " AS noted"
+)
+
 
 class History:
     """Queries on the past. Every method raises StoreError."""
@@ -35,16 +49,9 @@ class History:
         (`accepted`: the acceptance criteria are not blank), and what was added to the notes (2000 characters at most).
 
         Takes 0.15 ms for each commit of the whole history."""
-        sides = ", ".join(
-            f"{side}_id, {side}_assignee, {side}_status, {side}_metadata, {side}_priority, {side}_defer_until,"
-            f" COALESCE({side}_acceptance_criteria, '') REGEXP %(not_blank)s AS {side}_accepted"
-            for side in ("from", "to")
-        )
-        noted = "CHAR_LENGTH(COALESCE(from_notes, ''))"
         rows = self._session.rows(
-            f"SELECT to_commit AS `commit`, to_commit_date AS at, {sides},"
-            f" IF(LEFT(to_notes, {noted}) = COALESCE(from_notes, ''), SUBSTRING(to_notes, {noted} + 1, 2000), '')"
-            " AS noted FROM dolt_diff_issues WHERE to_id = %(id)s AND to_commit <> 'WORKING' ORDER BY to_commit_date",
+            f"SELECT to_commit AS `commit`, to_commit_date AS at, {_SIDES}, {_NOTED}"
+            " FROM dolt_diff_issues WHERE to_id = %(id)s AND to_commit <> 'WORKING' ORDER BY to_commit_date",
             {"id": bead_id, "not_blank": NOT_BLANK},
         )
         authors = self._authors([row["commit"] for row in rows])
@@ -55,6 +62,19 @@ class History:
             return {}
         sql = "SELECT commit_hash, author FROM dolt_log WHERE commit_hash IN %(hashes)s"
         return {row["commit_hash"]: row["author"] for row in self._session.rows(sql, {"hashes": hashes})}
+
+    def versions_in(self, commits: Sequence[str], assignees: Sequence[str]) -> Rows:
+        """What these commits changed on the agents' beads, in no order: as `versions`, and the bead's id and title.
+
+        Takes 0.2 ms for each of these commits, however long the history is."""
+        if not commits:
+            return []
+        return self._session.rows(
+            f"SELECT to_commit AS `commit`, to_commit_date AS at, to_id AS id, to_title AS title, {_SIDES}, {_NOTED}"
+            " FROM dolt_diff_issues WHERE to_commit IN %(commits)s AND to_id IS NOT NULL"
+            " AND (to_assignee IN %(assignees)s OR from_assignee IN %(assignees)s)",
+            {"commits": tuple(commits), "assignees": tuple(assignees), "not_blank": NOT_BLANK},
+        )
 
     def audit(self, bead_id: str) -> Rows:
         """The bead's audit rows as they are now, oldest first: created_at (UTC, whole seconds), actor, and what was
@@ -106,13 +126,24 @@ class History:
         """The newest commit that is not newer than a moment."""
         found = self._commits(
             "FROM dolt_log WHERE date <= %(moment)s ORDER BY date DESC, commit_order DESC LIMIT 1",
-            {"moment": moment.astimezone(UTC).replace(tzinfo=None)},
+            {"moment": _utc(moment)},
         )
         return found[0] if found else None
 
     def first_commit(self) -> Commit:
         """The commit with which the history begins."""
         return self._commits("FROM dolt_log ORDER BY date, commit_order LIMIT 1", {})[0]
+
+    def newest_commits(self, limit: int, before: str = "HEAD") -> list[Commit]:
+        """The newest commits, the newest first; `before`: that one, and what came before it."""
+        return self._commits("FROM dolt_log(%(before)s) LIMIT %(limit)s", {"before": before, "limit": limit})
+
+    def commits_since(self, moment: datetime, until: datetime, limit: int) -> list[Commit]:
+        """The commits from a moment to another, the newest first."""
+        return self._commits(
+            "FROM dolt_log WHERE date >= %(moment)s AND date < %(until)s ORDER BY date DESC LIMIT %(limit)s",
+            {"moment": _utc(moment), "until": _utc(until), "limit": limit},
+        )
 
     def commits_between(self, first: str, last: str) -> list[Commit]:
         """What leads from one commit to another, oldest first, without the first."""
@@ -141,3 +172,8 @@ class History:
             " FROM dolt_diff(%(first)s, %(last)s, 'issues')",
             {"first": first, "last": last},
         )
+
+
+def _utc(moment: datetime) -> datetime:
+    """As Dolt's commit dates are: UTC without a zone, with its fraction of a second."""
+    return moment.astimezone(UTC).replace(tzinfo=None)
