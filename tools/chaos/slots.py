@@ -125,19 +125,25 @@ def kept(here: World, chance: random.Random, size: Size, limit: int, backend: st
     began = time.monotonic()
     with Service(here, random.Random(chance.random()), 0.1 * limit) as service:
         _compete(here, service, size, limit, backend)
-        world.wait_for(lambda: not service.running(), "the end of the last jobs", 60)
+        with contextlib.suppress(world.TimedOut):  # then a check below says which
+            world.wait_for(lambda: not service.running() and not open_beads(here), "the end of the last jobs", 60)
     most = service.most()
     jobs = Counter(bead for bead, change in service.log if change == 1)
     broken = [f"{most} jobs at once"] if most > limit else []
     broken += [f"never more than {most} jobs at once: it was not tried"] if most < limit else []
     broken += [f"{bead}: {jobs[bead]} jobs" for bead in names if jobs[bead] != 1]
-    broken += [f"{bead} is {row['status']}" for bead, row in here.rows().items() if row["status"] != "closed"]
+    broken += [f"{bead} is {status}" for bead, status in open_beads(here).items()]
     how = "the service counts" if backend == COUNTS else "our claims count"
     figures = (
         f"{jobs.total()} jobs, at most {most} at once, {service.lost} answers lost; {time.monotonic() - began:.0f} s"
     )
     name = f"max_in_flight {limit}, {size.dispatchers} dispatchers on {size.beads} beads, {how}"
     return check(name, figures, broken)
+
+
+def open_beads(here: World) -> dict[str, str]:
+    """The beads that are not closed, and their status."""
+    return {bead: row["status"] for bead, row in here.rows().items() if row["status"] != "closed"}
 
 
 def work(dolt: settings.DoltSettings, url: str, backend: str, limit: int, mutant: str) -> None:
