@@ -84,7 +84,7 @@ class Router:
                 extra=log.context(action=Action.LOOP, event=event.id, type=event.type),
             )
             return ACCEPTED
-        matching = [trigger for trigger in self._triggers if triggers.matches(trigger.filter, event)]
+        matching = [trigger for trigger in self._triggers if triggers.matches(trigger, event)]
         if not matching:
             return ACCEPTED
         with ThreadPoolExecutor(len(matching)) as pool:

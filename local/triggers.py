@@ -2,7 +2,7 @@
 
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,40 +14,6 @@ EVENTING = "eventing.knative.dev"
 
 _ATTRIBUTE = re.compile(r"[a-z0-9]+")
 _ADDRESSABLE = {("v1", "Service"), ("serving.knative.dev/v1", "Service")}
-
-
-@dataclass(frozen=True)
-class Text:
-    """One attribute of the event compared with a text."""
-
-    how: str  # exact, prefix or suffix
-    attribute: str
-    value: str
-
-
-@dataclass(frozen=True)
-class All:
-    parts: tuple["Filter", ...]
-
-
-@dataclass(frozen=True)
-class AnyOf:
-    parts: tuple["Filter", ...]
-
-
-@dataclass(frozen=True)
-class Not:
-    part: "Filter"
-
-
-Filter = Text | All | AnyOf | Not
-
-_COMPARE: Mapping[str, Callable[[str, str], bool]] = {
-    "exact": str.__eq__,
-    "prefix": str.startswith,
-    "suffix": str.endswith,
-}
-_DIALECTS = (*_COMPARE, "all", "any", "not")
 
 
 @dataclass(frozen=True)
@@ -79,7 +45,7 @@ DEFAULT_DELIVERY = Delivery(retry=10, backoff_policy="exponential", backoff_seco
 @dataclass(frozen=True)
 class Trigger:
     name: str
-    filter: Filter
+    attributes: Mapping[str, str]  # what an event must have; an empty text means any value
     subscriber: Target
     delivery: Delivery
 
@@ -93,18 +59,12 @@ def load_triggers(folder: pathlib.Path, addresses: Mapping[str, str]) -> tuple[T
     return manifests.load(folder, EVENTING, "Trigger", lambda name, spec: _trigger(name, spec, brokers, addresses))
 
 
-def matches(what: Filter, event: events.Event) -> bool:
-    """Whether the event passes the filter. An attribute that the event lacks matches nothing."""
-    match what:
-        case Text(how, attribute, value):
-            found = _attribute(event, attribute)
-            return found is not None and _COMPARE[how](found, value)
-        case All(parts):
-            return all(matches(part, event) for part in parts)
-        case AnyOf(parts):
-            return any(matches(part, event) for part in parts)
-        case Not(part):
-            return not matches(part, event)
+def matches(trigger: Trigger, event: events.Event) -> bool:
+    """Whether the event has every attribute that the Trigger selects by."""
+    found = {name: _attribute(event, name) for name in trigger.attributes}
+    return all(
+        found[name] is not None and found[name] == (value or found[name]) for name, value in trigger.attributes.items()
+    )
 
 
 def _attribute(event: events.Event, name: str) -> str | None:
@@ -116,59 +76,31 @@ def _attribute(event: events.Event, name: str) -> str | None:
 
 
 def _trigger(name: str, spec: manifests.Manifest, brokers: set[str], addresses: Mapping[str, str]) -> Trigger:
-    manifests.table(spec, "spec", ("broker", "filter", "filters", "subscriber", "delivery"))
+    # Not `filters`, which RabbitMQ's Broker ignores.
+    manifests.table(spec, "spec", ("broker", "filter", "subscriber", "delivery"))
     if spec.get("broker") not in brokers:
         raise ManifestError(
             f"spec.broker is {spec.get('broker')!r}, expected one of the folder's Brokers: {_list(brokers)}"
         )
     return Trigger(
         name=name,
-        filter=_filters(spec),
+        attributes=_attributes(spec.get("filter")),
         subscriber=_target(spec.get("subscriber"), "spec.subscriber", addresses),
         delivery=_delivery(spec.get("delivery"), addresses),
     )
 
 
-def _filters(spec: manifests.Manifest) -> Filter:
-    """`filters` if there are any, else the older `filter`, in which an empty text means any value."""
-    if spec.get("filters"):
-        return All(_parts(spec["filters"], "spec.filters"))
-    older = manifests.table(spec.get("filter"), "spec.filter", ("attributes",))
-    attributes = manifests.table(older.get("attributes"), "spec.filter.attributes")
-    return All(
-        tuple(
-            _text("exact" if value else "prefix", name, value, "spec.filter.attributes")
-            for name, value in attributes.items()
-        )
+def _attributes(value: Any) -> Mapping[str, str]:
+    attributes = manifests.table(
+        manifests.table(value, "spec.filter", ("attributes",)).get("attributes"), "spec.filter.attributes"
     )
-
-
-def _parts(value: Any, where: str) -> tuple[Filter, ...]:
-    if not isinstance(value, list) or not value:
-        raise ManifestError(f"{where} is {value!r}, expected a list of filters")
-    return tuple(_filter(part, f"{where}[{number}]") for number, part in enumerate(value))
-
-
-def _filter(value: Any, where: str) -> Filter:
-    if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in _DIALECTS:
-        raise ManifestError(f"{where} is {value!r}, expected exactly one of {_list(_DIALECTS)}")
-    dialect, content = next(iter(value.items()))
-    where = f"{where}.{dialect}"
-    if dialect == "all":
-        return All(_parts(content, where))
-    if dialect == "any":
-        return AnyOf(_parts(content, where))
-    if dialect == "not":
-        return Not(_filter(content, where))
-    if not isinstance(content, dict) or not content or not all(content.values()):
-        raise ManifestError(f"{where} is {content!r}, expected attributes and a text for each")
-    return All(tuple(_text(dialect, name, text, where) for name, text in content.items()))
-
-
-def _text(how: str, attribute: Any, value: Any, where: str) -> Text:
-    if not isinstance(attribute, str) or not _ATTRIBUTE.fullmatch(attribute):
-        raise ManifestError(f"{where} names {attribute!r}, expected an attribute: lower-case letters and digits")
-    return Text(how, attribute, manifests.require_text(value, f"{where}.{attribute}"))
+    for name, text in attributes.items():
+        if not isinstance(name, str) or not _ATTRIBUTE.fullmatch(name):
+            raise ManifestError(
+                f"spec.filter.attributes names {name!r}, expected an attribute: lower-case letters and digits"
+            )
+        manifests.require_text(text, f"spec.filter.attributes.{name}")
+    return attributes
 
 
 def _target(value: Any, where: str, addresses: Mapping[str, str]) -> Target:

@@ -1,7 +1,8 @@
 """The system on a Kubernetes cluster with Knative, around a Dolt server and an agent on this machine.
 
 For tests/cluster and tools/bench/cluster.py. KUBECONFIG names the cluster; kubectl and kn are used as in the runbook.
-Everything is in a namespace of its own, which is removed afterwards.
+Everything is in a namespace of its own, which is removed afterwards. BROKER=rabbitmq takes that overlay, with the
+RabbitMQ at RABBITMQ_URL (http://user:password@host:15672, as pods reach it); otherwise the Broker is the cluster's own.
 """
 
 import contextlib
@@ -28,12 +29,14 @@ from tools.proxies import Proxy
 
 _KNATIVE = pathlib.Path(__file__).parent.parent / "knative"
 _EXAMPLE = _KNATIVE / "overlays" / "example"
+_OVERLAYS = {"": _EXAMPLE, "rabbitmq": _KNATIVE / "overlays" / "rabbitmq"}  # by BROKER
 DEFAULT_IMAGE = "dev.local/beads-dispatch:dev"
 READY_SECONDS = 240  # images are there; a Trigger whose subscriber came later is checked again within a minute
 
-_RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"  # what that Pod Security level refuses is refused here
+# What that Pod Security level refuses is refused here. RabbitMQ's Broker runs pods of its own in the namespace.
+_LEVELS = {"": "restricted", "rabbitmq": "baseline"}
 _NEEDED = ("pingsources.sources.knative.dev", "services.serving.knative.dev", "brokers.eventing.knative.dev")
-USERS = ("feeder", "dispatch", "reap")
+USERS = ("feeder", "dispatch", "reap", "operator")
 
 
 class ClusterError(Exception):
@@ -166,6 +169,7 @@ def deployed(
     `dolt` is an administrator's connection to a server on this machine; `agent_port` is BeadBoard's, on 127.0.0.1.
     Functions are scaled to zero after 6 s instead of a minute. Raises ClusterError.
     """
+    broker = _broker()
     namespace = Namespace(f"beads-test-{secrets.token_hex(3)}")
     address = own_address()
     with contextlib.ExitStack() as stack:
@@ -178,12 +182,21 @@ def deployed(
         print(f"deploying into namespace {namespace.name}; pods reach this machine at {address}")
         _run("kubectl", "create", "namespace", namespace.name)
         stack.callback(_run, "kubectl", "delete", "namespace", namespace.name, "--wait=false")
-        _run("kubectl", "label", "namespace", namespace.name, _RESTRICTED)
-        namespace.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "dolt"}, "stringData": passwords})
+        level = f"pod-security.kubernetes.io/enforce={_LEVELS[broker]}"
+        _run("kubectl", "label", "namespace", namespace.name, level)
+        for name, values in {"dolt": passwords, **({"rabbitmq": _rabbitmq()} if broker else {})}.items():
+            namespace.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values})
         prepare(namespace)
         with tempfile.TemporaryDirectory(prefix="beads-overlay-") as name:
             folder = pathlib.Path(name)
-            _write_overlay(folder, namespace.name, image, dolt.database, addresses, environment or {}, schedules or {})
+            overlay = _overlay(folder, namespace.name, image, dolt.database, addresses, environment or {})
+            for source, schedule in (schedules or {}).items():
+                overlay["patches"].append(_replace("PingSource", source, "/spec/schedule", schedule))
+            if broker:
+                where = "/spec/rabbitmqClusterReference/namespace"
+                overlay["patches"].append(_replace("RabbitmqBrokerConfig", "rabbitmq", where, namespace.name))
+            overlay["resources"] = [os.path.relpath(_OVERLAYS[broker], folder.resolve())]
+            (folder / "kustomization.yaml").write_text(json.dumps(overlay))
             _run("kubectl", "apply", "-k", name)
         until_ready(namespace)
         print("everything is Ready")
@@ -208,28 +221,45 @@ def make_users(dolt: settings.DoltSettings, passwords: Mapping[str, str]) -> Non
     _run(str(toolchain.dolt()), *where, "--no-tls", "sql", stdin=text)
 
 
-def _write_overlay(
+def _broker() -> str:
+    broker = os.environ.get("BROKER", "")
+    if broker not in _OVERLAYS:
+        raise ClusterError(
+            f"BROKER is {broker!r}, expected {' or '.join(name for name in _OVERLAYS if name)}, or nothing"
+        )
+    return broker
+
+
+def _rabbitmq() -> dict[str, str]:
+    """RabbitMQ's address, as its Secret has it."""
+    url = os.environ.get("RABBITMQ_URL", "")
+    parts = urlsplit(url)
+    if not (parts.username and parts.password and parts.hostname and parts.port):
+        raise ClusterError("BROKER=rabbitmq needs RABBITMQ_URL=http://user:password@host:15672, as pods reach it")
+    uri = f"{parts.scheme}://{parts.hostname}:{parts.port}"
+    return {"uri": uri, "username": parts.username, "password": parts.password, "port": "5672"}
+
+
+def _overlay(
     folder: pathlib.Path, namespace: str, image: str, database: str, addresses: Mapping[str, tuple[str, int]],
-    environment: Mapping[str, str], schedules: Mapping[str, str],
-) -> None:  # fmt: skip
-    """`addresses`: of Dolt and of the agent, where pods reach them."""
+    environment: Mapping[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """A kustomization for `folder`, and its metadata.json; `addresses`: of Dolt and of the agent, where pods reach
+    them."""
     (host, port), (agent_host, agent_port) = addresses["dolt"], addresses["agent"]
     metadata = json.loads((_EXAMPLE / "metadata.json").read_text())
     metadata |= {"dolt_server_host": host, "dolt_server_port": port, "dolt_database": database}
     (folder / "metadata.json").write_text(json.dumps(metadata))
     settings_of_all = {"BEADBOARD_URL": f"http://{agent_host}:{agent_port}", **environment}
     name, _, tag = image.rpartition(":")
-    overlay = yaml.safe_load(pathlib.Path(__file__).with_name("overlay.yaml").read_text())
+    overlay: dict[str, Any] = yaml.safe_load(pathlib.Path(__file__).with_name("overlay.yaml").read_text())
     overlay["namespace"] = namespace
-    overlay["resources"] = [os.path.relpath(_EXAMPLE, folder.resolve())]
     overlay["images"] = [{"name": "dev.local/beads-dispatch", "newName": name, "newTag": tag}]
     overlay["configMapGenerator"][1]["literals"] = [f"{key}={value}" for key, value in settings_of_all.items()]
-    for source, schedule in schedules.items():
-        overlay["patches"].append(_replace("PingSource", source, "/spec/schedule", schedule))
     for whose, (host, port) in addresses.items():
         egress = [{"to": [{"ipBlock": {"cidr": f"{host}/32"}}], "ports": [{"port": port}]}]
         overlay["patches"].append(_replace("NetworkPolicy", f"beads-dispatch-{whose}", "/spec/egress", egress))
-    (folder / "kustomization.yaml").write_text(json.dumps(overlay))
+    return overlay
 
 
 def _replace(kind: str, name: str, path: str, value: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import yaml
 from tools import toolchain
 
 OVERLAYS = pathlib.Path(__file__).parents[1] / "knative" / "overlays"
-CHECKED = ("example", "kafka")
+CHECKED = ("example", "kafka", "rabbitmq")
 _GRADE_OK = 7  # of 10; 1 is critical, 5 a warning
 
 # By check, and by the name of the object where the exception is not for all.

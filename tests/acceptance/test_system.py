@@ -17,7 +17,7 @@ def tick(running: Running, name: str, **extensions: str) -> int:
     """Send the router what a PingSource sends."""
     source = f"/apis/v1/namespaces/local/pingsources/{name}"
     headers, body = events.to_http(
-        events.Event(f"tick-{time.monotonic_ns()}", source, events.TICK, None, extensions, {})
+        events.Event(f"tick-{time.monotonic_ns()}", source, events.TICK, None, {"tick": name, **extensions}, {})
     )
     url = f"http://127.0.0.1:{running.system.ports.router}/"
     with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=120) as response:

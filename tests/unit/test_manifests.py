@@ -21,9 +21,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 BASE = ROOT / "knative" / "base"
 EXAMPLE = ROOT / "knative" / "overlays" / "example"
 KAFKA = ROOT / "knative" / "overlays" / "kafka"
-FOLDERS = {"base": BASE, "example": EXAMPLE, "kafka": KAFKA}
+RABBITMQ = ROOT / "knative" / "overlays" / "rabbitmq"
+FOLDERS = {"base": BASE, "example": EXAMPLE, "kafka": KAFKA, "rabbitmq": RABBITMQ}
 
-OURS = ["feeder", "dispatch", "reap"]
+OURS = ["feeder", "dispatch", "reap", "console"]
 ADDRESSES = {name: f"http://{name}.test" for name in OURS}
 
 Document = dict[str, Any]
@@ -40,7 +41,7 @@ def parsed(text: str) -> list[Document]:
 
 @pytest.fixture(scope="session")
 def built() -> Callable[[str], list[Document]]:
-    """The output of `kustomize build` for base, example or kafka."""
+    """The output of `kustomize build` for one of FOLDERS."""
     try:
         kustomize = toolchain.kustomize()
     except toolchain.ToolError:
@@ -72,7 +73,12 @@ class Schemas:
         self._validators: dict[tuple[str, str], Any] = {}
         self._definitions = {
             (definition["spec"]["group"], definition["spec"]["names"]["kind"]): definition
-            for path in (*self.knative.glob("*/config/core/resources/*"), *self.knative.glob("*/config/core/300-*/*"))
+            for path in (
+                *self.knative.glob("*/config/core/resources/*"),
+                *self.knative.glob("*/config/*/300-*"),
+                *self.knative.glob("*/config/core/300-*/*"),
+            )
+            if path.is_file()
             for definition in documents(path)
         }
 
@@ -187,8 +193,10 @@ MISTAKES: list[tuple[str, str, str, Any, str]] = [
     ("Trigger", "tick-dispatch", "spec.subscribr", {}, "'subscribr' was unexpected"),
     ("Trigger", "tick-dispatch", "spec.delivery.retries", 2, "'retries' was unexpected"),
     ("Trigger", "tick-dispatch", "spec.delivery.retry", "2", "$.spec.delivery.retry: '2' is not of type"),
-    ("Trigger", "tick-dispatch", "spec.filters.0.sufix", {}, "'sufix' was unexpected"),
+    ("Trigger", "tick-dispatch", "spec.filter.attribute", {}, "'attribute' was unexpected"),
     ("Broker", "default", "spec", {"configs": {}}, "'configs' was unexpected"),
+    ("RabbitmqBrokerConfig", "rabbitmq", "spec.queueType", "quorums", "'quorums' is not one of"),
+    ("RabbitmqBrokerConfig", "rabbitmq", "spec.rabbitmqClusterReference.secret", {}, "'secret' was unexpected"),
     ("PingSource", "dispatch", "spec.suspend", True, "'suspend' was unexpected"),
     ("PingSource", "dispatch", "spec.schedule", 2, "2 is not of type 'string'"),
     ("SinkBinding", "feeder", "spec.subject.nam", "feeder", "'nam' was unexpected"),
@@ -225,7 +233,7 @@ class TestSchemas:
         reason: str,
     ) -> None:
         """One mistake gives one reason that names it; without the mistake there is none."""
-        document = named(built("base"), kind, name)
+        document = named(built("rabbitmq"), kind, name)
         assert schemas.refusals(document) == []
         inside: Any = document
         *way, last = (int(part) if part.isdigit() else part for part in field.split("."))
@@ -237,7 +245,7 @@ class TestSchemas:
 
     def test_every_deployed_kind_has_a_mistake(self, built: Callable[[str], list[Document]]) -> None:
         """For each kind that is deployed, MISTAKES has one that is refused."""
-        assert {kind_of(document) for document in built("kafka")} == {kind for kind, *_ in MISTAKES}
+        assert {kind_of(document) for document in built("rabbitmq")} == {kind for kind, *_ in MISTAKES}
 
 
 class TestPods:
@@ -393,6 +401,7 @@ class TestNetworkPolicies:
             ),
             ("dispatch", {*FROM_SERVING}, {*RESOLVE, DOLT, BEADBOARD}),
             ("reap", {*FROM_SERVING}, {*RESOLVE, DOLT, BEADBOARD}),
+            ("console", {*FROM_SERVING}, {*RESOLVE, DOLT}),
         ],
     )
     def test_each_pod_is_reached_and_reaches_only_what_it_needs(
@@ -402,17 +411,27 @@ class TestNetworkPolicies:
         assert allowed(built("example"), pod, "Ingress") == incoming
         assert allowed(built("example"), pod, "Egress") == outgoing
 
-    def test_with_kafka_the_feeder_connects_to_that_broker_instead(
-        self, built: Callable[[str], list[Document]]
+    @pytest.mark.parametrize(
+        ("broker", "delivers", "receives"),
+        [
+            ("kafka", "knative-eventing app=kafka-broker-dispatcher", "knative-eventing app=kafka-broker-receiver"),
+            (
+                "rabbitmq",
+                "own eventing.knative.dev/brokerRole=dispatcher",
+                "own eventing.knative.dev/brokerRole=ingress",
+            ),
+        ],
+    )
+    def test_with_another_broker_the_feeder_connects_to_that_instead(
+        self, built: Callable[[str], list[Document]], broker: str, delivers: str, receives: str
     ) -> None:
-        """The Kafka Broker's pods have other labels; everything else is the same."""
-        kafka = "knative-eventing app=kafka-broker"
-        assert allowed(built("kafka"), "feeder", "Ingress") == {f"{kafka}-dispatcher 8080/TCP"}
-        changed = allowed(built("kafka"), "feeder", "Egress") ^ allowed(built("example"), "feeder", "Egress")
-        assert changed == {f"{kafka}-receiver 8080/TCP", f"{self.BROKER}=ingress 8080/TCP"}
+        """Its pods have other labels, or are elsewhere; everything else is the same."""
+        assert allowed(built(broker), "feeder", "Ingress") == {f"{delivers} 8080/TCP"}
+        changed = allowed(built(broker), "feeder", "Egress") ^ allowed(built("example"), "feeder", "Egress")
+        assert changed == {f"{receives} 8080/TCP", f"{self.BROKER}=ingress 8080/TCP"}
         for name in ("dispatch", "reap"):
             for direction in ("Ingress", "Egress"):
-                assert allowed(built("kafka"), name, direction) == allowed(built("example"), name, direction)
+                assert allowed(built(broker), name, direction) == allowed(built("example"), name, direction)
 
     @pytest.mark.parametrize("pod", OURS)
     def test_base_alone_reaches_neither_dolt_nor_the_agent(
@@ -541,6 +560,44 @@ class TestKafka:
             "bootstrap.servers",
             "default.topic.replication.factor",
         ]
+
+
+class TestRabbitmq:
+    def test_the_broker_has_its_class_and_a_quorum_queue(self, built: Callable[[str], list[Document]]) -> None:
+        """A configuration in the Broker's namespace, which names the Secret there."""
+        broker = named(built("rabbitmq"), "Broker", "default")
+        assert broker["metadata"]["annotations"] == {"eventing.knative.dev/broker.class": "RabbitMQBroker"}
+        config = broker["spec"]["config"]
+        settings = named(built("rabbitmq"), config["kind"], config["name"])
+        assert settings["metadata"]["namespace"] == broker["metadata"]["namespace"]
+        assert settings["spec"]["queueType"] == "quorum"
+        assert settings["spec"]["rabbitmqClusterReference"]["namespace"] == broker["metadata"]["namespace"]
+
+    def test_a_slow_pass_delays_no_other_agents(self, built: Callable[[str], list[Document]]) -> None:
+        """Each Trigger delivers as many at once as a function's container takes."""
+        found = {
+            name: found["metadata"]["annotations"]["rabbitmq.eventing.knative.dev/parallelism"]
+            for found in built("rabbitmq")
+            if found["kind"] == "Trigger" and (name := found["metadata"]["name"])
+        }
+        assert len(found) == 4
+        concurrency = named(built("rabbitmq"), "KService", "dispatch")["spec"]["template"]["spec"][
+            "containerConcurrency"
+        ]
+        assert set(found.values()) == {str(concurrency)}
+
+    def test_no_trigger_has_filters(self, built: Callable[[str], list[Document]]) -> None:
+        """This Broker ignores them, and would deliver every event."""
+        examples = [document for path in (ROOT / "examples").rglob("*.yaml") for document in documents(path)]
+        found = [each for each in (*built("rabbitmq"), *examples) if each["kind"] == "Trigger"]
+        assert len(found) == 6
+        assert all(each["spec"]["filter"]["attributes"] and "filters" not in each["spec"] for each in found)
+
+    def test_the_values_of_the_user_are_marked(self) -> None:
+        """The namespace, which is in the example too, and where the Secret is."""
+        texts = [path.read_text() for path in sorted(RABBITMQ.iterdir())]
+        lines = [line for text in texts for line in text.splitlines() if "# yours" in line]
+        assert [line.split("#")[0].strip() for line in lines] == ["namespace: beads", "namespace: beads"]
 
 
 class TestExample:

@@ -18,7 +18,7 @@ import pytest
 from beads_dispatch import events
 from feeder import wsgi
 from local import router, triggers, wsgi_server
-from local.triggers import All, Delivery, Target, Text, Trigger
+from local.triggers import Delivery, Target, Trigger
 from tests import support
 
 BASE = pathlib.Path(__file__).parents[2] / "knative" / "base"
@@ -90,7 +90,7 @@ def trigger(to: str, event_type: str = "t", delivery: Delivery = QUICK, dead_let
     sink = Target("dead-letters", dead_letter) if dead_letter else None
     return Trigger(
         name=f"{event_type}-trigger",
-        filter=All((Text("exact", "type", event_type),)),
+        attributes={"type": event_type},
         subscriber=Target("subscriber", to),
         delivery=Delivery(delivery.retry, delivery.backoff_policy, delivery.backoff_seconds, sink),
     )
@@ -423,7 +423,7 @@ def test_the_deployed_backstop_works(running: contextlib.ExitStack) -> None:
     other = start(running, Subscriber())
     addresses = {"feeder": feeder.url, "dispatch": function.url, "reap": other.url}
     source = "/apis/v1/namespaces/local/pingsources/dispatch"
-    tick = events.Event(id="k", source=source, type=events.TICK, extensions={"suspend": "true"})
+    tick = events.Event(id="k", source=source, type=events.TICK, extensions={"suspend": "true", "tick": "dispatch"})
     deployed = a_router(running, *triggers.load_triggers(BASE, addresses))
 
     assert deployed.route(tick) == router.ACCEPTED

@@ -8,5 +8,6 @@ go 1.24.0
 require (
 	k8s.io/kubernetes v1.34.1
 	knative.dev/eventing v0.48.0
+	knative.dev/eventing-rabbitmq v0.48.0
 	knative.dev/serving v0.48.0
 )
