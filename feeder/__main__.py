@@ -73,7 +73,8 @@ def _run(env: settings.Environment, stop: threading.Event) -> int:
     server = http.serve(http.Endpoint(_checks(found, store.Store(dolt)), health, scrape, pending), feeder)
     threads.start("http", server.run)
     emitter = Emitter(feeder)
-    owner = Owner(dolt, stop, lambda: all(each.accepts for each in (emitter, *(r.emitter for r in requests.values()))))
+    emitters = (emitter, *(each.emitter for each in requests.values()))
+    owner = Owner(dolt, stop, lambda: all(each.accepts for each in emitters), ticks=health.ticks)
     position = checkpoint.wait_for_position(beads, health, stop, owner)
     if position is None:
         return 1 if threads.failed else 0

@@ -18,10 +18,19 @@ class HealthState:
         self.position: str | None = None  # the GTID set published so far; None until it is known
         self.unstored_since: float | None = None  # by time.monotonic; None when `position` is stored
         self._touched = time.monotonic()
+        self._ticks: dict[str, float] = {}
 
     def touch(self) -> None:
         """The feed is active: it read something, or it tries again."""
         self._touched = time.monotonic()
+
+    def tick(self, name: str) -> None:
+        """A tick of a PingSource came."""
+        self._ticks[name] = time.monotonic()
+
+    def ticks(self) -> dict[str, float]:
+        """How many seconds ago the last tick of each PingSource came, of those that have."""
+        return {name: time.monotonic() - at for name, at in self._ticks.copy().items()}
 
     @property
     def alive(self) -> bool:

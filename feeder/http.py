@@ -73,6 +73,7 @@ class Endpoint:
         if event.tick not in ("dispatch", "reap"):
             return _text("400 Bad Request", "expected a tick of the PingSource dispatch or reap")
         metrics.LAST_TICK.labels(event.tick).set_to_current_time()
+        self._health.tick(event.tick)
         if event.suspended:
             return _NOTHING_TO_DO
         try:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from beads_dispatch import log, settings, store
@@ -34,14 +34,16 @@ class Owner:
         stop: threading.Event,
         sink_accepts: Callable[[], bool] = lambda: True,
         wait_seconds: float = WAIT_SECONDS,
+        ticks: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
-        """`sink_accepts`: whether the sink accepted the last event."""
+        """`sink_accepts`: whether the sink accepted the last event; `ticks`: see store.Beat."""
         self._feed = dolt.feed
         self._lock = store.FeedLock(dolt)
         self._store = store.Store(dolt)
         self._stop = stop
         self._sink_accepts = sink_accepts
         self._wait_seconds = wait_seconds
+        self._ticks = ticks
         self._beat = store.Beat(
             instance=str(uuid.uuid4()),
             user=dolt.user,
@@ -59,7 +61,7 @@ class Owner:
 
     def beat(self) -> store.Beat:
         """What is to be reported now."""
-        return replace(self._beat, sink_accepts=self._sink_accepts())
+        return replace(self._beat, sink_accepts=self._sink_accepts(), ticks=self._ticks())
 
     def report(self) -> None:
         """Store a connection's first beat, and take over the copy's id, which outlives the loss of its row then.

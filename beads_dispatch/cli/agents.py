@@ -57,14 +57,14 @@ def run(context: Context) -> int:
 
 def _status(agent: ConfiguredAgent, beads: Store, moment: datetime) -> AgentStatus:
     hold, last = beads.control.hold(agent.name), beads.activity.last_job(agent.name)
-    load, problem = _load(agent)
+    there, problem = load(agent)
     return AgentStatus(
         name=agent.name,
         backend=agent.backend.backend if agent.backend else None,
         reachable=None if agent.backend is None else not problem,
         problem=problem,
-        running=load.running,
-        busy=load.busy,
+        running=there.running,
+        busy=there.busy,
         in_progress=beads.activity.count_in_progress(agent.name),
         max_in_flight=agent.limits.max_in_flight,
         held_until=hold.until if hold.active_at(moment) else None,
@@ -74,8 +74,8 @@ def _status(agent: ConfiguredAgent, beads: Store, moment: datetime) -> AgentStat
     )
 
 
-def _load(agent: ConfiguredAgent) -> tuple[agents.Load, str]:
-    """What runs there, and why that is unknown."""
+def load(agent: ConfiguredAgent) -> tuple[agents.Load, str]:
+    """What runs there, and why that is unknown; empty when it is known."""
     if agent.backend is None:
         return agents.Load(), ""
     try:

@@ -26,6 +26,7 @@ server's certificate; FEED_NAME the deployment, where two share the database.
 """
 
 _EPILOG = """\
+Is everything in order?     beads-dispatch doctor
 A bead does not start?      beads-dispatch explain <id>
 And at that time?           beads-dispatch explain <id> --as-of '2026-07-15 09:30'
 What is going on?           beads-dispatch status
@@ -36,6 +37,7 @@ Exit status: 0 done, 1 not done (one line on stderr gives the reason), 2 wrong c
 
 
 _COMMANDS = {
+    "doctor": "whether everything is as it has to be, and how to get it so",
     "status": "what is suspended, held, in progress, queued, delayed or inactive",
     "agents": "which agents there are, and how each is",
     "explain": "why a bead is or is not dispatched, and what happened to it",

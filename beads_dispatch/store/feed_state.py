@@ -19,10 +19,12 @@ _TABLES = (
     "agent_holds (feed VARCHAR(64), agent VARCHAR(255), failures INT NOT NULL, held_until DATETIME,"
     " reason VARCHAR(255) NOT NULL, PRIMARY KEY (feed, agent))",
     feeders.TABLE,
+    feeders.TICKS,
     "deaths (feed VARCHAR(64) PRIMARY KEY, gtid_set LONGTEXT NOT NULL, large VARCHAR(64) NOT NULL,"
     " number INT NOT NULL)",
     "suspended (feed VARCHAR(64), name VARCHAR(16), since DATETIME NOT NULL, PRIMARY KEY (feed, name))",
 )
+STATE_TABLES = frozenset(table.split()[0] for table in _TABLES)
 PAGE = 10_000  # beads that one statement compares or copies; it takes 0.1 s
 
 

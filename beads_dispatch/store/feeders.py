@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import select
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from beads_dispatch.store.errors import StoreError
@@ -19,6 +20,8 @@ TABLE = (
     " host VARCHAR(255) NOT NULL, process INT NOT NULL, version VARCHAR(64) NOT NULL, beat_at DATETIME NOT NULL,"
     " resumed_at DATETIME, sink_accepts BOOLEAN NOT NULL, replica VARCHAR(36) NOT NULL)"
 )
+
+TICKS = "ticks (feed VARCHAR(64), name VARCHAR(16), seen_at DATETIME NOT NULL, PRIMARY KEY (feed, name))"
 
 # The server's clock on both sides: what differs between the clocks of two hosts is no age.
 _SILENT = "(TIMESTAMPDIFF(SECOND, beat_at, UTC_TIMESTAMP()) >= %(away)s AND COALESCE(resumed_at < beat_at, TRUE))"
@@ -37,6 +40,14 @@ _FIND = (
     f" {_SILENT} AS silent FROM {STATE_DATABASE}.feeders WHERE feed = %(feed)s"
 )
 _RESUME = f"UPDATE {STATE_DATABASE}.feeders SET resumed_at = UTC_TIMESTAMP() WHERE feed = %(feed)s AND {_SILENT}"
+_TICK = (
+    f"REPLACE INTO {STATE_DATABASE}.ticks (feed, name, seen_at)"
+    " VALUES (%(feed)s, %(name)s, UTC_TIMESTAMP() - INTERVAL %(seconds)s SECOND)"
+)
+_TICKS = (
+    f"SELECT name, TIMESTAMPDIFF(SECOND, seen_at, UTC_TIMESTAMP()) AS age FROM {STATE_DATABASE}.ticks"
+    " WHERE feed = %(feed)s"
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Beat:
     version: str
     sink_accepts: bool  # the last event
     replica: str  # the id of this copy of the beads, unless it has one
+    ticks: Mapping[str, float] = field(default_factory=dict)  # how many seconds ago each PingSource's last one came
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,11 @@ class Feeders:
             )
         return None
 
+    def ticks(self) -> dict[str, timedelta]:
+        """How long ago each PingSource's last tick came, as a feeder reported it."""
+        rows = self._session.state_rows(_TICKS)
+        return {row["name"]: timedelta(seconds=max(row["age"], 0)) for row in rows}
+
     def resume(self) -> None:
         """The time without reports, if there is one now, ends here: somebody reached Dolt. Without it the reaper would
         do nothing for as long as there is no feeder."""
@@ -114,7 +131,11 @@ class Feeders:
 
 def report(cursor: Cursor, feed: str, beat: Beat) -> None:
     """Store a beat, in an open transaction."""
-    cursor.execute(_REPORT, {"feed": feed, **_PARAMS, **vars(beat)})
+    values = vars(beat).copy()
+    ticks = values.pop("ticks")
+    cursor.execute(_REPORT, {"feed": feed, **_PARAMS, **values})
+    for name, seconds in ticks.items():
+        cursor.execute(_TICK, {"feed": feed, "name": name, "seconds": int(seconds)})
 
 
 class FeedLock(ReadSession):

@@ -1,9 +1,10 @@
-"""The Dolt server itself, as the feeder's preflight looks at it."""
+"""The Dolt server itself, as the feeder's preflight and `beads-dispatch doctor` look at it."""
 
 import re
 from dataclasses import dataclass
 from datetime import datetime
 
+from beads_dispatch.store.errors import StoreError
 from beads_dispatch.store.session import STATE_DATABASE, ReadSession
 
 _TEXT = re.compile(r"'(?:[^'\\]|''|\\.)*'")  # in SHOW CREATE TABLE: a default, a comment
@@ -17,6 +18,15 @@ _TABLES = (
     "SELECT table_schema AS db, table_name AS name FROM information_schema.tables"
     " WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('information_schema', 'mysql')"
 )
+# Dolt refuses SHOW GRANTS to whom it has not granted everything; these show each user their own.
+_PRIVILEGES = (
+    "SELECT privilege_type AS name, '*' AS db, '*' AS part FROM information_schema.user_privileges"
+    " WHERE grantee = %(grantee)s UNION SELECT privilege_type, table_schema, '*'"
+    " FROM information_schema.schema_privileges WHERE grantee = %(grantee)s UNION SELECT privilege_type, table_schema,"
+    " table_name FROM information_schema.table_privileges WHERE grantee = %(grantee)s"
+)
+
+Privilege = tuple[str, str, str]  # its name, the database and the table; * for all of them
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,30 @@ class ServerReads:
             functional_indexes=tuple(_full_name(one) for one in self._session.rows(_FUNCTIONAL)),
             remotes=tuple(row["name"] for row in self._session.rows("SELECT name FROM dolt_remotes ORDER BY name")),
         )
+
+    def privileges(self) -> tuple[str, frozenset[Privilege]]:
+        """This connection's account, `beads-reap@%`, and what it may do; procedures aside."""
+        account = str(self._session.rows("SELECT CURRENT_USER() AS account")[0]["account"])
+        user, _, host = account.rpartition("@")
+        found = self._session.rows(_PRIVILEGES, {"grantee": f"'{user}'@'{host}'"})
+        return account, frozenset((row["name"], row["db"], row["part"]) for row in found)
+
+    def may_call(self, procedure: str) -> bool:
+        """Whether one of Dolt's procedures may be called. It is called with an option that it does not have."""
+        try:
+            self._session.rows(f"CALL {procedure}('--no-such-option')")
+        except StoreError as exc:
+            return exc.refused and "no-such-option" in str(exc)
+        return True
+
+    def tables(self, database: str) -> frozenset[str]:
+        """The tables of a database; none where there is no such database."""
+        sql = "SELECT table_name AS name FROM information_schema.tables WHERE table_schema = %(database)s"
+        return frozenset(row["name"] for row in self._session.rows(sql, {"database": database}))
+
+    def run(self, statement: str) -> None:
+        """Run a statement of server_check.Check."""
+        self._session.rows(statement)
 
     def _virtual_columns(self) -> list[str]:
         found = []

@@ -1031,6 +1031,7 @@ def test_the_fields_of_each_commands_json_are_the_documented_ones(
     quiet_until = datetime.now(UTC) + timedelta(seconds=1.5)
     support.wait_for(lambda: datetime.now(UTC) > quiet_until, "inactivity")
     for command, words in {
+        "doctor": [],
         "status": [],
         "agents": [],
         "explain": ["w-1"],

@@ -70,8 +70,8 @@ def test_tables_that_the_binlog_breaks_are_named(beads: Beads, caplog: pytest.Lo
             with pytest.raises((pymysql.Error, OSError)):
                 beads.sql(f"INSERT INTO `odd-one`.{table} (i) VALUES (1)".replace("%", "%%"))
         virtual, functional = warned(beads, caplog)
-        assert "odd-one.a%b.v." in virtual and "a%b.s" not in virtual
-        assert "odd-one.c.f." in functional
+        assert "odd-one.a%b.v," in virtual and "a%b.s" not in virtual
+        assert "odd-one.c.f," in functional
     finally:
         beads.sql("DROP DATABASE `odd-one`")
 
