@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from beads_dispatch import agents, agents_file, log, settings, store
 from beads_dispatch.agents_file import ConfiguredAgent
 from beads_dispatch.log import Action
-from feeder import checkpoint, http, metrics, pingsources, preflight
+from feeder import checkpoint, http, metrics, outcome_metrics, pingsources, preflight
 from feeder.changes import RequestReason
 from feeder.eligibility_check import EligibilityCheck
 from feeder.emitter import Emitter
@@ -82,8 +82,9 @@ def _run(env: settings.Environment, stop: threading.Event) -> int:
     health.ready = True
     logger.info("reading the binlog", extra=log.context(action=Action.START, database=dolt.database, feed=dolt.feed))
     checkpointer = checkpoint.Checkpointer(beads, position, health, owner.beat)
-    request_feed = RequestFeed(dolt, pending, stop, {name: watch.begun for name, watch in watches.items()})
-    feed = ChangeFeed(dolt, checkpointer, emitter, health, stop)
+    outcomes, timing = outcome_metrics.OutcomeCounter(requests).look, outcome_metrics.AssignToPost(requests).look
+    request_feed = RequestFeed(dolt, pending, stop, {name: watch.begun for name, watch in watches.items()}, timing)
+    feed = ChangeFeed(dolt, checkpointer, emitter, health, stop, on_published=outcomes)
     threads.start("owner", owner.run)
     threads.start("feed", feed.run)
     threads.start("request-feed", request_feed.run)

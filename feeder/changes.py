@@ -11,7 +11,7 @@ from beads_dispatch.bead import Status
 # The columns that are kept of a row; long texts, descriptions of a megabyte among them, are dropped at once.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "issues": ("id", "title", "priority", "assignee", "status", "defer_until"),
-    "events": ("issue_id", "actor"),
+    "events": ("issue_id", "actor", "comment"),
     "dependencies": ("issue_id",),
     "config": ("key", "value"),
     "agent_holds": ("agent", "held_until"),

@@ -9,6 +9,7 @@ published.
 from dataclasses import replace
 
 from beads_dispatch import store
+from feeder import metrics
 
 AT_LARGE = 2  # deaths
 AT_ANY = 10  # deaths; Kubernetes takes half an hour for so many
@@ -38,6 +39,7 @@ class DeathCounter:
         else:
             deaths = store.Deaths(position, number=1)
         self._store(deaths)
+        metrics.DEATHS.set(deaths.number)
         return deaths if deaths.number >= (AT_LARGE if deaths.large else AT_ANY) else None
 
     def large(self, gtid: str, position: str) -> None:

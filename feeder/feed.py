@@ -37,14 +37,17 @@ class ChangeFeed:
         health: HealthState,
         stop: threading.Event,
         on_restored: Callable[[], object] = lambda: None,
+        on_published: Callable[[changes.Transaction], object] = lambda transaction: None,
     ) -> None:
-        """`on_restored` is called when the database `beads_dispatch` was lost and has been made again."""
+        """`on_restored` is called when the database `beads_dispatch` was lost and has been made again; `on_published`
+        with each transaction, once its changes are published."""
         self._dolt = dolt
         self._checkpointer = checkpointer
         self._emitter = emitter
         self._health = health
         self._stop = stop
         self._on_restored = on_restored
+        self._on_published = on_published
         self._store = store.Store(dolt)
         self._deaths = DeathCounter(self._store)
         self._gap_recovery = GapRecovery(self._store, stop.wait, health.touch)
@@ -186,6 +189,7 @@ class ChangeFeed:
             states[change.bead] = change.published_state
             self._gap_recovery.published(change)
         self._position.add(transaction.gtid)
+        self._on_published(transaction)
         self._health.position = str(self._position)
         # Storing the position is itself a transaction: advancing for it would never end.
         if transaction.database == store.STATE_DATABASE:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
@@ -53,6 +53,11 @@ LAST_JUMP = Gauge(
     ["gtid"],
     registry=REGISTRY,
 )
+DEATHS = Gauge(
+    "beads_feeder_deaths",
+    "Feeders that ended without a clean stop where this one began to read, in a row; it does not change afterwards.",
+    registry=REGISTRY,
+)
 REFUSED_EVENTS = _counter(
     "beads_feeder_refused_events_total", "Change events that the sink refused for good, and that are not sent again."
 )
@@ -64,6 +69,27 @@ LAST_TICK = Gauge(
     "When the last tick of a PingSource came, suspended or not. Left out until the first.",
     ["function"],
     registry=REGISTRY,
+)
+
+# By feeder/outcome_metrics.py.
+OTHER = "other"  # as the label `agent`: an assignee that is no agent of this deployment
+OUTCOMES = {
+    name: _counter(f"beads_{name}_total", text, ["agent"])
+    for name, text in {
+        "claims": "Beads that dispatch claimed.",
+        "dispatched": "Beads for which the agent has a job.",
+        "refused": "POSTs that the agent refused, or that did not reach it; the bead is open again, or blocked.",
+        "unknown": "POSTs without a usable answer.",
+        "reaped": "Beads that reap opened again or blocked.",
+        "blocked": "Beads that dispatch or reap blocked.",
+    }.items()
+}
+ASSIGN_TO_POST = Histogram(
+    "beads_assign_to_post_seconds",
+    "From an assignment, whatever the bead had to wait for, to its first POST.",
+    ["agent"],
+    registry=REGISTRY,
+    buckets=(0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60, 120, 300, 900, 3600),
 )
 
 # From 0 on, or the first of a kind would not be an increase.
@@ -213,14 +239,18 @@ class Scrape(Collector):
         suspended.add_metric(["dispatch"], float(found.suspension.dispatch is not None))
         suspended.add_metric(["reap"], float(found.suspension.reap is not None))
         yield suspended
-        since = GaugeMetricFamily(
+        yield _since(
             "beads_suspended_since_timestamp_seconds",
             "When it was first found suspended, also by an earlier process; left out while it is not.",
-            labels=["function"],
+            "function",
+            found.suspended_since,
         )
-        for function, moment in sorted(found.suspended_since.items()):
-            since.add_metric([function], moment.timestamp())
-        yield since
+        yield _since(
+            "beads_held_since_timestamp_seconds",
+            "When the agent's failures in a row were first found, also by an earlier process; left out without any.",
+            "agent",
+            {agent: moment for agent, moment in found.held_since.items() if agent in found.agents},
+        )
 
     def _of_agents(self, found: Mapping[str, store.AgentOverview]) -> Iterator[Metric]:
         now, running = datetime.now(UTC), self._running()
@@ -241,6 +271,13 @@ class Scrape(Collector):
             self._lag.seconds(read, executed, time.monotonic()),
             "For how long, at least, one of them has waited: since the first scrape that saw it. 0 without one.",
         )
+
+
+def _since(name: str, help_text: str, label: str, moments: Mapping[str, datetime]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, help_text, labels=[label])
+    for value, moment in sorted(moments.items()):
+        family.add_metric([value], moment.timestamp())
+    return family
 
 
 def _gauge(name: str, value: float, help_text: str) -> GaugeMetricFamily:

@@ -9,7 +9,7 @@ seconds, it is asked each second whether there is work.
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from beads_dispatch import log, settings, store
 from beads_dispatch.log import Action
@@ -34,9 +34,11 @@ class RequestFeed:
         pending: Mapping[str, PendingRequest],
         stop: threading.Event,
         begun: Mapping[str, threading.Event] | None = None,
+        on_read: Callable[[Transaction], object] = lambda transaction: None,
     ) -> None:
         """`pending`, by the agent's name, gets the reasons; `begun` is set where a bead of the agent came to be in
-        progress."""
+        progress; `on_read` is called with each transaction that was read."""
+        self._on_read = on_read
         self._dolt = dolt
         self._pending = pending
         self._begun = begun or {}
@@ -82,6 +84,7 @@ class RequestFeed:
             self._stream.close()
 
     def _look_at(self, transaction: Transaction) -> None:
+        self._on_read(transaction)
         if transaction.ddl or not transaction.whole:
             # What a restored database holds is in no transaction.
             if transaction.database == self._dolt.database:

@@ -14,7 +14,7 @@ from beads_dispatch.cli.context import CommandError, Context, now
 from beads_dispatch.cli.terminal import Styled
 from beads_dispatch.store import STATE_DATABASE, Store, StoreError, server_check
 from beads_dispatch.store.feed_state import STATE_TABLES
-from beads_dispatch.store.server_check import Check
+from beads_dispatch.store.server_check import Finding
 
 _SCHEMAS = (32, 66)  # the newest migration of bd 1.0.2 and of bd 1.3.0, the versions that this one is tested with
 # Two ticks and the feeder's report may be missing; by default they come every 2 and every 10 minutes.
@@ -33,7 +33,7 @@ class Examination:
 
     at: datetime
     ok: bool
-    checks: Sequence[Check]
+    checks: Sequence[Finding]
     changed: Sequence[str] = field(default_factory=list)  # the statements that --fix ran
     restart: str = ""  # what to do so that they count; empty where nothing is
 
@@ -67,7 +67,7 @@ def run(context: Context) -> int:
     return 0 if found.ok else 1
 
 
-def examine(context: Context) -> list[Check]:
+def examine(context: Context) -> list[Finding]:
     """All checks; only the first one where there is no server."""
     try:
         dolt = context.dolt
@@ -76,21 +76,21 @@ def examine(context: Context) -> list[Check]:
     except (settings.SettingsError, StoreError) as exc:
         needed = "a Dolt SQL server that this command finds and that answers"
         fix = "Start it, or name it by BEADS_DIR or DOLT_HOST, … (docs/cli.md); docs/local.md has embedded workspaces."
-        return [Check("server", False, str(exc), needed, fix)]
-    checks = [Check("server", True, server)]
+        return [Finding("server", False, str(exc), needed, fix)]
+    checks = [Finding("server", True, server)]
     for name, look in _LOOKS.items():
         try:
             checks += look(context, context.store)
         except (settings.SettingsError, StoreError) as exc:
-            checks.append(Check(name, None, f"not checked: {exc}"))
+            checks.append(Finding(name, None, f"not checked: {exc}"))
     return [*checks, _schema(migration)]
 
 
-def _binlog(context: Context, beads: Store) -> Iterator[Check]:
+def _binlog(context: Context, beads: Store) -> Iterator[Finding]:
     yield from server_check.binlog(beads.server.variables())
 
 
-def _surroundings(context: Context, beads: Store) -> Iterator[Check]:
+def _surroundings(context: Context, beads: Store) -> Iterator[Finding]:
     state = beads.server.state()
     yield from server_check.surroundings(state, now())
     feeder = beads.feeders.find()
@@ -99,14 +99,14 @@ def _surroundings(context: Context, beads: Store) -> Iterator[Check]:
     )
 
 
-def _grants(context: Context, beads: Store) -> Iterator[Check]:
+def _grants(context: Context, beads: Store) -> Iterator[Finding]:
     yield grants.check(beads.server, context.dolt.database)
 
 
-def _state(context: Context, beads: Store) -> Iterator[Check]:
+def _state(context: Context, beads: Store) -> Iterator[Finding]:
     found = beads.server.tables(STATE_DATABASE)
     missing = sorted(STATE_TABLES - found)
-    yield Check(
+    yield Finding(
         STATE_DATABASE,
         not missing,
         f"{STATE_DATABASE} has no table {', '.join(missing)}" if missing else f"{STATE_DATABASE} has its tables",
@@ -116,12 +116,12 @@ def _state(context: Context, beads: Store) -> Iterator[Check]:
     )
 
 
-def _schema(migration: int) -> Check:
+def _schema(migration: int) -> Finding:
     oldest, newest = _SCHEMAS
     found = f"bd's schema {migration}"
     if migration > newest:
-        return Check("bd's schema", None, f"{found}, newer than {newest}, which this version is tested with")
-    return Check(
+        return Finding("bd's schema", None, f"{found}, newer than {newest}, which this version is tested with")
+    return Finding(
         "bd's schema",
         migration >= oldest,
         found,
@@ -130,11 +130,11 @@ def _schema(migration: int) -> Check:
     )
 
 
-def _feeder(context: Context, beads: Store) -> Iterator[Check]:
+def _feeder(context: Context, beads: Store) -> Iterator[Finding]:
     problem, report = conditions.feeder_problem(beads), beads.feeders.find()
     ours = importlib.metadata.version("beads-dispatch")
     well = f"reported {int(report.age.total_seconds())} s ago, {report.owner}" if report else ""
-    yield Check(
+    yield Finding(
         "feeder",
         not problem,
         problem or well,
@@ -142,7 +142,7 @@ def _feeder(context: Context, beads: Store) -> Iterator[Check]:
         'See docs/runbook.md, "The feeder does not start"; `make up` starts one on this machine.',
     )
     if report is not None:
-        yield Check(
+        yield Finding(
             "version",
             report.beat.version == ours,
             f"this command is version {ours}, the feeder {report.beat.version}",
@@ -152,7 +152,7 @@ def _feeder(context: Context, beads: Store) -> Iterator[Check]:
     yield from _ticks(beads, away=report is None or report.away)
 
 
-def _ticks(beads: Store, *, away: bool) -> Iterator[Check]:
+def _ticks(beads: Store, *, away: bool) -> Iterator[Finding]:
     found = beads.feeders.ticks()
     for name, most in _TICKS.items():
         age, title = found.get(name), f"{name} ticks"
@@ -160,9 +160,9 @@ def _ticks(beads: Store, *, away: bool) -> Iterator[Check]:
             f"the last tick of {name} came {terminal.span(age)} ago" if age is not None else f"no tick of {name} yet"
         )
         if away:
-            yield Check(title, None, f"not checked, because the feeder reports them; {words}")
+            yield Finding(title, None, f"not checked, because the feeder reports them; {words}")
             continue
-        yield Check(
+        yield Finding(
             title,
             age is not None and age <= most,
             words,
@@ -172,14 +172,14 @@ def _ticks(beads: Store, *, away: bool) -> Iterator[Check]:
         )
 
 
-def _agents(context: Context, beads: Store) -> Iterator[Check]:
+def _agents(context: Context, beads: Store) -> Iterator[Finding]:
     for agent in context.agents.values():
         title = f"agent {agent.name}"
         if agent.backend is None:
-            yield Check(title, None, "not asked: this environment has no BEADBOARD_URL or AGENTS_FILE")
+            yield Finding(title, None, "not asked: this environment has no BEADBOARD_URL or AGENTS_FILE")
             continue
         _, problem = agents.load(agent)
-        yield Check(
+        yield Finding(
             title,
             not problem,
             f"{agent.backend.backend} does not answer: {problem}" if problem else f"{agent.backend.backend} answers",
@@ -188,7 +188,7 @@ def _agents(context: Context, beads: Store) -> Iterator[Check]:
         )
 
 
-_LOOKS: dict[str, Callable[[Context, Store], Iterator[Check]]] = {
+_LOOKS: dict[str, Callable[[Context, Store], Iterator[Finding]]] = {
     "binlog": _binlog,
     "surroundings": _surroundings,
     "grants": _grants,
@@ -198,7 +198,7 @@ _LOOKS: dict[str, Callable[[Context, Store], Iterator[Check]]] = {
 }
 
 
-def _fix(context: Context, checks: Sequence[Check]) -> list[Check]:
+def _fix(context: Context, checks: Sequence[Finding]) -> list[Finding]:
     """Run the statements of the checks that failed, those that have one; returns them. Raises CommandError."""
     fixable = [one for one in checks if one.ok is False and one.statement]
     if not fixable:

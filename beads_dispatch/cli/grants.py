@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from beads_dispatch.store.server import Privilege, ServerReads
-from beads_dispatch.store.server_check import Check
+from beads_dispatch.store.server_check import Finding
 
 # As in users.sql, where `beads` stands for the beads' database.
 NEEDED: Mapping[str, Sequence[str]] = {
@@ -40,13 +40,13 @@ _READER = NEEDED["beads-operator"]
 _GRANT = re.compile(r"(?P<names>.+) ON (?P<procedure>PROCEDURE )?`?(?P<db>[^`]+?)`?\.`?(?P<part>[^`]+)`?")
 
 
-def check(server: ServerReads, database: str) -> Check:
+def check(server: ServerReads, database: str) -> Finding:
     """Whether the user of a connection may do what it has to. Raises StoreError."""
     account, held = server.privileges()
     user, _, host = account.rpartition("@")
     role = next((role for role in NEEDED if user == role or user.startswith(f"{role}-")), "")
     missing = list(_missing(server, NEEDED.get(role, _READER), held, database))
-    return Check(
+    return Finding(
         "grants",
         not missing,
         f"{account} may not: {'; '.join(missing)}" if missing else f"{account} may do what it has to",

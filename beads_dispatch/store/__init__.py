@@ -63,6 +63,7 @@ class Store:
             suspension=suspension,
             suspended_since=self.feed_state.suspended_since(suspension, now),
             executed=self.feed_state.executed(),
+            held_since=self.feed_state.held_since(holds, now),
         )
 
     def _of_agent(self, limits: settings.DispatchLimits, hold: Hold, now: datetime) -> AgentOverview:

@@ -1,12 +1,12 @@
 """The feed's own state in `beads_dispatch`: its position, and how each bead was published last."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from beads_dispatch.store import feeders
 from beads_dispatch.store.errors import StoreError
-from beads_dispatch.store.records import PublishedState
+from beads_dispatch.store.records import Hold, PublishedState
 from beads_dispatch.store.session import STATE_DATABASE, Cursor, Rows, Session, naive, retry_on_conflict
 from beads_dispatch.suspension import Suspension
 
@@ -22,6 +22,7 @@ _TABLES = (
     feeders.TICKS,
     "deaths (feed VARCHAR(64) PRIMARY KEY, gtid_set LONGTEXT NOT NULL, large VARCHAR(64) NOT NULL,"
     " number INT NOT NULL)",
+    "held (feed VARCHAR(64), name VARCHAR(255), since DATETIME NOT NULL, PRIMARY KEY (feed, name))",
     "suspended (feed VARCHAR(64), name VARCHAR(16), since DATETIME NOT NULL, PRIMARY KEY (feed, name))",
 )
 STATE_TABLES = frozenset(table.split()[0] for table in _TABLES)
@@ -227,19 +228,23 @@ class FeedState:
 
         Stored, because no place that suspends has a moment, and no process lives as long as a suspension may last.
         """
-        suspended = {name for name, reason in vars(found).items() if reason is not None}
-        rows = self._session.state_rows("SELECT name, since FROM {state}.suspended WHERE feed = %(feed)s")
+        return self._since("suspended", {name for name, reason in vars(found).items() if reason is not None}, now)
+
+    def held_since(self, holds: Mapping[str, Hold], now: datetime) -> dict[str, datetime]:
+        """As suspended_since, for the agents that have failed since they took a bead last."""
+        return self._since("held", {agent for agent, hold in holds.items() if hold.failures}, now)
+
+    def _since(self, table: str, present: Collection[str], now: datetime) -> dict[str, datetime]:
+        """Store `now` for the names that are new, forget those that are gone; returns the moment of each."""
+        where = f"{{state}}.{table} WHERE feed = %(feed)s"
+        rows = self._session.state_rows(f"SELECT name, since FROM {where}")
         known = {str(row["name"]): row["since"].replace(tzinfo=UTC) for row in rows}
-        for name in suspended - known.keys():
-            params = {"name": name, "now": naive(now)}
-            self._session.state_rows(
-                "INSERT IGNORE INTO {state}.suspended VALUES (%(feed)s, %(name)s, %(now)s)", params
-            )
-        for name in known.keys() - suspended:
-            self._session.state_rows(
-                "DELETE FROM {state}.suspended WHERE feed = %(feed)s AND name = %(name)s", {"name": name}
-            )
-        return {name: known.get(name, now) for name in suspended}
+        insert = f"INSERT IGNORE INTO {{state}}.{table} VALUES (%(feed)s, %(name)s, %(now)s)"
+        for name in set(present) - known.keys():
+            self._session.state_rows(insert, {"name": name, "now": naive(now)})
+        for name in known.keys() - set(present):
+            self._session.state_rows(f"DELETE FROM {where} AND name = %(name)s", {"name": name})
+        return {name: known.get(name, now) for name in present}
 
     def executed(self) -> str:
         """The set of GTIDs that the server has executed."""

@@ -72,6 +72,7 @@ class Overview:
     suspension: Suspension
     suspended_since: Mapping[str, datetime]  # by dispatch, reap: those that are
     executed: str  # the set of GTIDs that the server has executed
+    held_since: Mapping[str, datetime] = field(default_factory=dict)  # by agent: those that fail
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class ServerReads:
         return frozenset(row["name"] for row in self._session.rows(sql, {"database": database}))
 
     def run(self, statement: str) -> None:
-        """Run a statement of server_check.Check."""
+        """Run a statement of server_check.Finding."""
         self._session.rows(statement)
 
     def _virtual_columns(self) -> list[str]:

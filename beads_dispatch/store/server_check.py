@@ -24,7 +24,7 @@ _NEEDED = {
 
 
 @dataclass(frozen=True)
-class Check:
+class Finding:
     """One thing that was looked at: what was found and, where that will not do, what is needed and how to get it."""
 
     name: str
@@ -41,12 +41,12 @@ class Check:
         return f"{self.found}, needed {self.needed}. {self.fix}"
 
 
-def binlog(variables: Mapping[str, str]) -> list[Check]:
+def binlog(variables: Mapping[str, str]) -> list[Finding]:
     """Whether the binlog of a server with these variables (and `dolt_version`, and the database's `branch`) can be
     read. Where it cannot, the feeder would publish nothing, or break others."""
     version = variables["dolt_version"]
     checks = [
-        Check(
+        Finding(
             "dolt version",
             version_numbers(version) >= OLDEST,
             f"dolt_version() is {version}",
@@ -63,7 +63,7 @@ def binlog(variables: Mapping[str, str]) -> list[Check]:
             " in the server's config.yaml) and restart the server."
         )
         is_fit = value.upper() in fit or value in fit
-        checks.append(Check(name, is_fit, f"{name} is {value}", fit[-1], fix, statement, restart=True))
+        checks.append(Finding(name, is_fit, f"{name} is {value}", fit[-1], fix, statement, restart=True))
     return checks
 
 
@@ -71,17 +71,17 @@ def _quoted(value: str) -> str:
     return f'"{value}"'
 
 
-def surroundings(state: ServerState, now: datetime) -> list[Check]:
+def surroundings(state: ServerState, now: datetime) -> list[Finding]:
     """What else on the server may give trouble; `now` is this process's clock. None of it stops the feeder: claims do
     not depend on clocks, and no dispatch at all would be worse than delays that are off by as much."""
     return [*_clocks(state, now), *_tables(state), _files(state)]
 
 
-def _clocks(state: ServerState, now: datetime) -> list[Check]:
+def _clocks(state: ServerState, now: datetime) -> list[Finding]:
     offset, ahead = state.local - state.utc, state.utc - now.astimezone(UTC).replace(tzinfo=None)
     zone = "SET PERSIST time_zone = '+00:00'"
     return [
-        Check(
+        Finding(
             "time zone",
             abs(offset) <= CLOCK_TOLERANCE,
             f"Dolt's NOW() is {_span(offset)} UTC",
@@ -90,7 +90,7 @@ def _clocks(state: ServerState, now: datetime) -> list[Check]:
             f'Run `dolt sql -q "{zone}"`.',
             zone,
         ),
-        Check(
+        Finding(
             "clock",
             abs(ahead) <= CLOCK_TOLERANCE,
             f"Dolt's clock is {_span(ahead)} this process's",
@@ -104,18 +104,18 @@ def _span(offset: timedelta) -> str:
     return f"{abs(int(offset.total_seconds()))} s {'ahead of' if offset > timedelta() else 'behind'}"
 
 
-def _tables(state: ServerState) -> list[Check]:
+def _tables(state: ServerState) -> list[Finding]:
     broken = version_numbers(state.version) < _INDEXES_FIXED
     indexes = state.functional_indexes if broken else ()
     return [
-        Check(
+        Finding(
             "virtual columns",
             not state.virtual_columns,
             f"this server has {_listed(state.virtual_columns, 'VIRTUAL generated columns')}",
             "none: with the binlog on, Dolt fails every INSERT into their tables",
             "Make it STORED (drop the column and add it again), or move the table to another server.",
         ),
-        Check(
+        Finding(
             "functional indexes",
             not indexes,
             f"this server has {_listed(indexes, 'functional indexes that the binlog breaks')}",
@@ -129,8 +129,8 @@ def _listed(names: tuple[str, ...], what: str) -> str:
     return f"{what}: {', '.join(names)}" if names else f"no {what}"
 
 
-def _files(state: ServerState) -> Check:
-    return Check(
+def _files(state: ServerState) -> Finding:
+    return Finding(
         "secure_file_priv",
         bool(state.file_folder),
         f"secure_file_priv is {state.file_folder or 'not set'}",
@@ -141,9 +141,9 @@ def _files(state: ServerState) -> Check:
     )
 
 
-def clones(remotes: tuple[str, ...], dispatching: str | None, own: str) -> Check:
+def clones(remotes: tuple[str, ...], dispatching: str | None, own: str) -> Finding:
     """Whether it is known which of several clones dispatches; `dispatching` and `own` are ids of clones."""
-    return Check(
+    return Finding(
         "clones",
         not remotes or dispatching is not None,
         f"this database has a remote ({', '.join(remotes)})" if remotes else "this database has no remote",

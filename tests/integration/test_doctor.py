@@ -197,7 +197,7 @@ def test_a_tick_is_in_the_feeders_next_report(beads: Beads) -> None:
         "HTTP_CE_SOURCE": "/apis/v1/namespaces/beads/pingsources/reap", "HTTP_CE_TYPE": "dev.knative.sources.ping",
     }  # fmt: skip
     statuses: list[str] = []
-    list(endpoint(environ, lambda status, headers: statuses.append(status)))  # type: ignore[arg-type,return-value,func-returns-value]
+    list(endpoint(environ, lambda status, headers: statuses.append(status)))  # type: ignore[arg-type]
     assert statuses == ["204 No Content"] and health.ticks().keys() == {"reap"}
     owner = ownership.Owner(beads.dolt, threading.Event(), ticks=health.ticks)
     owner.report()
@@ -274,7 +274,7 @@ def test_fix_asks_on_a_terminal(examine: Doctor, monkeypatch: pytest.MonkeyPatch
 def test_fix_changes_nothing_on_another_host(beads: Beads, examine: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is wrong there. It is this machine here, by a name that is not loopback's."""
     monkeypatch.setattr("beads_dispatch.store.session.connect", lambda dolt, **more: CONNECT(local(dolt), **more))
-    broken = server_check.Check("x", False, "none", "one", "Make it.", "CREATE DATABASE made_by_doctor")
+    broken = server_check.Finding("x", False, "none", "one", "Make it.", "CREATE DATABASE made_by_doctor")
     monkeypatch.setitem(doctor._LOOKS, "x", lambda context, beads: iter([broken]))
     env = {"DOLT_HOST": "dolt.example.com", "DOLT_PORT": str(beads.dolt.port), "DOLT_DATABASE": beads.dolt.database}
     assert "this one is at dolt.example.com" in examine("--fix", "--yes", status=1, **env).err

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 
 from beads_dispatch import events, settings, store, suspension
-from feeder import binlog, changes, checkpoint, gap_recovery, rows
+from feeder import binlog, changes, checkpoint, gap_recovery, outcome_metrics, rows
 from feeder.eligibility_check import EligibilityCheck
 from feeder.emitter import Emitter
 from feeder.feed import ChangeFeed
@@ -50,10 +50,13 @@ class Running:
         position = checkpoint.wait_for_position(self.store, self.health, self.stop)
         assert position is not None
         checkpointer = checkpoint.Checkpointer(self.store, position, self.health)
-        self.feed = ChangeFeed(dolt, checkpointer, self._emitters[0], self.health, self.stop)
+        outcomes, timing = outcome_metrics.OutcomeCounter(["agent"]), outcome_metrics.AssignToPost(["agent"])
+        self.feed = ChangeFeed(
+            dolt, checkpointer, self._emitters[0], self.health, self.stop, on_published=outcomes.look
+        )
         self._check = Check(store.Store(dolt), settings.DispatchLimits(), None)
         requests = AgentRequests("agent", self._check, self._emitters[1])
-        self.request_feed = RequestFeed(dolt, {"agent": requests.pending}, self.stop)
+        self.request_feed = RequestFeed(dolt, {"agent": requests.pending}, self.stop, on_read=timing.look)
         self._threads = [
             threading.Thread(target=self.feed.run),
             threading.Thread(target=self.request_feed.run),

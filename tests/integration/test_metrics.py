@@ -6,13 +6,15 @@ from unittest import mock
 
 import pymysql
 import pytest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from beads_dispatch import notes, settings, store
-from feeder import metrics
+from beads_dispatch import notes, reaper, settings, store
+from feeder import deaths, metrics
 from feeder.health import HealthState
 from tests import support
 from tests.conftest import Beads
+from tests.integration.conftest import Clock, DispatcherFactory
 from tests.integration.test_feed import Running
 from tests.support import wait_for
 
@@ -216,6 +218,95 @@ def test_changes_requests_and_the_sinks_errors_are_counted(beads: Beads, sink: s
     wait_for(lambda: now()[caused] > before[caused], "the request")
     wait_for(lambda: (now()["beads_feeder_lag_transactions"], now()["beads_feeder_lag_seconds"]) == (0, 0), "no lag")
     wait_for(lambda: now()["beads_feeder_position_age_seconds"] == 0, "the position is stored")
+
+
+COUNTERS = ("claims", "dispatched", "refused", "unknown", "reaped", "blocked")
+
+
+def counted(agent: str = "agent") -> dict[str, float]:
+    """Each outcome so far, and how often the time to a POST was measured."""
+    found = samples(generate_latest(metrics.REGISTRY))
+    names = {name: f"beads_{name}_total" for name in COUNTERS} | {"timed": "beads_assign_to_post_seconds_count"}
+    return {name: found[f'{metric}{{agent="{agent}"}}'] for name, metric in names.items()}
+
+
+def test_each_outcome_is_counted_once(
+    beads: Beads,
+    agent: support.Agent,
+    feed: Running,
+    make_dispatcher: DispatcherFactory,
+    clock: Clock,
+) -> None:
+    """As dispatch and reap record it on the bead; the time to the POST once for each assignment."""
+    now = dict.fromkeys((*COUNTERS, "timed"), 0.0)
+    start, other_start = counted(), counted("other")
+
+    def more(step: str, **counts: int) -> None:
+        now.update({name: now[name] + number for name, number in counts.items()})
+        expected = {name: start[name] + number for name, number in now.items()}
+        feed.wait_for(beads, lambda: counted() == expected, f"{step}: {now}")
+
+    bead = beads.workspace.create("do it", "ok")
+    beads.workspace.run("assign", bead, "agent")
+    make_dispatcher().run_once()
+    more("dispatched", claims=1, dispatched=1, timed=1)
+    beads.workspace.run("close", bead, actor="agent")
+    agent.behaviour = support.answers(400)
+    refused = beads.add("x-2")
+    make_dispatcher().run_once()
+    more("refused", claims=1, refused=1, timed=1)
+    clock.passed += timedelta(minutes=3)
+    make_dispatcher().run_once()
+    more("refused again", claims=1, refused=1)
+    beads.workspace.run("close", refused, actor="agent")
+    beads.add("x-3", metadata='{"dispatch": {"failures": 4}}')
+    make_dispatcher().run_once()
+    more("refused for the fifth time", claims=1, refused=1, blocked=1, timed=1)
+    agent.behaviour = support.hangs_up
+    beads.add("x-4")
+    make_dispatcher().run_once()
+    more("unknown", claims=1, unknown=1, timed=1)
+    clock.passed += timedelta(minutes=31)
+    reaper.run_once(beads.store, settings.DispatchLimits(), clock())
+    more("reaped", reaped=1, blocked=1)
+    beads.workspace.run("update", "x-4", "--status", "open")
+    beads.workspace.run("update", "x-4", "--status", "blocked")  # by a person: not counted
+    agent.behaviour = support.job
+    beads.add("x-5", assignee="eve")
+    make_dispatcher(assignee="eve").run_once()
+    feed.wait_for(beads, lambda: counted("other")["dispatched"] == other_start["dispatched"] + 1, "another agent's")
+    assert counted() == {name: start[name] + number for name, number in now.items()}
+    assert '"eve"' not in generate_latest(metrics.REGISTRY).decode()
+
+
+def test_since_when_an_agent_fails_outlives_the_process(beads: Beads, scrape: Callable[[], Samples]) -> None:
+    """From its first failure on, whatever the next hold is; gone with it, and for configured agents only."""
+    name, at = "beads_held_since_timestamp_seconds", datetime.now(UTC)
+    assert not [found for found in scrape() if found.startswith(name)]
+    until = at + timedelta(seconds=30)
+    for agent in ("agent", "eve"):
+        beads.store.control.set_hold(agent, store.Hold(), store.Hold(1, until, "HTTP 502"))
+    since = of(scrape(), name)
+    assert at.timestamp() - 1 <= since <= datetime.now(UTC).timestamp()
+    beads.sql(f"UPDATE {store.STATE_DATABASE}.held SET since = since - INTERVAL 1 HOUR")
+    beads.store.control.set_hold("agent", store.Hold(1), store.Hold(2, until, "HTTP 502"))
+    found = scrape()
+    assert since - 3602 < of(found, name) < since - 3598 and f'{name}{{agent="eve"}}' not in found
+    beads.store.control.set_hold("agent", store.Hold(2), store.Hold())
+    assert not [found for found in scrape() if found.startswith(name)]
+    assert beads.sql(f"SELECT name FROM {store.STATE_DATABASE}.held") == [{"name": "eve"}]
+
+
+def test_deaths_of_feeders_are_shown(beads: Beads) -> None:
+    """Of those before this one that did not stop as they should, in a row."""
+    for number in range(3):
+        counter = deaths.DeathCounter(beads.store)
+        counter.begin("s:1-9")
+        counter.begin("s:1-9")
+        assert samples(generate_latest(metrics.REGISTRY))["beads_feeder_deaths"] == number
+    counter.stopped()
+    deaths.DeathCounter(beads.store).begin("s:1-9")
+    assert samples(generate_latest(metrics.REGISTRY))["beads_feeder_deaths"] == 0
 
 
 def test_a_position_that_cannot_be_stored_grows_old(beads: Beads, sink: support.Sink, feed: Running) -> None:

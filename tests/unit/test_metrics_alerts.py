@@ -34,8 +34,9 @@ def exposed() -> set[str]:
     scrape = metrics.Scrape(store.Store(nowhere), [settings.DispatchLimits()], health)
     now = datetime.now(UTC)
     agent = store.AgentOverview(0, None, 0, store.Hold(1, now), {})
-    overview = store.Overview({"agent": agent}, Suspension(), {"dispatch": now}, "")
-    own = re.findall(r"^# TYPE (\w+) ", scrape.page().decode(), re.MULTILINE)
+    overview = store.Overview({"agent": agent}, Suspension(), {"dispatch": now}, "", {"agent": now})
+    types = re.findall(r"^# TYPE (\w+) (\w+)$", scrape.page().decode(), re.MULTILINE)
+    own = [f"{name}_bucket" if kind == "histogram" else name for name, kind in types]
     return {*own, *(family.name for family in scrape._from_dolt(overview))}
 
 
@@ -54,6 +55,13 @@ def test_every_metric_of_the_dashboard_is_exposed() -> None:
     assert {name for name in exposed() if name.startswith("beads_")} <= asked
     (variable,) = (each for each in DASHBOARD["templating"]["list"] if each["type"] == "query")
     assert used(variable["definition"]) <= exposed()
+
+
+def test_every_metric_is_documented() -> None:
+    """A row of docs/metrics.md, and no row is left of one that is gone."""
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    assert set(rows) == {name.removesuffix("_bucket") for name in exposed() if name.startswith("beads_")}
 
 
 def test_the_dashboard_can_be_imported_anywhere() -> None:
