@@ -16,6 +16,7 @@ from beads_dispatch import settings, store
 from beads_dispatch.suspension import Suspension
 from feeder import metrics
 from feeder.health import HealthState
+from tests import support
 from tools import toolchain
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -89,24 +90,43 @@ def test_an_alert_asks_for_what_is_exposed_and_says_what_to_do(name: str) -> Non
     assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}
 
 
-def test_each_alert_is_tested() -> None:
-    """In the files for promtool."""
-    tested = "".join((ROOT / "tests" / "unit" / name).read_text() for name in CASES)
-    assert [name for name in ALERTS if name not in tested] == []
+Promtool = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_the_rules_fire_when_they_should(tmp_path: pathlib.Path) -> None:
-    """Prometheus' own tool, on series as they would come."""
+@pytest.fixture
+def promtool(tmp_path: pathlib.Path) -> Promtool:
+    """Runs Prometheus' own tool on rules, in a folder with the cases."""
     try:
-        promtool = toolchain.promtool()
+        program = toolchain.promtool()
     except toolchain.ToolError:
         pytest.skip("needs promtool on PATH, or Go, which builds it; `python -m tools.toolchain promtool` says why")
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(RULES))
     for name in CASES:
         shutil.copy(ROOT / "tests" / "unit" / name, tmp_path)
+
+    def run(rules: Any, *words: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
+        return subprocess.run(
+            [program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=support.PATIENCE_SECONDS
+        )
+
+    return run
+
+
+def test_the_rules_fire_when_they_should(promtool: Promtool) -> None:
+    """On series as they would come."""
     for command in (["check", "rules", "--lint=all", "rules.yaml"], ["test", "rules", *CASES]):
-        done = subprocess.run([promtool, *command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        done = promtool(RULES, *command)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ALERTS)
+@pytest.mark.parametrize("expression", ["vector(1) > 1", "vector(1)"], ids=["never", "always"])
+def test_an_alert_that_never_fires_or_always_does_is_noticed(promtool: Promtool, name: str, expression: str) -> None:
+    """So the cases have one in which it fires, and one in which it does not."""
+    rules = yaml.safe_load(yaml.safe_dump(RULES))
+    (rule,) = (rule for group in rules["groups"] for rule in group["rules"] if rule["alert"] == name)
+    rule["expr"] = expression
+    assert promtool(rules, "test", "rules", *CASES).returncode == 1
 
 
 Build = Callable[[pathlib.Path], dict[str, Any]]
