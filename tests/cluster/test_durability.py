@@ -117,7 +117,7 @@ def system(dolt_server: DoltServer, tmp_path_factory: pytest.TempPathFactory) ->
 def under_load(system: System, prefix: str, kill: Callable[[], None]) -> list[str]:
     """Assign the beads, kill something after a third of them, and wait until each bead is dispatched."""
     names = [f"{prefix}-{number:03}" for number in range(NUMBER)]
-    system.beads.insert(names, acceptance_criteria="It is dispatched.", title="A bead")
+    system.beads.insert(names, acceptance_criteria="It is dispatched.", title="A bead", assignee="")
     system.assign(names[: NUMBER // 3])
     kill()
     system.assign(names[NUMBER // 3 :])
