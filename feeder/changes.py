@@ -193,7 +193,7 @@ def _cause(row: RowChange, assignee: str, actors: Mapping[str, str]) -> str | No
             return "change"
         case "agent_holds" if assignee in (before.get("agent"), after.get("agent")):
             return "resume" if before.get("held_until") is not None and after.get("held_until") is None else None
-        case "config" if {suspension.CONFIG_KEY, suspension.REPLICA_KEY} & {before.get("key"), after.get("key")}:
+        case "config" if {*suspension.SUSPEND_KEYS, suspension.REPLICA_KEY} & {before.get("key"), after.get("key")}:
             return "resume"
     return None
 

@@ -73,7 +73,7 @@ class BeadsDatabase:
             state = [f"{store.STATE_DATABASE}.{table}" for row in cursor.fetchall() for table in row.values()]
             for table in ("dependencies", "comments", "events", "issues", *more, *state):
                 cursor.execute(f"DELETE FROM {table}")
-            cursor.execute("DELETE FROM config WHERE `key` = %s", (suspension.CONFIG_KEY,))
+            cursor.execute("DELETE FROM config WHERE `key` IN %s", (suspension.SUSPEND_KEYS,))
         return self.commit("empty")
 
 

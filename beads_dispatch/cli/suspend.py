@@ -1,17 +1,19 @@
-"""beads-dispatch suspend: a person's pause, written into bd's config as `bd config set` does it."""
+"""beads-dispatch suspend: a person's pause, written into bd's config as `bd kv set` does it, and committed."""
 
 import argparse
 from collections.abc import Sequence
 
+from beads_dispatch.cli import connection, terminal
 from beads_dispatch.cli.context import Context
+from beads_dispatch.store import StoreError
 from beads_dispatch.suspension import Suspension
 
 _BOTH = ("dispatch", "reap")
 
 _DESCRIPTION = """\
-Sets custom.auto-dispatch.suspend, as `bd config set` does; without a name for dispatch and reap. It counts within a
-second, before the next claim. `beads-dispatch dispatch` works all the same. (A PingSource can suspend as well: `status`
-shows it, and `kn source ping resume` ends it.)
+Does what `bd kv set auto-dispatch.suspend true` does, for dispatch and reap or the one that is named, and makes a Dolt
+commit of it. It counts within a second, before the next claim. `beads-dispatch dispatch` works all the same. (A
+PingSource can suspend as well: `status` shows it, and `kn source ping resume` ends it.)
 """
 
 
@@ -35,6 +37,10 @@ def change(context: Context, *, suspend: bool) -> int:
         dispatch=suspend if "dispatch" in names else configured.dispatch is not None,
         reap=suspend if "reap" in names else configured.reap is not None,
     )
+    try:
+        control.commit_configured(connection.actor(context.given, None))
+    except StoreError as exc:
+        terminal.warn(f"done, but bd's config is not committed: {exc}. `bd dolt commit` commits it.")
     context.show(control.suspension(), lambda found: lines(found, names, suspend=suspend))
     return 0
 

@@ -17,8 +17,11 @@ class ConfiguredSuspension:
 
     def configured(self) -> Suspension:
         """What bd's config suspends."""
-        rows = self._session.rows("SELECT `value` FROM config WHERE `key` = %(key)s", {"key": suspension.CONFIG_KEY})
-        return suspension.from_config(rows[0]["value"] if rows else None)
+        return suspension.from_config(self._config(*suspension.SUSPEND_KEYS))
+
+    def _config(self, *keys: str) -> dict[str, str]:
+        rows = self._session.rows("SELECT `key`, `value` FROM config WHERE `key` IN %(keys)s", {"keys": keys})
+        return {row["key"]: row["value"] for row in rows}
 
 
 class Control(ConfiguredSuspension):
@@ -27,8 +30,8 @@ class Control(ConfiguredSuspension):
     def suspension(self) -> Suspension:
         """Who has suspended dispatch or reap: bd's config, the PingSource as the feeder mirrors it, or that another
         clone of the database is the one that dispatches."""
-        values = self._config(suspension.CONFIG_KEY, suspension.REPLICA_KEY)
-        found, replica = suspension.from_config(values.get(suspension.CONFIG_KEY)), values.get(suspension.REPLICA_KEY)
+        values = self._config(*suspension.SUSPEND_KEYS, suspension.REPLICA_KEY)
+        found, replica = suspension.from_config(values), values.get(suspension.REPLICA_KEY)
         if replica:
             feeder = Feeders(self._session).find()
             own = feeder.beat.replica if feeder else ""
@@ -47,17 +50,21 @@ class Control(ConfiguredSuspension):
         """The id of the clone that dispatches; None where nobody said which does."""
         return self._config(suspension.REPLICA_KEY).get(suspension.REPLICA_KEY) or None
 
-    def _config(self, *keys: str) -> dict[str, str]:
-        rows = self._session.rows("SELECT `key`, `value` FROM config WHERE `key` IN %(keys)s", {"keys": keys})
-        return {row["key"]: row["value"] for row in rows}
-
     def set_configured(self, *, dispatch: bool, reap: bool) -> None:
-        """What `bd config set custom.auto-dispatch.suspend` does: write the row, make no Dolt commit of it."""
+        """What `bd kv set auto-dispatch.suspend` does, in the place of both keys. It counts from here on."""
         self._session.rows(
             "INSERT INTO config (`key`, `value`) VALUES (%(key)s, %(value)s)"
             " ON DUPLICATE KEY UPDATE `value` = %(value)s",
-            {"key": suspension.CONFIG_KEY, "value": suspension.to_config(dispatch=dispatch, reap=reap)},
+            {"key": suspension.KV_KEY, "value": suspension.to_config(dispatch=dispatch, reap=reap)},
         )
+        self._session.rows("DELETE FROM config WHERE `key` = %(key)s", {"key": suspension.CONFIG_KEY})
+
+    def commit_configured(self, actor: str) -> None:
+        """Make a Dolt commit of bd's config: what is not committed there holds up `bd dolt pull`."""
+        values = {"message": "beads-dispatch: suspend or resume", "author": f"{actor} <{actor}@localhost>"}
+        self._session.rows("CALL DOLT_ADD('config')")
+        self._session.rows("CALL DOLT_COMMIT('--skip-empty', '-m', %(message)s, '--author', %(author)s)", values)
+        self._session.rows("COMMIT")  # see session.py
 
     def mirror_pingsource(self, name: str, suspended: bool) -> None:
         """Store whether a PingSource (`dispatch` or `reap`) is suspended."""

@@ -676,17 +676,18 @@ def _bead(beads: Beads, name: str) -> Any:
     (["suspend", "resume"], "false", (False, False)),
     (["suspend reap", "suspend reap", "resume dispatch"], "reap", (False, True)),
 ])  # fmt: skip
-def test_the_config_is_set_as_bd_config_set_does_it(
+def test_the_config_is_set_as_bd_kv_set_does_it(
     beads: Beads, ask: Command, steps: list[str], value: str, expected: tuple[bool, bool]
 ) -> None:
-    """bd reads the same value, the functions obey it, and no Dolt commit is made of it."""
-    before = beads.store.history.commit("HEAD")
+    """bd reads the same value, the functions obey it, and it is committed."""
     for step in steps:
         ask(*step.split())
-    assert beads.workspace.run("config", "get", suspension.CONFIG_KEY).strip().endswith(value)
+    assert beads.workspace.run("kv", "get", suspension.KV).strip().endswith(value)
     found = beads.store.control.suspension()
     assert (found.dispatch is not None, found.reap is not None) == expected
-    assert beads.store.history.commit("HEAD") == before
+    assert beads.sql("SELECT * FROM dolt_status WHERE table_name = 'config'") == []
+    (row,) = beads.sql("SELECT `value` FROM config AS OF 'HEAD' WHERE `key` = %s", suspension.KV_KEY)
+    assert row["value"] == value
 
 
 def test_a_value_of_a_persons_own_is_obeyed_and_replaced(beads: Beads, ask: Command) -> None:

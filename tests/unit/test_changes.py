@@ -94,6 +94,7 @@ CAUSES = [
     ("a dependency is removed", [RowChange("dependencies", {"issue_id": "x-1"}, None)], "change"),
     ("a dependency is added", [RowChange("dependencies", None, {"issue_id": "x-1"})], None),
     ("resumed", [RowChange("config", None, {"key": "custom.auto-dispatch.suspend", "value": "false"})], "resume"),
+    ("kv resumed", [RowChange("config", None, {"key": "kv.auto-dispatch.suspend", "value": "false"})], "resume"),
     ("key removed", [RowChange("config", {"key": "custom.auto-dispatch.suspend", "value": "true"}, None)], "resume"),
     ("another setting", [RowChange("config", None, {"key": "issue_prefix", "value": "x"})], None),
     ("only an audit row", [by("alice")], None),
