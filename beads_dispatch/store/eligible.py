@@ -17,7 +17,6 @@ from beads_dispatch.store.session import Params, ReadSession, Rows, naive
 _HEAD = 8  # beads read to find the first eligible one, and how many times more when none is
 _CHUNK = 512  # beads whose relations are read at once
 _COUNT_LIMIT = 100
-_ALL = 10**9  # beads
 _NOT_BEGUN = "i.status IN ('open', 'deferred')"
 _LONGEST_RETRY_DELAY = timedelta(hours=1)  # longer than any that is written; a bead that changed before has none left
 
@@ -65,20 +64,21 @@ class Eligible:
         return int(self._session.rows(sql, {"assignee": assignee})[0]["n"])
 
     def diagnose(
-        self, assignee: str, now: datetime, bead_id: str | None = None, *, after: int = 0, limit: int = _ALL
+        self, assignee: str, now: datetime, bead_id: str | None = None, *, after: int = 0, limit: int | None = None
     ) -> list[Diagnosis]:
         """Which conditions hold for one bead, or for the agent's that are open or deferred, in their order: `limit` of
         them, after so many. All of 10,000 take some seconds."""
         own = predicate.of_the_row(self._session.schema)
         names = dict.fromkeys([*own, *RELATIONS])
         order = f"ORDER BY {', '.join(ORDER)}"
-        # Ids first, by columns alone: all conditions of a row are for the few that are returned.
-        which = (
-            "issues i WHERE i.id = %(id)s"
-            if bead_id is not None
-            else f"(SELECT i.id FROM issues i WHERE {own['assignee']} AND {_NOT_BEGUN} {order}"
-            f" LIMIT %(limit)s OFFSET %(after)s) h JOIN issues i ON i.id = h.id {order}"
-        )
+        which = f"issues i WHERE {own['assignee']} AND {_NOT_BEGUN} {order}"
+        if bead_id is not None:
+            which = "issues i WHERE i.id = %(id)s"
+        elif limit is not None:
+            # Ids first, by columns alone: all conditions of a row are for the few that are returned. No high number in
+            # place of none: Dolt takes memory for as many rows as LIMIT says (10**9: more than 20 GB).
+            ids = f"SELECT i.id FROM {which} LIMIT %(limit)s OFFSET %(after)s"
+            which = f"({ids}) h JOIN issues i ON i.id = h.id {order}"
         lock = ", i.row_lock" if self._session.schema.row_lock else ""
         rows = self._session.rows(
             f"SELECT {BEAD}{lock}, i.issue_type, i.defer_until, COALESCE(JSON_TYPE(i.metadata), 'NULL')"
