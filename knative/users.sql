@@ -1,7 +1,8 @@
--- The three database users, each with the privileges that its process needs and no others. Run this file once, as an
--- administrator of the Dolt server, with your three passwords (docs/runbook.md, "Install", has the commands):
+-- The four database users, each with the privileges that its process needs and no others. Run this file once, as an
+-- administrator of the Dolt server, with your four passwords (docs/runbook.md, "Install", has the commands):
 --
---   sed -e 's/FEEDER_PASSWORD/…/' -e 's/DISPATCH_PASSWORD/…/' -e 's/REAP_PASSWORD/…/' knative/users.sql | dolt … sql
+--   sed -e 's/FEEDER_PASSWORD/…/' -e 's/DISPATCH_PASSWORD/…/' -e 's/REAP_PASSWORD/…/' -e 's/OPERATOR_PASSWORD/…/' \
+--     knative/users.sql | dolt … sql
 --
 -- You may run it again, also with other passwords; after an upgrade do, for what it grants since. If bd's database is
 -- not called `beads`, replace `beads`. (in back quotes, with the full stop) by the name of yours, and where several
@@ -18,10 +19,12 @@ CREATE DATABASE IF NOT EXISTS beads_dispatch;
 CREATE USER IF NOT EXISTS 'beads-feeder'@'%' IDENTIFIED BY 'FEEDER_PASSWORD';
 CREATE USER IF NOT EXISTS 'beads-dispatch'@'%' IDENTIFIED BY 'DISPATCH_PASSWORD';
 CREATE USER IF NOT EXISTS 'beads-reap'@'%' IDENTIFIED BY 'REAP_PASSWORD';
+CREATE USER IF NOT EXISTS 'beads-operator'@'%' IDENTIFIED BY 'OPERATOR_PASSWORD';
 -- Where the users were there already: their new passwords. Replace the Secret then; no pod has to be restarted.
 ALTER USER 'beads-feeder'@'%' IDENTIFIED BY 'FEEDER_PASSWORD';
 ALTER USER 'beads-dispatch'@'%' IDENTIFIED BY 'DISPATCH_PASSWORD';
 ALTER USER 'beads-reap'@'%' IDENTIFIED BY 'REAP_PASSWORD';
+ALTER USER 'beads-operator'@'%' IDENTIFIED BY 'OPERATOR_PASSWORD';
 
 -- feeder: reads the binlog and the beads, and writes no bead.
 GRANT REPLICATION SLAVE ON *.* TO 'beads-feeder'@'%';
@@ -47,3 +50,7 @@ GRANT EXECUTE ON PROCEDURE `beads`.`dolt_commit` TO 'beads-reap'@'%';
 GRANT SELECT, UPDATE ON `beads_dispatch`.`feeders` TO 'beads-reap'@'%';
 GRANT SELECT ON `beads_dispatch`.`switches` TO 'beads-reap'@'%';
 GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`agent_holds` TO 'beads-reap'@'%';
+
+-- operator: the console. It reads, and writes nothing.
+GRANT SELECT ON `beads`.* TO 'beads-operator'@'%';
+GRANT SELECT ON `beads_dispatch`.* TO 'beads-operator'@'%';

@@ -33,7 +33,7 @@ demo  start everything, assign three beads, show what happened, stop
 unit  print a systemd user unit that runs `up` for the workspace in BEADS_DIR
 
 environment:
-  LOCAL_PORT     the first of six neighbouring ports (18080)
+  LOCAL_PORT     the first of seven neighbouring ports (18080)
   DOLT, BD       the programs, where they are not on PATH
   BEADS_DIR      a bd workspace of your own, its .beads folder: its Dolt server is used; an embedded workspace is
                  served while this runs
@@ -153,7 +153,8 @@ def everything(options: Options) -> Iterator[tuple[System, settings.DoltSettings
 
 
 def up(system: System, dolt: settings.DoltSettings, workspace: Workspace, options: Options) -> NoReturn:
-    """Show the timeline and what holds dispatch up, until Ctrl-C."""
+    """Serve the console, show the timeline and what holds dispatch up, until Ctrl-C."""
+    system.start_console()
     show(*_next_steps(workspace, options))
     if options.beadboard_url:
         _report_unreachable(options.beadboard_url)
@@ -257,6 +258,7 @@ def _next_steps(workspace: Workspace, options: Options) -> list[str]:
         *(f"    {bead}  {title}" for bead, title in beads),
         "    bd create '<title>' --acceptance '<when it is done>' makes another",
         "",
+        f"console http://127.0.0.1:{ports.console}  in a browser: what runs, what waits and why, what happened",
         f"dispatch http://127.0.0.1:{ports.dispatch}  reap http://127.0.0.1:{ports.reap}"
         f"  feeder http://127.0.0.1:{ports.feeder}  logs {options.folder / 'log'}",
         "Ctrl-C stops everything; the beads stay.",

@@ -1,6 +1,6 @@
 """All parts of the system on one machine: started in order, watched, and stopped in the opposite order.
 
-Ports are neighbours, counted from LOCAL_PORT: router, dispatch, reap, feeder, stand-in agent, Dolt.
+Ports are neighbours, counted from LOCAL_PORT: router, dispatch, reap, feeder, stand-in agent, Dolt, console.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from local.processes import Process, StartError
 
 MANIFESTS = pathlib.Path(__file__).parent.parent / "knative" / "base"
 DEFAULT_PORT = 18080
+_CONSOLE_THREADS = 16  # half of them for pages that are open
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,16 @@ class Ports:
     feeder: int
     agent: int
     dolt: int
+    console: int
 
     @classmethod
     def counted_from(cls, first: int) -> "Ports":
-        return cls(*range(first, first + 6))
+        return cls(*range(first, first + 7))
 
     @classmethod
     def free(cls) -> "Ports":
         """Ports that nothing listens on now."""
-        return cls.counted_from(processes.free_port(neighbours=5))
+        return cls.counted_from(processes.free_port(neighbours=6))
 
 
 def environment_of(dolt: settings.DoltSettings) -> dict[str, str]:
@@ -113,8 +115,14 @@ class System:
             if not process.running:
                 raise StartError(f"{process.name} has ended; its log is {process.log}")
 
-    def start_function(self, name: str) -> None:
-        """Start dispatch or reap, as the image does."""
+    def start_console(self) -> None:
+        """Start the console, and wait until it answers. Raises StartError."""
+        # Other names would let any page in the browser read this one.
+        self.start_function("console", CONSOLE_HOSTS="127.0.0.1,localhost", THREADS=str(_CONSOLE_THREADS))
+        self.processes["console"].wait_until(partial(processes.listening, self.ports.console), "listen")
+
+    def start_function(self, name: str, **more: str) -> None:
+        """Start dispatch, reap or the console, as the image does."""
         source = pathlib.Path(functions.__path__[0]) / name / "main.py"
         port = getattr(self.ports, name)
         processes.require_free(port, f"the function {name}")
@@ -122,7 +130,7 @@ class System:
         # gunicorn opens a control socket, by default at the same place in the home folder for both functions.
         run = self._logs / "run" / name
         run.mkdir(parents=True, exist_ok=True)
-        self._run(name, command, port, XDG_RUNTIME_DIR=str(run))
+        self._run(name, command, port, XDG_RUNTIME_DIR=str(run), **more)
 
     def start_feeder(self) -> None:
         processes.require_free(self.ports.feeder, "the feeder")

@@ -33,7 +33,7 @@ class Up:
     """`python -m local up` in a folder, and the lines that it prints."""
 
     def __init__(self, folder: pathlib.Path, **env: str) -> None:
-        self.port = processes.free_port(neighbours=5)
+        self.port = processes.free_port(neighbours=6)
         self.folder = folder
         self.lines: list[str] = []
         self.child = subprocess.Popen(
@@ -200,7 +200,7 @@ def test_killing_it_leaves_no_process(folder: pathlib.Path) -> None:
 @pytest.mark.parametrize("moment", ["making a bd workspace", "starting dispatch"])
 def test_a_start_that_is_interrupted_leaves_nothing_half_done(tmp_path: pathlib.Path, moment: str) -> None:
     """Ctrl-C while the workspace is made removes it, or bd would refuse it; later it stays. No process is left."""
-    port = processes.free_port(neighbours=5)
+    port = processes.free_port(neighbours=6)
     command = [sys.executable, "-m", "local", "up", "--folder", str(tmp_path)]
     env = {**os.environ, **programs(), "LOCAL_PORT": str(port)}
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as child:
@@ -233,7 +233,7 @@ def test_a_hold_is_shown_and_its_end(folder: pathlib.Path) -> None:
 
 def test_make_demo_runs_end_to_end(tmp_path: pathlib.Path) -> None:
     """From nothing to three beads, twice in the same folder; the table is in the order of time; nothing is left."""
-    port = processes.free_port(neighbours=5)
+    port = processes.free_port(neighbours=6)
     command = [sys.executable, "-m", "local", "demo", "--folder", str(tmp_path)]
     env = {**os.environ, **programs(), "LOCAL_PORT": str(port)}
     for _ in range(2):

@@ -40,6 +40,7 @@ WATCH = "beads-dispatch watch"
 
 # Commands that another test runs, and the words of its file that do it.
 ELSEWHERE = {
+    "beads-dispatch doctor": ("tests/integration/test_doctor.py", "doctor"),
     "beads-dispatch verify": ("tests/integration/test_verify.py", "verify"),
     "make up AGENT_COMMAND='claude -p' BEADS_DIR=~/project/.beads": (
         "tests/acceptance/test_agent_command.py",
@@ -191,7 +192,7 @@ def test_make_up_on_a_workspace_of_ones_own(beads: Beads, agent: support.Agent, 
     values = {"BEADS_DIR": str(beads.workspace.beads_dir), "BEADBOARD_URL": agent.url}
     dry = ["make", "--dry-run", "up", *(f"{name}={value}" for name, value in values.items())]
     last = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
-    port = processes.free_port(neighbours=5)
+    port = processes.free_port(neighbours=6)
     up = processes.Process(
         "up", ["bash", "-c", f"cd {ROOT} && {last} --folder {tmp_path / 'data'}"], tmp_path / "up.log",
         {**values, "LOCAL_PORT": str(port)},

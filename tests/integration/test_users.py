@@ -25,7 +25,7 @@ from tests.support import wait_for
 from tools import toolchain
 
 USERS_SQL = pathlib.Path(__file__).parents[2] / "knative" / "users.sql"
-NAMES = ("feeder", "dispatch", "reap")
+NAMES = ("feeder", "dispatch", "reap", "operator")
 
 As = Callable[[str], settings.DoltSettings]
 
@@ -48,7 +48,7 @@ def users(workspace: Workspace) -> None:
 
 @pytest.fixture
 def as_user(beads: Beads, users: None) -> As:
-    """The connection settings of one of the three users."""
+    """The connection settings of one of the users."""
     suffix = beads.dolt.database
     return lambda name: replace(beads.dolt, user=f"beads-{name}-{suffix}", password=f"secret of {name}")
 
@@ -150,6 +150,13 @@ REFUSED = {
         "DELETE FROM %s.issues", "UPDATE %s.config SET value = ''", "DROP TABLE %s.issues",
         "UPDATE beads_dispatch.switches SET suspended = FALSE",
         "SELECT * FROM beads_dispatch.positions", "CALL dolt_reset('--hard')", "CREATE USER eve",
+    ],
+    "operator": [
+        "UPDATE %s.issues SET status = 'closed'", "INSERT INTO %s.events (id) VALUES ('x')", "DELETE FROM %s.issues",
+        "REPLACE INTO %s.config VALUES ('a', 'b')", "DELETE FROM beads_dispatch.agent_holds",
+        "UPDATE beads_dispatch.switches SET suspended = FALSE", "CREATE TABLE beads_dispatch.other (i INT)",
+        "CALL dolt_add('-A')", "CALL dolt_commit('-Am', 'x')", "CALL dolt_reset('--hard')", "CALL dolt_branch('x')",
+        "SELECT * FROM mysql.user", "CREATE USER eve",
     ],
 }  # fmt: skip
 

@@ -456,7 +456,7 @@ class TestNetworkPolicies:
         theirs = [found for path in paths for found in documents(path) if found["kind"] == "Deployment"]
         peers = [peer for found in built("example") if found["kind"] == "NetworkPolicy" for peer in peers_of(found)]
         selected = [peer for peer in peers if "knative" in namespace_of(peer)]
-        assert len(selected) == 4
+        assert len(selected) == 6
         for peer in selected:
             assert [
                 deployment
