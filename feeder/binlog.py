@@ -90,6 +90,20 @@ class Position:
         """How many transactions of the GTID set `text` have not been read."""
         return count_missing(text, str(self))
 
+    def has(self, gtid: str) -> bool:
+        """Whether this transaction has been read."""
+        return Gtid(gtid) in self._set
+
+    def without_holes(self) -> str:
+        """What to read on from: of each server, the transactions before the first that has not been read.
+
+        Dolt may write a large transaction to its log after one that it counted later. It refuses a set with such a
+        hole, as if its log had been purged. What is behind the hole comes again then.
+        """
+        return ",".join(
+            f"{gtid.sid}:{first}-{end - 1}" for gtid in self._set.gtids for first, end in gtid.intervals[:1]
+        )
+
     @property
     def last(self) -> int:
         """The newest transaction's number; 0 when none was read."""
@@ -125,7 +139,7 @@ class Stream:
             connection_settings={"charset": "utf8mb4"},  # the rest is _connect's
             pymysql_wrapper=self._connect,
             server_id=secrets.randbelow(2**31) + 1,  # unique, or the server ends the other's stream
-            auto_position=str(position) or _EMPTY,
+            auto_position=position.without_holes() or _EMPTY,
             resume_stream=True,
             blocking=True,
             only_events=[

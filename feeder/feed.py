@@ -167,7 +167,9 @@ class ChangeFeed:
                 return
 
     def _take(self, transaction: changes.Transaction) -> bool:
-        """Publish a transaction. False when `stop` is set."""
+        """Publish a transaction, unless it comes again. False when `stop` is set."""
+        if self._position.has(transaction.gtid):
+            return True
         if not self._publish(transaction):
             return False
         if not transaction.whole:

@@ -3,7 +3,6 @@
 import argparse
 import importlib.metadata
 import ipaddress
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -212,7 +211,7 @@ def _fix(context: Context, checks: Sequence[Finding]) -> list[Finding]:
     terminal.warn(f"to be run on {host}:{context.dolt.current_port()}:")
     for one in fixable:
         terminal.warn(f"  {one.statement};")
-    if not context.arguments.yes and not _agreed():
+    if not context.arguments.yes and not terminal.agreed("Run them?"):
         raise CommandError("nothing was changed; --yes agrees without being asked")
     for one in fixable:
         context.store.server.run(one.statement)
@@ -224,13 +223,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _agreed() -> bool:
-    if not sys.stdin.isatty():
-        return False
-    print("Run them? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _restart(context: Context, names: Sequence[str]) -> str:

@@ -39,6 +39,14 @@ def warn(message: str) -> None:
     print(clean(message), file=sys.stderr, flush=True)
 
 
+def agreed(question: str) -> bool:
+    """Ask on standard error; no without a terminal to answer from."""
+    if not sys.stdin.isatty():
+        return False
+    print(f"{clean(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def wants_colours(env: Mapping[str, str]) -> bool:
     """Whether standard output shows colours. See no-color.org: NO_COLOR counts when it is not empty."""
     return sys.stdout.isatty() and not env.get("NO_COLOR") and env.get("TERM") != "dumb"

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -217,7 +218,12 @@ def test_a_start_that_is_interrupted_leaves_nothing_half_done(tmp_path: pathlib.
 
 def test_a_hold_is_shown_and_its_end(folder: pathlib.Path) -> None:
     """The agent cannot be reached: a line at once, one for the hold with its reason, and one for its end."""
-    url = f"http://127.0.0.1:{processes.free_port()}"
+    with contextlib.closing(socket.socket()) as taken:  # bound, so that nobody else listens there
+        taken.bind(("127.0.0.1", 0))
+        _hold_and_its_end(folder, f"http://127.0.0.1:{taken.getsockname()[1]}")
+
+
+def _hold_and_its_end(folder: pathlib.Path, url: str) -> None:
     with running_up(folder, BEADBOARD_URL=url) as up:
         up.wait_for_line(r"^[\d:.]+  the agent cannot be reached, beads stay in the queue: ")
         workspace = Workspace(pathlib.Path(programs()["BD"]), folder / "workspace")

@@ -33,6 +33,22 @@ def test_transactions_behind_are_counted(read: str, executed: str, behind: int) 
     assert Position(read).behind(executed) == behind
 
 
+@pytest.mark.parametrize(
+    ("read", "sent"),
+    [
+        (f"{SERVER}:1-7", f"{SERVER}:1-7"),
+        (f"{SERVER}:1-1124:1126", f"{SERVER}:1-1124"),
+        (f"{SERVER}:5-7:9-12:14,{OTHER}:1-3", f"{SERVER}:5-7,{OTHER}:1-3"),
+        ("", ""),
+    ],
+)
+def test_a_position_is_sent_without_its_holes(read: str, sent: str) -> None:
+    """Dolt refuses a set with one; what is behind it comes again, and is known to have been read."""
+    position = Position(read)
+    assert position.without_holes() == sent
+    assert all(position.has(f"{SERVER}:{number}") == position.covers(f"{SERVER}:{number}") for number in range(1, 16))
+
+
 def test_the_lag_counts_from_the_first_scrape_that_saw_the_server_ahead() -> None:
     """0 at that scrape; then the time since, until what was executed then is read; newer transactions count anew."""
     lag = metrics.Lag()
