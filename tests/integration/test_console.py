@@ -121,9 +121,9 @@ def make_busy(beads: Beads) -> None:
 
 ADDRESSES = [
     "/", "/queue", "/bead", "/bead?id=x-1", "/bead?id=x-2", "/bead?id=x-4", "/bead?id=x-5", "/bead?id=x-1&as_of=1s",
-    "/bead?" + urllib.parse.urlencode({"id": "x<b>6&'\""}), "/timeline", "/day", "/what-if", "/what-if?from=1h",
+    "/bead?" + urllib.parse.urlencode({"id": "x<b>6&'\""}), "/timeline", "/day", "/what-if", "/what-if?from=1m",
     "/nothing", "/bead?id=<script>", "/bead?id=x&as_of=<script>", "/queue?page=<script>", "/queue?agent=<script>",
-    "/timeline?before=<script>", "/day?date=<script>", "/what-if?from=<script>", "/what-if?from=1h&max_in_flight=<b>",
+    "/timeline?before=<script>", "/day?date=<script>", "/what-if?from=<script>", "/what-if?from=1m&max_in_flight=<b>",
 ]  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def test_no_page_lets_markup_of_the_database_through(busy: Beads, address: str) 
     assert "Set-Cookie" not in answer.headers
 
 
-@pytest.mark.parametrize("address", ["/", "/queue", "/bead?id=x-1", "/timeline", "/what-if?from=1h"])
+@pytest.mark.parametrize("address", ["/", "/queue", "/bead?id=x-1", "/timeline", "/what-if?from=1m"])
 def test_the_hostile_title_is_shown_as_text(busy: Beads, address: str) -> None:
     """The tests above would pass on a page without the bead."""
     assert "<script>alert(1)</script>" in Visitor(busy.dolt).get(address).text
@@ -193,9 +193,9 @@ def test_only_reading_methods_are_taken(visitor: Visitor, method: str, path: str
         ("/day?date=9999-12-31", 400, "expected a day"),
         ("/what-if?from=nonsense", 400, "is not a single commit"),
         ("/what-if?from=1m&to=1h", 400, "before Dolt&#39;s history"),
-        ("/what-if?from=1h&max_in_flight=1e9", 400, "whole number"),
-        ("/what-if?from=1h&reap_after_minutes=nan", 400, "above 0"),
-        ("/what-if?from=1h&slot_silence_minutes=-1", 400, "above 0"),
+        ("/what-if?from=1m&max_in_flight=1e9", 400, "whole number"),
+        ("/what-if?from=1m&reap_after_minutes=nan", 400, "above 0"),
+        ("/what-if?from=1m&slot_silence_minutes=-1", 400, "above 0"),
     ],
 )
 def test_what_cannot_be_asked_for_is_named(
@@ -406,10 +406,10 @@ class TestDay:
 class TestWhatIf:
     def test_it_shows_what_replay_shows(self, busy: Beads, capsys: pytest.CaptureFixture[str]) -> None:
         """With the limits that were asked for."""
-        words = ["replay", "--from", "1h", "--max-in-flight", "2", "--json"]
+        words = ["replay", "--from", "1m", "--max-in-flight", "2", "--json"]
         assert main.run(words, {"BEADS_DIR": str(busy.workspace.beads_dir)}) == 0
         found = json.loads(capsys.readouterr().out)
-        page = Visitor(busy.dolt).get("/what-if", 200, **{"from": "1h", "max_in_flight": "2"})
+        page = Visitor(busy.dolt).get("/what-if", 200, **{"from": "1m", "max_in_flight": "2"})
         assert found["attempts"] and page.text.count("attempt ") == len(found["attempts"])
         assert f"{found['commits']} commits" in page.text
         assert f"{sum(bool(one['dispatched_at']) for one in found['attempts'])} were" in page.text
@@ -421,13 +421,13 @@ class TestWhatIf:
         """With what to do instead, and the next can begin."""
         with monkeypatch.context() as patched:
             patched.setattr(what_if, name, value)
-            assert "Ask for a shorter one" in Visitor(busy.dolt).get("/what-if", 400, **{"from": "1h"}).text
-        assert "commits" in Visitor(busy.dolt).get("/what-if", 200, **{"from": "1h"}).text
+            assert "Ask for a shorter one" in Visitor(busy.dolt).get("/what-if", 400, **{"from": "1m"}).text
+        assert "commits" in Visitor(busy.dolt).get("/what-if", 200, **{"from": "1m"}).text
 
     def test_one_at_a_time(self, busy: Beads) -> None:
         """A second one while it is computed is asked to come again."""
         with what_if._one_at_a_time:
-            assert "Another replay" in Visitor(busy.dolt).get("/what-if", 503, **{"from": "1h"}).text
+            assert "Another replay" in Visitor(busy.dolt).get("/what-if", 503, **{"from": "1m"}).text
 
 
 class TestLive:
