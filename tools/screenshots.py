@@ -18,7 +18,7 @@ PAGES = {
     "now": "/", "queue": "/queue", "bead": "/bead?id=demo-31", "timeline": "/timeline", "day": "/day",
     "what-if": "/what-if?from=3h&max_in_flight=2",
 }  # fmt: skip
-_VIEWPORT = {"width": 900, "height": 620}
+_VIEWPORT = {"width": 900, "height": 720}
 Step = tuple[datetime, str, str, dict[str, Any], str, str]  # when, bead, status, record, note, author
 _TITLES = (
     "Write a haiku about queues", "Add a test for the parser's last line", "Describe the new settings",
