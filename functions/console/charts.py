@@ -59,7 +59,8 @@ def ranges(values: Sequence[tuple[float, float] | None]) -> tuple[list[PlotMark 
     """A range of seconds for each pair, on a logarithmic scale; None where there is none."""
     known = [value for value in values if value is not None]
     low = max((seconds for seconds, _ in _TIMES if seconds <= min((one[0] for one in known), default=1)), default=0.01)
-    high = next((seconds for seconds, _ in _TIMES if seconds > max((one[1] for one in known), default=1)), 3_600_000)
+    longest = max((one[1] for one in known), default=1)
+    high = next((seconds for seconds, _ in _TIMES if seconds > max(longest, low)), 3_600_000)
     across = math.log(high / low)
 
     def height(seconds: float) -> float:

@@ -145,7 +145,7 @@ def test_every_page_can_be_used_with_a_screen_reader(page: Page, address: str) -
     """Landmarks, one first heading, no level left out, a name for each table, plot, field, navigation and region."""
     page.goto(address)
     for role in ("banner", "main", "contentinfo"):
-        expect(page.get_by_role(role)).to_have_count(1)  # type: ignore[arg-type]
+        expect(page.get_by_role(role)).to_have_count(1)
     levels = page.eval_on_selector_all("h1, h2, h3", "found => found.map((one) => Number(one.tagName[1]))")
     assert levels[0] == 1 and levels.count(1) == 1 and set(levels) <= {1, 2}
     for selector, name in {
