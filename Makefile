@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help up unit demo test test-cluster chaos mutation-test bench bench-latency bench-chain bench-idle bench-scale \
   bench-throughput bench-write-overhead bench-cold bench-due bench-agents bench-race bench-heartbeat bench-first-start \
-  bench-cluster check format lock release clean
+  bench-console bench-cluster screenshots check format lock release clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -93,6 +93,9 @@ bench-heartbeat: $(VENV)/.ready ## what a day of the feeder's reports costs on d
 bench-first-start: $(VENV)/.ready ## the feeder's first start and a comparison, on 1,000,000 beads (about 15 minutes)
 	$(PY) -m tools.bench.first_start
 
+bench-console: $(VENV)/.ready ## each page of the console with 10,000 beads in the queue, cold and warm (about 2 minutes)
+	$(PY) -m tools.bench.console
+
 bench-cluster: $(VENV)/.ready ## the same on the Kubernetes of KUBECONFIG, warm and from zero (about 30 minutes)
 	$(PY) -m tools.bench.cluster $(if $(IMAGE),--image $(IMAGE))
 
@@ -105,6 +108,10 @@ check: $(VENV)/.ready ## format, lint, types, the direction of imports, and what
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/bandit --quiet --configfile pyproject.toml --recursive beads_dispatch feeder functions
 	$(PY) -m tools.manifest_check
+
+screenshots: $(VENV)/.ready ## the pictures of docs/console.md (needs Chromium)
+	@$(PY) -m tools.toolchain dolt bd
+	$(PY) -m tools.screenshots
 
 format: $(VENV)/.ready ## write the code in the one format
 	$(VENV)/bin/ruff format .

@@ -64,9 +64,8 @@ class _Waits:
     def dispatched(self, version: Mapping[str, Any], agents: Sequence[str]) -> tuple[timedelta, bool] | None:
         """How long the bead waited for the job that this version records, and whether that is all of it."""
         at, bead = version["at"].replace(tzinfo=UTC), version["id"]
-        before, after = (DispatchRecord.from_metadata(version[f"{side}_metadata"]) for side in ("from", "to"))
         found = None
-        if after.job and after.job != before.job:
+        if _has_new_job(version):
             began = self.since.get(bead)
             found = (at - (began or self.read_from), began is not None)
         if version["to_assignee"] in agents and version["to_status"] == Status.OPEN:
@@ -75,6 +74,13 @@ class _Waits:
         elif found or version["to_status"] != Status.IN_PROGRESS:
             self.since.pop(bead, None)
         return found
+
+
+def _has_new_job(version: Mapping[str, Any]) -> bool:
+    if version["from_metadata"] == version["to_metadata"]:  # nearly always
+        return False
+    before, after = (DispatchRecord.from_metadata(version[f"{side}_metadata"]) for side in ("from", "to"))
+    return bool(after.job) and after.job != before.job
 
 
 def report(
@@ -119,7 +125,7 @@ def percentile(samples: Sequence[float], percent: float) -> float | None:
 
 def _reasons(version: Mapping[str, Any]) -> Iterator[str]:
     """Why something failed, by the notes that we wrote with a version."""
-    for note in version["noted"].split("\n") if history.our_note(version) else ():
+    for note in version["noted"].split("\n") if version["noted"] and history.our_note(version) else ():
         for pattern, reason in _FAILURES:
             if match := re.match(pattern, note.strip()):
                 yield match.expand(reason)

@@ -32,7 +32,7 @@ _ELIGIBLE = (
 )
 _ELIGIBLE_AT_TICK = "Until that is fixed it waits for a tick (2 min), which goes to dispatch where no feeder answers."
 _TRIES = 5  # to read a bead and its conditions at one moment
-_QUEUE_LIMIT = 200  # beads among which its place is looked for: 10,000 take some seconds
+_QUEUE_LIMIT = 100  # beads among which its place is looked for: 10,000 take some seconds
 
 
 @dataclass(frozen=True)

@@ -59,16 +59,17 @@ class Versions:
     def of(self, beads: Store, commits: Sequence[Commit]) -> Rows:
         """The versions in these commits, in their order, each with `at` and `author`. Raises StoreError."""
         known = self._known
-        missing = [commit.hash for commit in commits if commit.hash not in known]
+        missing = {commit.hash: commit for commit in commits if commit.hash not in known}
         for start in range(0, len(missing), _COMMITS_AT_ONCE):
-            chunk = missing[start : start + _COMMITS_AT_ONCE]
+            chunk = list(missing)[start : start + _COMMITS_AT_ONCE]
             found: dict[str, Rows] = {commit: [] for commit in chunk}
             for row in beads.history.versions_in(chunk, self._agents):
-                found[row["commit"]].append(row)
+                commit = missing[row["commit"]]
+                found[commit.hash].append({**row, "at": commit.at, "author": commit.author})
             known = {**known, **found}
         # In one step, because other threads read it; the oldest go first.
         self._known = dict(list(known.items())[-_CACHED_COMMITS:])
-        return [{**row, "at": one.at, "author": one.author} for one in commits for row in known[one.hash]]
+        return [row for commit in commits for row in known[commit.hash]]
 
 
 @dataclass(frozen=True)

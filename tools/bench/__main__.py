@@ -21,6 +21,7 @@ PLAN: tuple[tuple[str, ...], ...] = (
     ("race", "--beads", "100"),
     ("agents", "--beads", "20", "--jobs", "6"),
     ("latency", "--samples", "120"),
+    ("console", "--rounds", "8"),
 )
 
 

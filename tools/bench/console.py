@@ -33,14 +33,12 @@ def make_commits(here: world.World, number: int) -> None:
     """Beads of the agent are opened and claimed, each in a Dolt commit of its own."""
     with here.cursor() as cursor:
         for index in range(number):
-            status = "in_progress" if index % 2 else "open"
+            status = "open" if index % 2 else "in_progress"
             cursor.execute(
                 "UPDATE issues SET status = %s, updated_at = updated_at WHERE id = %s",
                 (status, f"g-{index // 2 * 2:07}"),
             )
             cursor.execute("CALL DOLT_COMMIT('-Am', %s, '--author', 'ann <ann@localhost>')", (f"bd: update {index}",))
-        cursor.execute("UPDATE issues SET status = 'open', updated_at = updated_at WHERE status = 'in_progress'")
-    here.commit("open again")
 
 
 def _get(url: str) -> float:
