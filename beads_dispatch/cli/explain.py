@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from beads_dispatch import agents, notes
+from beads_dispatch import agents
 from beads_dispatch.agents import Backend, Phase, Unreachable
 from beads_dispatch.bead import Bead, Status
 from beads_dispatch.cli import conditions, history, terminal
@@ -235,6 +235,6 @@ def lines(found: Explanation) -> list[terminal.Line]:
 def _step(step: HistoryEntry) -> list[str]:
     by = f", by {terminal.cut(step.actor)}" if step.actor else ""
     line = f"  {terminal.moment(step.at)}  {terminal.cut(step.what, 120)}{by}"
-    # Two of our notes repeat the step.
-    repeats = step.detail.startswith((notes.CLAIMED, notes.DISPATCHED))
-    return [line] if repeats or not step.detail else [line, f"{'':28}{terminal.cut(step.detail, 300)}"]
+    if not step.detail or history.repeats_step(step.detail):
+        return [line]
+    return [line, f"{'':28}{terminal.cut(step.detail, 300)}"]

@@ -38,6 +38,11 @@ def our_note(version: Mapping[str, Any]) -> str:
     return " / ".join(version["noted"].split("\n")).strip(" /") if _is_ours(version) else ""
 
 
+def repeats_step(note: str) -> bool:
+    """Whether a note of ours says no more than the step that it is written with."""
+    return note.startswith((notes.CLAIMED, notes.DISPATCHED))
+
+
 def _is_ours(version: Mapping[str, Any]) -> bool:
     # By its note, where a person released a claim by our command.
     return version["author"] in store.OURS or notes.is_ours(version["noted"])

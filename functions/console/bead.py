@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from beads_dispatch.cli import context, explain
+from beads_dispatch.cli import context, explain, history
 from beads_dispatch.cli.context import CommandError
 from beads_dispatch.cli.explain import Explanation, NoSuchBead
 from beads_dispatch.store import Snapshot
@@ -25,7 +25,14 @@ def page(view: View) -> Mapping[str, Any]:
         raise PageError(404, f"{exc}.") from None
     except CommandError as exc:
         raise PageError(400, f"{exc}.") from None
-    return {"found": found, "complete": complete, "id": bead, "as_of": written, "live": not written}
+    return {
+        "found": found,
+        "repeats": history.repeats_step,
+        "complete": complete,
+        "id": bead,
+        "as_of": written,
+        "live": not written,
+    }
 
 
 def _now(view: View, bead: str) -> tuple[Explanation, bool]:

@@ -117,6 +117,16 @@ def watched(page: Page, complaints: list[str]) -> Page:
     return page
 
 
+@pytest.mark.parametrize("width", [720, 721, 900, 1600])
+def test_every_page_fits_other_screens(chromium: Browser, console: str, width: int) -> None:
+    """No scroll bar, on either side of the width at which tables come beside plots."""
+    page = chromium.new_page(base_url=console, viewport={"width": width, "height": 700})
+    for address in ADDRESSES:
+        page.goto(address)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+    page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_page_fits_a_phone_and_can_be_read(
     chromium: Browser, console: str, complaints: list[str], scheme: str

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -153,6 +154,18 @@ def test_the_printed_commands_work_as_written(up: Up) -> None:
     workspace = Workspace(pathlib.Path(programs()["BD"]), up.folder / "workspace")
     created = [(workspace.show(bead)["created_at"], bead) for bead, _ in rows]  # to the second
     assert created == sorted(created)
+
+
+def test_the_console_is_served_under_its_own_name(up: Up) -> None:
+    """At the address that is printed, and under no other name, by which a page elsewhere could read it."""
+    found = re.search(r"^console (http://127\.0\.0\.1:\d+) ", up.wait_for_line("^console http"))
+    assert found
+    with urllib.request.urlopen(f"{found[1]}/queue", timeout=PATIENCE_SECONDS) as answer:
+        assert b"<h1>Queue" in answer.read()
+    other = urllib.request.Request(found[1], headers={"Host": "elsewhere.example"})
+    with pytest.raises(urllib.error.HTTPError, match="421") as refused:
+        urllib.request.urlopen(other, timeout=PATIENCE_SECONDS)
+    refused.value.close()
 
 
 def test_a_log_line_is_readable(up: Up) -> None:
