@@ -11,7 +11,6 @@ from beads_dispatch.store import Commit, Snapshot
 
 # The tables that can make a bead eligible, or not.
 _RELEVANT = frozenset({"issues", "dependencies", "custom_statuses", "config"})
-_ALL = 1_000_000  # beads
 
 _record = DispatchRecord.from_metadata
 
@@ -65,7 +64,7 @@ class Walk:
             self._due = past.eligible.due_moments(assignee, at, self._end)
             moments = [at]
         for moment in [*moments, *(due for due in self._due if at < due < until)]:
-            found = past.eligible.first(assignee, moment, _ALL)
+            found = past.eligible.first(assignee, moment, None)
             self._recording.queue.append(QueueState(moment, [self._beads.setdefault(bead, bead) for bead in found]))
         if "config" in tables:
             self._read_suspension(at)

@@ -39,9 +39,9 @@ class Eligible:
         self._relations = Relations(session)
 
     def first(
-        self, assignee: str, now: datetime, limit: int, skip: Sequence[str] = (), *, probe: Probe | None = None
+        self, assignee: str, now: datetime, limit: int | None, skip: Sequence[str] = (), *, probe: Probe | None = None
     ) -> list[Bead]:
-        """The first `limit` eligible beads in the order in which they are dispatched, without those in `skip`.
+        """The first `limit` eligible beads, or all, in the order in which they are dispatched, without those in `skip`.
 
         `probe`: in the order in which they are tried while the agent fails.
         """
@@ -75,8 +75,7 @@ class Eligible:
         if bead_id is not None:
             which = "issues i WHERE i.id = %(id)s"
         elif limit is not None:
-            # Ids first, by columns alone: all conditions of a row are for the few that are returned. No high number in
-            # place of none: Dolt takes memory for as many rows as LIMIT says (10**9: more than 20 GB).
+            # Ids first, by columns alone: all conditions of a row are for the few that are returned.
             ids = f"SELECT i.id FROM {which} LIMIT %(limit)s OFFSET %(after)s"
             which = f"({ids}) h JOIN issues i ON i.id = h.id {order}"
         lock = ", i.row_lock" if self._session.schema.row_lock else ""
@@ -141,40 +140,45 @@ class Eligible:
         columns: str,
         assignee: str,
         now: datetime,
-        limit: int,
+        limit: int | None,
         *,
         order: str = "",
         skip: Sequence[str] = (),
         enough: int | None = None,
     ) -> Rows:
-        """The first `limit` rows, in that order, that meet all conditions, without those in `skip`; or `enough`."""
+        """The first `limit` rows, or all, in that order, that meet all conditions, without those in `skip`; or
+        `enough`."""
         found: Rows = []
         more = " AND i.id NOT IN %(skip)s" if skip else ""
         params = {**parameters(assignee, now), "skip": tuple(skip)}
-        for chunk in self._candidates(columns, more, order, max(limit, _HEAD), params):
+        for chunk in self._candidates(columns, more, order, None if limit is None else max(limit, _HEAD), params):
             unmet = self._unmet(chunk, now)
             found += [row for row in chunk if not unmet[row["id"]]]
-            if len(found) >= (enough or limit):
+            if limit is not None and len(found) >= (enough or limit):
                 break
         return found[:limit]
 
-    def _candidates(self, columns: str, more: str, order: str, number: int, params: Params) -> Iterator[Rows]:
-        """The rows that meet the conditions on themselves, in chunks: a few at first, which is enough nearly always."""
+    def _candidates(self, columns: str, more: str, order: str, number: int | None, params: Params) -> Iterator[Rows]:
+        """The rows that meet the conditions on themselves, in chunks: all, or `number` first, enough nearly always."""
         cheap, rest = predicate.cheap(self._session.schema)
         # Ids in order by columns alone, then the rows of a few: a row holds texts, and costs twice as much.
         read = self._head(columns, f"{cheap}{more}", order, number, params, passes=rest)
         seen = {row["id"] for row in read}
         yield from _chunks([row for row in read if row["passes"]])
-        while len(read) == number:
+        while number is not None and len(read) == number:
             number *= _HEAD
             read = self._head(columns, f"{cheap} AND {rest}{more}", order, number, params)
             yield from _chunks([row for row in read if row["id"] not in seen])
             seen = {row["id"] for row in read}
 
-    def _head(self, columns: str, where: str, order: str, number: int, params: Params, *, passes: str = "TRUE") -> Rows:
+    def _head(
+        self, columns: str, where: str, order: str, number: int | None, params: Params, *, passes: str = "TRUE"
+    ) -> Rows:
+        # No high number in place of none: Dolt takes memory for as many rows as LIMIT says (10**9: more than 20 GB).
+        first = "" if number is None else "LIMIT %(number)s"
         return self._session.rows(
             f"SELECT {columns}, i.issue_type, ({passes}) AS passes FROM"
-            f" (SELECT i.id FROM issues i WHERE {where} {order} LIMIT %(number)s) h"
+            f" (SELECT i.id FROM issues i WHERE {where} {order} {first}) h"
             f" JOIN issues i ON i.id = h.id {order}",
             {**params, "number": number},
         )
