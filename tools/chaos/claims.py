@@ -20,7 +20,7 @@ from beads_dispatch import log, notes, outcomes, reaper, settings, store
 from beads_dispatch.cli import verify
 from beads_dispatch.store.bead_change import BeadChange
 from tools import world
-from tools.chaos import binlog_recorder, checks, history, mutants
+from tools.chaos import binlog_recorder, checks, dispatchers, history, mutants
 from tools.chaos.checks import Check
 from tools.database import AGENT
 from tools.servers import HALF_A_JOB, Agent, answers, hangs_up, job, slow_job
@@ -34,7 +34,6 @@ ANSWERS = {
 }  # fmt: skip
 # A Dolt commit is dated when it begins, and beside other writers it takes a while until others see it.
 _TOLERANCE_SECONDS = 2.0
-_PATIENCE_SECONDS = 180  # no POST for so long, and dispatchers still run: something hangs
 
 
 @dataclass(frozen=True)
@@ -166,8 +165,8 @@ def _compete(here: World, agent: Agent, chance: random.Random, size: Competition
         return worker
 
     workers = [start() for _ in range(size.dispatchers)]
-    kills, moved, known = 0, time.monotonic(), (0, 0)
-    try:
+    kills, shown, patience = 0, 0, dispatchers.Patience()
+    with dispatchers.killed(workers):
         while alive := [number for number, worker in enumerate(workers) if worker.is_alive()]:
             time.sleep(0.2)
             posted = len(agent.received)
@@ -177,16 +176,10 @@ def _compete(here: World, agent: Agent, chance: random.Random, size: Competition
                 workers[victim].join()
                 kills += 1
                 workers[victim] = start()
-            if posted // 200 > known[0] // 200:
+            if posted // 200 > shown // 200:
                 checks.progress(f"claims: {posted} POSTs, {kills} dispatchers killed")
-            if known != (posted, len(alive)):
-                known, moved = (posted, len(alive)), time.monotonic()
-            if time.monotonic() - moved > _PATIENCE_SECONDS:
-                raise world.TimedOut(f"{len(alive)} dispatchers run, and no POST came for {_PATIENCE_SECONDS} s")
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.join()
+            shown = posted
+            patience.look((posted, len(alive)), f"{len(alive)} dispatchers run, and no POST came")
     return collections.Counter(journal.read_text().split())
 
 

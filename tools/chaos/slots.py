@@ -18,7 +18,7 @@ import pymysql
 from beads_dispatch import agents, log, outcomes, settings, store
 from beads_dispatch.dispatcher import Dispatcher
 from tools import world
-from tools.chaos import checks, mutants
+from tools.chaos import checks, dispatchers, mutants
 from tools.chaos.checks import Check
 from tools.database import AGENT
 from tools.servers import Handler, HttpServer, hangs_up
@@ -28,7 +28,6 @@ check = functools.partial(checks.check, "slots")
 
 LIMITS = (1, 3, 10)
 COUNTS, COUNTS_NOT = "claude-agent-service", "beadboard"  # backends, by whether they are asked how many jobs run
-_PATIENCE_SECONDS = 180  # no job for so long, and dispatchers still run: something hangs
 _LOST = 0.04  # of the answers
 
 
@@ -171,15 +170,8 @@ def _compete(here: World, service: Service, size: Size, limit: int, backend: str
     workers = [context.Process(target=work, args=arguments) for _ in range(size.dispatchers)]
     for worker in workers:
         worker.start()
-    known, moved = 0, time.monotonic()
-    try:
+    patience = dispatchers.Patience()
+    with dispatchers.killed(workers):
         while any(worker.is_alive() for worker in workers):
             time.sleep(0.1)
-            if known != len(service.log):
-                known, moved = len(service.log), time.monotonic()
-            if time.monotonic() - moved > _PATIENCE_SECONDS:
-                raise world.TimedOut(f"no job began or ended for {_PATIENCE_SECONDS} s")
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.join()
+            patience.look(len(service.log), "no job began or ended")
