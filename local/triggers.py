@@ -61,10 +61,8 @@ def load_triggers(folder: pathlib.Path, addresses: Mapping[str, str]) -> tuple[T
 
 def matches(trigger: Trigger, event: events.Event) -> bool:
     """Whether the event has every attribute that the Trigger selects by."""
-    found = {name: _attribute(event, name) for name in trigger.attributes}
-    return all(
-        found[name] is not None and found[name] == (value or found[name]) for name, value in trigger.attributes.items()
-    )
+    found = ((_attribute(event, name), wanted) for name, wanted in trigger.attributes.items())
+    return all(value is not None and (not wanted or value == wanted) for value, wanted in found)
 
 
 def _attribute(event: events.Event, name: str) -> str | None:

@@ -56,6 +56,11 @@ def missing() -> str | None:
     return f"the cluster has no {', '.join(absent)}; install Knative Serving and Eventing" if absent else None
 
 
+def image() -> str:
+    """The image that IMAGE names, which the cluster has; or the default one."""
+    return os.environ.get("IMAGE") or DEFAULT_IMAGE
+
+
 def own_address() -> str:
     """The address of this machine that pods can reach: CLUSTER_HOST_ADDRESS, or the one it has towards the cluster.
 
@@ -189,9 +194,9 @@ def deployed(
         prepare(namespace)
         with tempfile.TemporaryDirectory(prefix="beads-overlay-") as name:
             folder = pathlib.Path(name)
-            overlay = _overlay(folder, namespace.name, image, dolt.database, addresses, environment or {})
-            for source, schedule in (schedules or {}).items():
-                overlay["patches"].append(_replace("PingSource", source, "/spec/schedule", schedule))
+            overlay = kustomization(
+                folder, namespace.name, image, dolt.database, addresses, environment or {}, schedules or {}
+            )
             if broker:
                 where = "/spec/rabbitmqClusterReference/namespace"
                 overlay["patches"].append(_replace("RabbitmqBrokerConfig", "rabbitmq", where, namespace.name))
@@ -240,12 +245,12 @@ def _rabbitmq() -> dict[str, str]:
     return {"uri": uri, "username": parts.username, "password": parts.password, "port": "5672"}
 
 
-def _overlay(
+def kustomization(
     folder: pathlib.Path, namespace: str, image: str, database: str, addresses: Mapping[str, tuple[str, int]],
-    environment: Mapping[str, str],
+    environment: Mapping[str, str], schedules: Mapping[str, str],
 ) -> dict[str, Any]:  # fmt: skip
-    """A kustomization for `folder`, and its metadata.json; `addresses`: of Dolt and of the agent, where pods reach
-    them."""
+    """A kustomization for `folder`, `resources` aside, and its metadata.json; `addresses`: of Dolt and of the agent,
+    where pods reach them."""
     (host, port), (agent_host, agent_port) = addresses["dolt"], addresses["agent"]
     metadata = json.loads((_EXAMPLE / "metadata.json").read_text())
     metadata |= {"dolt_server_host": host, "dolt_server_port": port, "dolt_database": database}
@@ -256,6 +261,8 @@ def _overlay(
     overlay["namespace"] = namespace
     overlay["images"] = [{"name": "dev.local/beads-dispatch", "newName": name, "newTag": tag}]
     overlay["configMapGenerator"][1]["literals"] = [f"{key}={value}" for key, value in settings_of_all.items()]
+    for source, schedule in schedules.items():
+        overlay["patches"].append(_replace("PingSource", source, "/spec/schedule", schedule))
     for whose, (host, port) in addresses.items():
         egress = [{"to": [{"ipBlock": {"cidr": f"{host}/32"}}], "ports": [{"port": port}]}]
         overlay["patches"].append(_replace("NetworkPolicy", f"beads-dispatch-{whose}", "/spec/egress", egress))

@@ -9,7 +9,7 @@ from beads_dispatch.agents import Backend, Unreachable, slots
 from beads_dispatch.bead import Status
 from beads_dispatch.cli import terminal
 from beads_dispatch.settings import DispatchLimits
-from beads_dispatch.store import CHILD, DEFERRED_PARENT, Blocker, Diagnosis, Snapshot, Store
+from beads_dispatch.store import CHILD, DEFERRED_PARENT, Blocker, Diagnosis, FeederReport, Snapshot, Store
 from beads_dispatch.suspension import REPLICA, REPLICA_REASON
 
 
@@ -221,9 +221,8 @@ def _suspension(beads: Store) -> Condition:
     return Condition("suspension", False, f"dispatch is suspended: {terminal.cut(reason, 120)}", fix)
 
 
-def feeder_problem(beads: Store) -> str:
-    """What is wrong with the feeder, by its last report; empty when nothing is. Raises StoreError."""
-    found = beads.feeders.find()
+def feeder_problem(found: FeederReport | None) -> str:
+    """What is wrong with the feeder, by its last report; empty when nothing is."""
     if found is None:
         return "no feeder has reported yet"
     if found.away:

@@ -130,7 +130,8 @@ def _schema(migration: int) -> Finding:
 
 
 def _feeder(context: Context, beads: Store) -> Iterator[Finding]:
-    problem, report = conditions.feeder_problem(beads), beads.feeders.find()
+    report = beads.feeders.find()
+    problem = conditions.feeder_problem(report)
     ours = importlib.metadata.version("beads-dispatch")
     well = f"reported {int(report.age.total_seconds())} s ago, {report.owner}" if report else ""
     yield Finding(

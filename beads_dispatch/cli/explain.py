@@ -117,7 +117,7 @@ def now(
         verdict, fix, reasons = _progress(beads, bead, moment), None, conditions.without_fixes(reasons)
     elif verdict is None:
         verdict = _place(beads, limits, bead_id, moment)
-    feeder = "" if bead.status == Status.CLOSED else conditions.feeder_problem(beads)
+    feeder = "" if bead.status == Status.CLOSED else conditions.feeder_problem(beads.feeders.find())
     job = _job(bead, agent)
     return Explanation(bead_id, bead.title, moment, None, verdict or "", fix, reasons, steps, feeder, job)
 

@@ -189,7 +189,8 @@ def feed(beads: Store) -> FeedStatus:
 
 def feeder(beads: Store) -> FeederStatus:
     """The feeder that reported last. Raises StoreError."""
-    problem, found = conditions.feeder_problem(beads), beads.feeders.find()
+    found = beads.feeders.find()
+    problem = conditions.feeder_problem(found)
     if found is None:
         return FeederStatus(problem)
     one = found.beat

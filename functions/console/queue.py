@@ -10,7 +10,7 @@ from beads_dispatch.cli.conditions import Condition
 from beads_dispatch.store import Diagnosis
 from functions.console.view import View
 
-_ON_A_PAGE = 25
+ON_A_PAGE = 25
 _LAST_PAGE = 1_000_000
 _ANY = "<bead>"  # in a command that takes any bead
 
@@ -27,8 +27,8 @@ class WaitingBead:
 def page(view: View) -> Mapping[str, Any]:
     """Raises PageError, StoreError."""
     beads, agent, number = view.beads, view.agent, view.whole("page", 1, 1, _LAST_PAGE)
-    after, total = (number - 1) * _ON_A_PAGE, beads.eligible.count_assigned(agent.name)
-    found = beads.eligible.diagnose(agent.name, view.moment, after=after, limit=_ON_A_PAGE)
+    after, total = (number - 1) * ON_A_PAGE, beads.eligible.count_assigned(agent.name)
+    found = beads.eligible.diagnose(agent.name, view.moment, after=after, limit=ON_A_PAGE)
     head = next((one.bead.id for one in found if one.holds()), _ANY)
     return {
         "waiting": [WaitingBead(after + place, one.bead, _unmet(view, one)) for place, one in enumerate(found, 1)],
@@ -38,7 +38,7 @@ def page(view: View) -> Mapping[str, Any]:
         ],
         "total": total,
         "number": number,
-        "last": max(1, -(-total // _ON_A_PAGE)),
+        "last": max(1, -(-total // ON_A_PAGE)),
         "live": True,
     }
 

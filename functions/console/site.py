@@ -14,10 +14,10 @@ import jinja2
 
 from beads_dispatch import log, notes, settings, store
 from beads_dispatch.agents_file import ConfiguredAgent
-from beads_dispatch.cli import terminal
+from beads_dispatch.cli import context, terminal
 from beads_dispatch.log import Action
 from functions.console import bead, charts, day, live, now, queue, timeline, what_if
-from functions.console.view import PageError, Stores, Versions, View, present
+from functions.console.view import PageError, Stores, Versions, View
 
 _FOLDER = pathlib.Path(__file__).parent
 _TEXT_LIMIT = 2000  # characters of one value
@@ -103,7 +103,7 @@ class Site:
             raise PageError(404, "There is no such page.")
         template, title, make = PAGES[request.path]
         with self._stores.borrowed() as beads:
-            view = View(beads, self._dolt, self._agents, self._versions, request.args, present())
+            view = View(beads, self._dolt, self._agents, self._versions, request.args, context.now())
             values = {"token": live.token(beads), "agent": view.agent, "moment": view.moment, **make(view)}
         return self._rendered(200, template, {"title": title, "path": request.path, **values})
 

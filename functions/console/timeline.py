@@ -51,5 +51,6 @@ def _entry(row: Mapping[str, Any]) -> TimelineEntry | None:
     what = history.changes(row)
     if not what:
         return None
-    note = "" if history.repeats_step(history.our_note(row)) else history.our_note(row)
-    return TimelineEntry(row["at"], row["id"], row["title"], ", ".join(what), row["author"], note)
+    note = history.our_note(row)
+    shown = "" if history.repeats_step(note) else note
+    return TimelineEntry(row["at"], row["id"], row["title"], ", ".join(what), row["author"], shown)

@@ -4,7 +4,7 @@ import contextlib
 import queue
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from beads_dispatch import settings
 from beads_dispatch.agents_file import ConfiguredAgent
@@ -119,8 +119,3 @@ class View:
         if not 0 < found <= highest:
             raise PageError(400, f"The parameter {name} is {value!r}, expected a number above 0, at most {highest:g}.")
         return found
-
-
-def present() -> datetime:
-    """The present, UTC-aware."""
-    return datetime.now(UTC)

@@ -3,7 +3,6 @@
 `make test-cluster` runs these tests; tools/cluster.py describes what they need of the cluster.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -73,8 +72,9 @@ def _deployed(dolt_server: DoltServer, tmp_path_factory: pytest.TempPathFactory)
     workspace = make_workspace("1.3.0", dolt_server, tmp_path_factory.mktemp("cluster"))
     beads = Beads(workspace)
     agent_port = processes.free_port()
-    image = os.environ.get("IMAGE") or cluster.DEFAULT_IMAGE
-    with cluster.deployed(beads.dolt, agent_port, image=image, environment=SETTINGS, schedules=SCHEDULES) as namespace:
+    with cluster.deployed(
+        beads.dolt, agent_port, image=cluster.image(), environment=SETTINGS, schedules=SCHEDULES
+    ) as namespace:
         yield Deployed(namespace, beads, agent_port)
 
 

@@ -54,7 +54,7 @@ def jobs(dolt_server: DoltServer, tmp_path_factory: pytest.TempPathFactory) -> I
     beads = Beads(workspace)
     environment = {"AGENTS_FILE": "/etc/agents/agents.toml"}
     with cluster.deployed(
-        beads.dolt, processes.free_port(), image=os.environ.get("IMAGE") or cluster.DEFAULT_IMAGE,
+        beads.dolt, processes.free_port(), image=cluster.image(),
         environment=environment, schedules=SCHEDULES,
         prepare=lambda namespace: _prepare(namespace, image),
     ) as namespace:  # fmt: skip

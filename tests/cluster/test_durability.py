@@ -94,13 +94,16 @@ def system(dolt_server: DoltServer, tmp_path_factory: pytest.TempPathFactory) ->
     workspace = Workspace(toolchain.bd(), tmp_path_factory.mktemp("durable"))
     workspace.init(dolt_server.port, "durable")
     beads, address = Beads(workspace), cluster.own_address()
-    image = os.environ.get("IMAGE") or cluster.DEFAULT_IMAGE
     with (
         support.closing(support.Agent()) as agent,
         support.closing(support.Sink()) as subscriber,
         support.closing(Proxy(subscriber.server_port, address)) as proxy,
         cluster.deployed(
-            beads.dolt, agent.server_port, image=image, environment={"MAX_IN_FLIGHT": "100000"}, schedules=SCHEDULES
+            beads.dolt,
+            agent.server_port,
+            image=cluster.image(),
+            environment={"MAX_IN_FLIGHT": "100000"},
+            schedules=SCHEDULES,
         ) as namespace,
     ):
         namespace.apply({

@@ -58,7 +58,7 @@ class Operator:
     def run(self, block: Block, **values: str) -> str:
         """Stops at the first command that fails."""
         workspace, dolt = self.deployed.beads.workspace, self.deployed.beads.dolt
-        image, _, tag = (os.environ.get("IMAGE") or cluster.DEFAULT_IMAGE).rpartition(":")
+        image, _, tag = cluster.image().rpartition(":")
         own = {
             "NS": self.deployed.namespace.name, "BEADS_DIR": str(workspace.beads_dir), "IMAGE": image, "VERSION": tag,
             "PREVIOUS": tag, "SERVER": dolt.host, "SERVER_PORT": str(dolt.port), "ROOT_PASSWORD": dolt.password,
@@ -85,7 +85,7 @@ def operator(deployed: Deployed, tmp_path: pathlib.Path) -> Iterator[Operator]:
     if os.environ.get("BROKER"):
         pytest.skip("the runbook's overlay is the one of the default Broker")
     deployed.start_agent()
-    _, _, tag = (os.environ.get("IMAGE") or cluster.DEFAULT_IMAGE).rpartition(":")
+    _, _, tag = cluster.image().rpartition(":")
     shutil.copytree(ROOT / "knative", tmp_path / "knative")
     _write_overlay(deployed, tmp_path / "knative" / "overlays" / "mine")
     for words in (
@@ -105,12 +105,8 @@ def _write_overlay(deployed: Deployed, folder: pathlib.Path) -> None:
     agent_host, _, agent_port = maps["beads-dispatch"]["BEADBOARD_URL"].removeprefix("http://").rpartition(":")
     dolt = (metadata["dolt_server_host"], int(metadata["dolt_server_port"]))
     addresses = {"dolt": dolt, "agent": (agent_host, int(agent_port))}
-    image = os.environ.get("IMAGE") or cluster.DEFAULT_IMAGE
-    overlay = cluster._overlay(
-        folder, deployed.namespace.name, image, deployed.beads.dolt.database, addresses, SETTINGS
-    )
-    for source, schedule in SCHEDULES.items():
-        overlay["patches"].append(cluster._replace("PingSource", source, "/spec/schedule", schedule))
+    database, namespace = deployed.beads.dolt.database, deployed.namespace.name
+    overlay = cluster.kustomization(folder, namespace, cluster.image(), database, addresses, SETTINGS, SCHEDULES)
     overlay["resources"] = ["../example"]
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))  # with a line for the tag, which sed changes
 

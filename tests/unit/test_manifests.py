@@ -528,14 +528,20 @@ def described(peer: Document) -> str:
     return f"{namespace_of(peer)} {label}={value}"
 
 
+def settings_of_the_broker(found: list[Document], broker_class: str) -> Document:
+    """What the Broker of that class refers to, which is in its namespace."""
+    broker = named(found, "Broker", "default")
+    assert broker["metadata"]["annotations"] == {"eventing.knative.dev/broker.class": broker_class}
+    config = broker["spec"]["config"]
+    settings = named(found, config["kind"], config["name"])
+    assert settings["metadata"]["namespace"] == broker["metadata"]["namespace"]
+    return settings
+
+
 class TestKafka:
     def test_the_broker_has_the_kafka_class_and_its_settings(self, built: Callable[[str], list[Document]]) -> None:
         """The class, and a ConfigMap of that name in the Broker's namespace, with all three keys."""
-        broker = named(built("kafka"), "Broker", "default")
-        assert broker["metadata"]["annotations"] == {"eventing.knative.dev/broker.class": "Kafka"}
-        config = broker["spec"]["config"]
-        settings = named(built("kafka"), config["kind"], config["name"])
-        assert settings["metadata"]["namespace"] == broker["metadata"]["namespace"]
+        settings = settings_of_the_broker(built("kafka"), "Kafka")
         assert settings["data"].keys() == {
             "bootstrap.servers",
             "default.topic.partitions",
@@ -565,13 +571,9 @@ class TestKafka:
 class TestRabbitmq:
     def test_the_broker_has_its_class_and_a_quorum_queue(self, built: Callable[[str], list[Document]]) -> None:
         """A configuration in the Broker's namespace, which names the Secret there."""
-        broker = named(built("rabbitmq"), "Broker", "default")
-        assert broker["metadata"]["annotations"] == {"eventing.knative.dev/broker.class": "RabbitMQBroker"}
-        config = broker["spec"]["config"]
-        settings = named(built("rabbitmq"), config["kind"], config["name"])
-        assert settings["metadata"]["namespace"] == broker["metadata"]["namespace"]
+        settings = settings_of_the_broker(built("rabbitmq"), "RabbitMQBroker")
         assert settings["spec"]["queueType"] == "quorum"
-        assert settings["spec"]["rabbitmqClusterReference"]["namespace"] == broker["metadata"]["namespace"]
+        assert settings["spec"]["rabbitmqClusterReference"]["namespace"] == settings["metadata"]["namespace"]
 
     def test_a_slow_pass_delays_no_other_agents(self, built: Callable[[str], list[Document]]) -> None:
         """Each Trigger delivers as many at once as a function's container takes."""

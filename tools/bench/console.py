@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 
+from functions.console import queue
 from local.system import Ports, System
 from tools import world
 from tools.bench import generate, report, resource_usage
@@ -24,7 +25,6 @@ PAGES = {
     "now": "/", "queue, first page": "/queue", "queue, last page": "/queue?page={last}", "bead": "/bead?id=g-0000002",
     "timeline": "/timeline", "day": "/day", "what-if, form": "/what-if",
 }  # fmt: skip
-_ON_A_PAGE = 25
 _COMMITS = 500
 AIM_WARM_MS, AIM_COLD_MS = 200, 3000
 
@@ -66,14 +66,14 @@ def main() -> int:
         print(f"making {2 * options.beads} beads, {options.beads} of them the agent's and open", flush=True)
         generate.fill(here, 2 * options.beads, options.beads)
         make_commits(here, _COMMITS)
-        pages = {name: path.format(last=options.beads // _ON_A_PAGE) for name, path in PAGES.items()}
+        pages = {name: path.format(last=options.beads // queue.ON_A_PAGE) for name, path in PAGES.items()}
         for name, path in pages.items():
             for _ in range(max(1, options.rounds // 4)):
                 system, taken = start(here, path)
                 system.__exit__()
                 cold.setdefault(name, []).append(taken)
         system, _ = start(here, "/")
-        with contextlib.closing(contextlib.ExitStack()) as stack:
+        with contextlib.ExitStack() as stack:
             stack.callback(system.__exit__)
             for number in range(options.rounds + 2):
                 for name, path in pages.items():

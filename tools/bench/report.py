@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import os
 import pathlib
 import platform
@@ -11,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from beads_dispatch import log
+from beads_dispatch.cli import day
 from local import processes
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -28,9 +28,11 @@ def options(description: str | None, **defaults: float | str) -> argparse.Namesp
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
-    """The value that `percent` of the samples do not exceed (nearest rank)."""
-    ordered = sorted(samples)
-    return ordered[max(1, math.ceil(percent / 100 * len(ordered))) - 1]
+    """As day.percentile. Raises ValueError without samples."""
+    found = day.percentile(samples, percent)
+    if found is None:
+        raise ValueError("no samples")
+    return found
 
 
 def summary(samples: Sequence[float]) -> dict[str, float]:
