@@ -119,6 +119,11 @@ def make_busy(beads: Beads) -> None:
     beads.sql("REPLACE INTO config (`key`, value) VALUES (%s, %s)", suspension.CONFIG_KEY, "dispatch")
 
 
+def head(beads: Beads) -> str:
+    """The commit that the database is at."""
+    return str(beads.sql("SELECT DOLT_HASHOF('HEAD') AS head")[0]["head"])
+
+
 ADDRESSES = [
     "/", "/queue", "/bead", "/bead?id=x-1", "/bead?id=x-2", "/bead?id=x-4", "/bead?id=x-5", "/bead?id=x-1&as_of=1s",
     "/bead?" + urllib.parse.urlencode({"id": "x<b>6&'\""}), "/timeline", "/day", "/what-if", "/what-if?from=1m",
@@ -404,12 +409,14 @@ class TestDay:
 
 
 class TestWhatIf:
-    def test_it_shows_what_replay_shows(self, busy: Beads, capsys: pytest.CaptureFixture[str]) -> None:
-        """With the limits that were asked for."""
-        words = ["replay", "--from", "1m", "--max-in-flight", "2", "--json"]
-        assert main.run(words, {"BEADS_DIR": str(busy.workspace.beads_dir)}) == 0
+    def test_it_shows_what_replay_shows(self, beads: Beads, capsys: pytest.CaptureFixture[str]) -> None:
+        """With the limits that were asked for. Between two commits: a minute would have moved on in between."""
+        begin = head(beads)
+        make_busy(beads)
+        words = ["replay", "--from", begin, "--to", head(beads), "--max-in-flight", "2", "--json"]
+        assert main.run(words, {"BEADS_DIR": str(beads.workspace.beads_dir)}) == 0
         found = json.loads(capsys.readouterr().out)
-        page = Visitor(busy.dolt).get("/what-if", 200, **{"from": "1m", "max_in_flight": "2"})
+        page = Visitor(beads.dolt).get("/what-if", 200, **{"from": begin, "to": head(beads), "max_in_flight": "2"})
         assert found["attempts"] and page.text.count("attempt ") == len(found["attempts"])
         assert f"{found['commits']} commits" in page.text
         assert f"{sum(bool(one['dispatched_at']) for one in found['attempts'])} were" in page.text
