@@ -104,6 +104,7 @@ MUTANTS: Mapping[str, contextlib.AbstractContextManager[Any]] = {
     "a claim is not exclusive": _Together(
         mock.patch.object(BeadChange, "update", _claim_anyway), mock.patch.object(Session, "slot_lock", _no_lock)
     ),
+    "slots are not counted one after the other": mock.patch.object(Session, "slot_lock", _no_lock),
     "a claim is not read back": mock.patch.object(dispatcher, "_changed_since_claim", lambda *_: None),
     "the POST is not recorded before it is sent": mock.patch.object(Claims, "mark_posting", lambda *_: None),
     "a claim that was sent is released": mock.patch.multiple(activity, JOB="NULL", OUTCOME="NULL"),

@@ -1,7 +1,7 @@
 """Does each check fail when its promise is broken? python -m tools.chaos.mutation_test [name ...] [--seed N]
 
 Breaks the product in one place at a time (tools.chaos.mutants) and runs the checks that must notice, most in their
-short form. Exits non-zero when one of them did not.
+short form, or the test that must fail (tools.chaos.tested_mutants). Exits non-zero when one of them did not.
 """
 
 import argparse
@@ -25,6 +25,8 @@ from tools.chaos import (
     mutants,
     oracle,
     outage,
+    slots,
+    tested_mutants,
 )
 from tools.chaos.__main__ import begin
 from tools.chaos.checks import Check
@@ -96,6 +98,8 @@ CHECKS: Mapping[str, Checks] = {
         lambda here, chance: concurrent_edits.run(here, chance, short=True, closing=0.9),
     "our note replaces other notes":
         lambda here, chance: concurrent_edits.run(here, chance, short=True),
+    "slots are not counted one after the other":
+        lambda here, chance: [slots.kept(here, chance, slots.SHORT, 3, slots.COUNTS_NOT)],
     PLAIN_FUNCTION: _on_a_plain_function,
 }  # fmt: skip
 
@@ -118,12 +122,16 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    options = begin(parser, "mutant", CHECKS)
+    options = begin(parser, "mutant", [*CHECKS, *tested_mutants.TESTED])
     unnoticed = []
     with world.world() as here:
         for name in options.names:
             checks.progress(f"mutant: {name}")
-            if not noticed(here, name, random.Random(f"{options.seed}-{name}")):
+            if name in tested_mutants.TESTED:
+                found = tested_mutants.is_noticed(name)
+            else:
+                found = bool(noticed(here, name, random.Random(f"{options.seed}-{name}")))
+            if not found:
                 unnoticed.append(name)
     print(f"\n{len(options.names)} mutants, {len(unnoticed)} not noticed; seed {options.seed}")
     for name in unnoticed:

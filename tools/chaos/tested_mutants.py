@@ -1,0 +1,217 @@
+"""More mutants, each with the test that has to fail: python -m tools.chaos.tested_mutants NAME
+
+For promises that a test shows in its own process; see tools.chaos.mutation_test.
+"""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from beads_dispatch import breaker, dispatcher, reaper, suspension
+from beads_dispatch.agents import slots
+from beads_dispatch.bead import DispatchRecord
+from beads_dispatch.breaker import Breaker
+from beads_dispatch.dispatcher import Dispatcher
+from beads_dispatch.settings import DoltSettings
+from beads_dispatch.store import activity, session
+from beads_dispatch.store.claims import Claims
+from beads_dispatch.store.feeders import Feeders
+from beads_dispatch.store.session import ReadSession
+from feeder import feed, gap_recovery, preflight, request_feed
+from feeder.binlog import Position
+from feeder.eligibility_check import EligibilityCheck
+from feeder.feed import ChangeFeed
+from feeder.gap_recovery import GapRecovery
+from feeder.job_watch import JobWatch
+from feeder.ownership import Owner
+from feeder.supervision import Threads
+
+Patch = contextlib.AbstractContextManager[Any]
+
+_prepare_dispatcher = Dispatcher.__post_init__
+_parse = DispatchRecord.from_json.__func__  # type: ignore[attr-defined]
+
+
+def _without_max_attempts(self: Dispatcher) -> None:
+    self.limits = replace(self.limits, max_attempts=10**6)
+    _prepare_dispatcher(self)
+
+
+def _parse_or_raise(cls: type[DispatchRecord], found: Any) -> DispatchRecord:
+    record: DispatchRecord = _parse(cls, found)
+    if isinstance(found, str) and record == DispatchRecord():
+        raise ValueError(found)
+    return record
+
+
+@contextlib.contextmanager
+def _nothing(*_: object) -> Iterator[None]:
+    yield
+
+
+_BREAKER, _ENDS, _FEED, _FAULTS, _JOBS, _CLOCKS, _OWNER = (
+    f"tests/integration/test_{name}.py::test_"
+    for name in ("breaker", "pass_ends", "feed", "feed_faults", "jobs", "clocks", "owner")
+)
+
+TESTED: Mapping[str, tuple[Patch, str]] = {
+    "beads that are all refused are counted": (
+        mock.patch.object(Breaker, "is_every_bead_refused", lambda *_: False),
+        f"{_BREAKER}an_agent_that_refuses_every_bead_costs_few_and_counts_none",
+    ),
+    "refusals are not taken back": (
+        mock.patch.object(Claims, "take_back_failure", lambda *_: None),
+        f"{_BREAKER}refusals_are_taken_back_when_the_agent_turns_out_to_be_away",
+    ),
+    "an answer that cannot be used costs as little as none": (
+        mock.patch.object(breaker, "COSTLY_HOLD_SECONDS", (30,)),
+        f"{_BREAKER}an_answer_that_cannot_be_used_costs_few_beads",
+    ),
+    "a bead gets any number of jobs": (
+        mock.patch.object(Dispatcher, "__post_init__", _without_max_attempts),
+        f"{_BREAKER}a_bead_that_its_agent_opens_again_and_again_is_given_up",
+    ),
+    "an outage is noted each time": (
+        mock.patch.object(breaker, "NOTED_OUTAGES", 10**6),
+        f"{_ENDS}an_outage_of_a_weekend_writes_few_notes",
+    ),
+    "a pass has no end": (
+        mock.patch.object(dispatcher, "PASS_SECONDS", 10**6),
+        f"{_ENDS}a_pass_ends_after_its_time_between_two_beads",
+    ),
+    "a claim stays where Dolt fails before the POST": (
+        mock.patch.object(Dispatcher, "_released_where_dolt_fails", _nothing),
+        f"{_ENDS}dolt_that_fails_before_the_post_costs_no_bead",
+    ),
+    "a record that cannot be read is an error": (
+        mock.patch.object(DispatchRecord, "from_json", classmethod(_parse_or_raise)),
+        "tests/integration/test_dispatch.py::test_a_row_that_cannot_be_used_delays_no_other",
+    ),
+    "a transaction that cannot be read is read for ever": (
+        mock.patch.object(feed, "_JUMP_AT", 10**6),
+        f"{_FEED}a_transaction_that_cannot_be_read_is_passed_over",
+    ),
+    "a hole in the position is a gap": (
+        mock.patch.object(Position, "without_holes", Position.__str__),
+        f"{_FAULTS}a_position_with_a_hole_is_read_on_from",
+    ),
+    "what a transaction with too many rows changed is forgotten": (
+        mock.patch.object(GapRecovery, "begin", lambda _: None),
+        f"{_FAULTS}a_transaction_with_too_many_rows_is_published_as_its_net_change",
+    ),
+    "a connected feed does not compare again": (
+        mock.patch.object(gap_recovery, "EVERY_SECONDS", 10.0**9),
+        f"{_FAULTS}a_connected_feed_compares_again",
+    ),
+    "beads_dispatch is not made again": (
+        mock.patch.object(ChangeFeed, "_restore_state", lambda _: None),
+        f"{_FAULTS}the_state_that_is_dropped_is_made_again",
+    ),
+    "changes that are not seen are not asked for": (
+        mock.patch.object(request_feed, "_UNSURE_SECONDS", 0.0),
+        f"{_FAULTS}until_changes_are_seen_dolt_is_asked",
+    ),
+    "bd's schema is read once": (
+        mock.patch.object(ReadSession, "_schema_seconds", 10.0**9),
+        "tests/integration/test_migration.py",
+    ),
+    "a password is read once": (
+        mock.patch.object(DoltSettings, "current_password", lambda self: self.password),
+        "tests/integration/test_store.py::test_a_password_that_is_replaced_is_used_for_the_next_connection",
+    ),
+    "Dolt's certificate is not verified": (
+        mock.patch.object(session, "_trusting", lambda _: mock.Mock(value=lambda: session._UNVERIFIED)),
+        "tests/integration/test_dolt_tls.py::test_another_ca_or_another_host_name_is_refused",
+    ),
+    "activity of before the claim counts": (
+        mock.patch.object(activity, "_after_claim", lambda *_: "TRUE"),
+        f"{_CLOCKS}what_was_there_before_the_claim_is_not_the_agents_activity",
+    ),
+    "a night without Dolt is inactivity": (
+        mock.patch.object(Feeders, "resumed_at", lambda _: None),
+        f"{_CLOCKS}a_night_without_dolt_is_no_inactivity",
+    ),
+    "reap works while no feeder reports": (
+        mock.patch.object(Feeders, "resume", lambda _: None),
+        f"{_CLOCKS}a_feeder_that_never_returns_stops_the_reaper_for_half_an_hour_only",
+    ),
+    "two feeders own one feed": (
+        mock.patch.object(Owner, "take", lambda _: True),
+        f"{_OWNER}a_feeder_whose_feed_was_taken_ends",
+    ),
+    "each clone of a database dispatches": (
+        mock.patch.object(suspension, "REPLICA_KEY", "another.key"),
+        "tests/integration/test_preflight.py::test_of_two_clones_only_the_named_one_dispatches",
+    ),
+    "a thread dies unnoticed": (
+        mock.patch.object(Threads, "_run", lambda _, name, target: target()),
+        "tests/integration/test_threads.py",
+    ),
+    "the server's settings are not looked at": (
+        mock.patch.object(preflight, "require", lambda _: None),
+        "tests/integration/test_preflight.py::test_a_binlog_of_another_branch_is_refused",
+    ),
+    "jobs that fail one after the other are the beads' fault": (
+        mock.patch.object(Breaker, "_is_every_job_failing", lambda *_: False),
+        f"{_JOBS}jobs_that_fail_at_once_cost_three_beads_and_count_none",
+    ),
+    "a bead whose job runs is started again": (
+        mock.patch.object(slots, "runs", lambda *_: False),
+        f"{_JOBS}a_bead_that_is_opened_again_while_its_job_runs_starts_no_second_one",
+    ),
+    "a job that cannot be asked for hides those behind it": (
+        mock.patch.object(reaper, "IN_A_ROW", 1),
+        f"{_JOBS}one_job_of_which_nothing_is_told_hides_no_other",
+    ),
+    "the end of a job is not asked for": (
+        mock.patch.object(JobWatch, "look", lambda *_: False),
+        f"{_JOBS}the_feeder_knows_whose_job_runs",
+    ),
+    "a lost answer is not looked for": (
+        mock.patch.object(reaper._Reaper, "_resolve", lambda *_: None),
+        "tests/integration/test_unknown_outcomes.py::test_a_lost_answer_is_found_after_a_grace_period",
+    ),
+    "nothing wakes the feeder at a defer date": (
+        mock.patch.object(EligibilityCheck, "next_due", lambda *_: None),
+        "tests/integration/test_due.py",
+    ),
+}
+
+
+class _Failures:
+    """Counts the tests that failed themselves; an error before a test is none of its findings."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.number += report.when == "call" and report.failed
+
+
+def is_noticed(name: str) -> bool:
+    """Whether its test fails on the mutant, in a process of its own."""
+    command = (sys.executable, "-m", __name__, name)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode not in (0, 1):
+        print(done.stdout)
+    return done.returncode == 1
+
+
+def main() -> int:
+    """1 where the test fails on the mutant, 0 where it passes, 2 where it could not be run."""
+    (name,) = sys.argv[1:]
+    patch, test = TESTED[name]
+    failures = _Failures()
+    with patch:
+        status = pytest.main(["-q", "-x", "--tb=short", "-p", "no:cacheprovider", test], plugins=[failures])
+    return 1 if failures.number else 0 if status == pytest.ExitCode.OK else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
