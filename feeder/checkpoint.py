@@ -44,6 +44,7 @@ def wait_for_position(
 
 def _position(beads: store.Store, health: HealthState, owner: ownership.Owner | None) -> str | None:
     preflight.require(beads.server.variables())
+    preflight.require_layout(beads.feed_state.layout())
     if owner and not owner.take():
         return None
     stored = beads.feed_state.position()

@@ -11,8 +11,7 @@ from beads_dispatch import settings
 from beads_dispatch.cli import agents, conditions, grants, terminal
 from beads_dispatch.cli.context import CommandError, Context, now
 from beads_dispatch.cli.terminal import Styled
-from beads_dispatch.store import STATE_DATABASE, Store, StoreError, server_check
-from beads_dispatch.store.feed_state import STATE_TABLES
+from beads_dispatch.store import STATE_DATABASE, Store, StoreError, layout, server_check
 from beads_dispatch.store.server_check import Finding
 
 _SCHEMAS = (32, 66)  # the newest migration of bd 1.0.2 and of bd 1.3.0, the versions that this one is tested with
@@ -104,12 +103,13 @@ def _grants(context: Context, beads: Store) -> Iterator[Finding]:
 
 def _state(context: Context, beads: Store) -> Iterator[Finding]:
     found = beads.server.tables(STATE_DATABASE)
-    missing = sorted(STATE_TABLES - found)
+    missing, stored = sorted(layout.STATE_TABLES - found), beads.feed_state.layout()
+    version = stored.version if stored else 1
     yield Finding(
         STATE_DATABASE,
-        not missing,
-        f"{STATE_DATABASE} has no table {', '.join(missing)}" if missing else f"{STATE_DATABASE} has its tables",
-        "the tables of this version",
+        not missing and version >= layout.VERSION,
+        f"{STATE_DATABASE} has no table {', '.join(missing)}" if missing else f"{STATE_DATABASE} has layout {version}",
+        f"the tables of this version, layout {layout.VERSION}",
         "Start the feeder again, which makes them"
         + ("." if found else f"; as an administrator run `CREATE DATABASE {STATE_DATABASE}` where its user may not."),
     )

@@ -4,28 +4,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from beads_dispatch.store import feeders
+from beads_dispatch.store import feeders, layout
 from beads_dispatch.store.errors import StoreError
 from beads_dispatch.store.records import Hold, PublishedState
 from beads_dispatch.store.session import STATE_DATABASE, Cursor, Rows, Session, naive, retry_on_conflict
 from beads_dispatch.suspension import Suspension
 
-# `feed` is DoltSettings.feed: several databases may share a server, and several deployments a database.
-_TABLES = (
-    "positions (feed VARCHAR(64) PRIMARY KEY, gtid_set LONGTEXT NOT NULL)",
-    "seen (feed VARCHAR(64), bead VARCHAR(255), assignee VARCHAR(255) NOT NULL, status VARCHAR(64) NOT NULL,"
-    " event VARCHAR(255) NOT NULL, PRIMARY KEY (feed, bead))",
-    "switches (feed VARCHAR(64), name VARCHAR(16), suspended BOOLEAN NOT NULL, PRIMARY KEY (feed, name))",
-    "agent_holds (feed VARCHAR(64), agent VARCHAR(255), failures INT NOT NULL, held_until DATETIME,"
-    " reason VARCHAR(255) NOT NULL, PRIMARY KEY (feed, agent))",
-    feeders.TABLE,
-    feeders.TICKS,
-    "deaths (feed VARCHAR(64) PRIMARY KEY, gtid_set LONGTEXT NOT NULL, large VARCHAR(64) NOT NULL,"
-    " number INT NOT NULL)",
-    "held (feed VARCHAR(64), name VARCHAR(255), since DATETIME NOT NULL, PRIMARY KEY (feed, name))",
-    "suspended (feed VARCHAR(64), name VARCHAR(16), since DATETIME NOT NULL, PRIMARY KEY (feed, name))",
-)
-STATE_TABLES = frozenset(table.split()[0] for table in _TABLES)
 PAGE = 10_000  # beads that one statement compares or copies; it takes 0.1 s
 
 
@@ -53,11 +37,13 @@ class FeedState:
         if not self._session.rows("SELECT 1 FROM information_schema.schemata WHERE schema_name = %(name)s", name):
             self._create_database()
         tables = self._session.rows(f"SHOW TABLES FROM {STATE_DATABASE}")
-        found = {str(name) for row in tables for name in row.values()}
-        for table in _TABLES:
-            if table.split()[0] not in found:
-                self._session.rows(f"CREATE TABLE IF NOT EXISTS {STATE_DATABASE}.{table}")
+        found = frozenset(str(name) for row in tables for name in row.values())
+        layout.prepare(self._session, found)
         return {"positions", "seen"} <= found
+
+    def layout(self) -> layout.Layout | None:
+        """The version of the tables; None where none is stored."""
+        return layout.read(self._session)
 
     def _create_database(self) -> None:
         try:
