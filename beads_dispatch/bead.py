@@ -88,6 +88,7 @@ class Bead:
     record: DispatchRecord = field(default_factory=DispatchRecord)
     row_lock: int | None = None  # bd 1.3.0 and newer: a random number that changes with every write
     last_activity: datetime | None = None  # newest activity; only in queries that select it
+    database: str = ""  # where several are served
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Bead":
@@ -106,7 +107,8 @@ class Bead:
 
     def log_context(self) -> dict[str, Any]:
         """For `log.context(**…)`: what identifies the bead, none of its text."""
-        return {"bead": self.id, "priority": self.priority, "attempt": self.record.attempt}
+        where = {"database": self.database} if self.database else {}
+        return {"bead": self.id, **where, "priority": self.priority, "attempt": self.record.attempt}
 
 
 def _utc(value: datetime) -> datetime:

@@ -70,14 +70,21 @@ def request(
     source: str = FEEDER_SOURCE,
     *,
     alone: bool = True,
+    database: str = "",
 ) -> Event:
     """The event that requests a pass of dispatch or reap, of one agent or of all; `count` beads are there for it. Its
-    id is that of its cause; where it is not `alone` with it, the agent's name follows."""
+    id is that of its cause; where it is not `alone` with it, the agent's name follows. `database`: where the cause
+    was."""
     return Event(
         id=cause_id if alone else f"{cause_id}/{agent}",
         source=source,
         type=event_type,
-        extensions={"cause": cause, "agent": agent, "traceparent": trace.of_event(cause_id, event_type).traceparent},
+        extensions={
+            "cause": cause,
+            "agent": agent,
+            "database": database,
+            "traceparent": trace.of_event(cause_id, event_type).traceparent,
+        },
         data={"waiting": count},
         dataschema=SCHEMA_OF.format(type=event_type),
     )

@@ -22,6 +22,7 @@ class Action(StrEnum):
     START = "start"
     STOP = "stop"
     CREDENTIALS = "credentials"
+    DATABASE = "database"
     # functions
     CLAIM = "claim"
     DISPATCH = "dispatch"

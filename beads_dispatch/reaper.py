@@ -64,7 +64,7 @@ def with_jobs(store: Store, limits: DispatchLimits, backend: Backend | None) -> 
     """The beads in progress whose job the backend can tell of. Raises StoreError."""
     if backend is None or not backend.tells_jobs:
         return []
-    return [bead for bead in store.activity.claims(limits.assignee) if bead.record.job]
+    return [bead for bead in store.activity.claims(limits.assignee, to_reap=True) if bead.record.job]
 
 
 def is_over(bead: Bead, state: JobState, now: datetime) -> bool:
@@ -137,7 +137,7 @@ class _Reaper:
         # Where the backend does not answer, activity alone decides, as for backends that cannot tell.
         with contextlib.suppress(agents.Unreachable):
             ask_each(with_jobs(self.store, self.limits, backend), follow)
-            claims = self.store.activity.claims(self.limits.assignee)
+            claims = self.store.activity.claims(self.limits.assignee, to_reap=True)
             unresolved = [bead for bead in claims if is_unresolved(bead, self.limits, self.now)]
             ask_each(unresolved, lambda bead: self._resolve(bead, backend))
         return running

@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -23,10 +23,14 @@ from beads_dispatch.setting_values import is_http_url as is_http_url
 _PORT_FILE = "dolt-server.port"  # in a workspace's .beads folder
 _FEED_LENGTH = 64  # of DoltSettings.feed, as our tables hold it
 
+ALL = "*"  # in DOLT_DATABASE: every database of the server that has bd's tables
+
 NO_BACKEND = "BEADBOARD_URL is not set. Set it to BeadBoard's address, for example http://beadboard:3000."
 
 # bd's hints on a bead: `execution_suggested_<name>` in its metadata.
 HINTS = ("model", "reasoning_effort", "agent_type", "mode")
+
+DATABASE = "database"  # beside them, where several databases are served
 
 # Where a SinkBinding mounts what it gives besides variables: CAs (trust bundles), and an OIDC token for the sink.
 _SINK_CA_FOLDER = pathlib.Path("/knative-custom-certs")
@@ -52,11 +56,26 @@ class DoltSettings:
     port_file: pathlib.Path | None = None
     # FEED_NAME; default the database's name. Two deployments on one database, on purpose, need two names.
     feed_name: str = ""
+    # Where DOLT_DATABASE names several: these, or `*` for all that have bd's tables. `database` is empty then, or the
+    # one of them that is looked at.
+    databases: tuple[str, ...] = ()
 
     @property
     def feed(self) -> str:
-        """The key of this deployment's rows in `beads_dispatch`: one database and one FEED_NAME."""
-        return self.database if self.feed_name in ("", self.database) else f"{self.database}/{self.feed_name}"
+        """The key of this deployment's rows in `beads_dispatch`: one database, or one server, and one FEED_NAME."""
+        return self._key(ALL if self.databases else self.database)
+
+    @property
+    def published_feed(self) -> str:
+        """The key of what was published of the database: the same whether its feeder serves one or several."""
+        return self._key(self.database)
+
+    def of(self, database: str) -> "DoltSettings":
+        """One of several."""
+        return replace(self, database=database)
+
+    def _key(self, what: str) -> str:
+        return what if self.feed_name in ("", what) else f"{what}/{self.feed_name}"
 
     def current_port(self) -> int:
         """The port as the file holds it now; as it was at the start where there is no usable file just now."""
@@ -102,9 +121,10 @@ class AgentSettings:
 
     def allowed_hints(self, suggested: Mapping[str, Any] | None) -> dict[str, str]:
         """Of the hints on a bead, by the name behind `execution_suggested_`, those that the option `hints` lists: all
-        else is a text that anybody who edits beads could send to the backend."""
-        lists = self.options.get("hints", {})
-        return {name: value for name, value in (suggested or {}).items() if value in lists.get(name, ())}
+        else is a text that anybody who edits beads could send to the backend. And the bead's database, if it is
+        there."""
+        lists, given = self.options.get("hints", {}), suggested or {}
+        return {name: value for name, value in given.items() if name == DATABASE or value in lists.get(name, ())}
 
 
 @dataclass(frozen=True)
@@ -164,7 +184,18 @@ class FeederSettings:
 
 
 def dolt(env: Environment) -> DoltSettings:
-    """The Dolt connection, from DOLT_* or the workspace in BEADS_DIR. Raises SettingsError."""
+    """The connection to one database, from DOLT_* or the workspace in BEADS_DIR. Raises SettingsError."""
+    found = server(env)
+    if found.databases:
+        raise SettingsError(
+            f"DOLT_DATABASE is {env['DOLT_DATABASE']!r}, and one database is needed here. Set it to one, or name it by"
+            " --database where there is that option."
+        )
+    return found
+
+
+def server(env: Environment) -> DoltSettings:
+    """As dolt, of one or several databases. Raises SettingsError."""
     workspace = _workspace(env)
     host = env.get("DOLT_HOST") or str(workspace.get("dolt_server_host") or "")
     database = env.get("DOLT_DATABASE") or str(workspace.get("dolt_database") or "")
@@ -175,13 +206,14 @@ def dolt(env: Environment) -> DoltSettings:
             " BEADS_DIR to a workspace's .beads folder that holds metadata.json with dolt_server_host and"
             " dolt_database."
         )
-    folder, written = beads_dir(env), env.get("DOLT_PORT")
+    folder, written, several = beads_dir(env), env.get("DOLT_PORT"), _several(database)
     found = DoltSettings(
         host=host,
         port=setting_values.port(written or str(workspace.get("dolt_server_port") or 3306), "DOLT_PORT"),
         user=env.get("DOLT_USER") or str(workspace.get("dolt_server_user") or "root"),
         password=setting_values.secret(env, "DOLT_PASSWORD"),
-        database=database,
+        database="" if several else database,
+        databases=several,
         password_file=env.get("DOLT_PASSWORD_FILE") or None,
         tls_ca_file=setting_values.usable_file(env, "DOLT_TLS_CA_FILE", credentials.ca_file),
         port_file=folder / _PORT_FILE if folder and not written else None,
@@ -193,6 +225,19 @@ def dolt(env: Environment) -> DoltSettings:
             f" characters, and at most {_FEED_LENGTH} can be stored. Choose a shorter one."
         )
     return found
+
+
+def _several(database: str) -> tuple[str, ...]:
+    """The names in DOLT_DATABASE where it names several; empty for one."""
+    names = tuple(name.strip() for name in database.split(","))
+    if names == (ALL,):
+        return names
+    if ALL in names or "" in names or len({*names}) < len(names):
+        raise SettingsError(
+            f"DOLT_DATABASE is {database!r}, expected a database, several different ones with commas between them, or"
+            f" {ALL} for all."
+        )
+    return names if len(names) > 1 else ()
 
 
 def agent(env: Environment) -> AgentSettings:

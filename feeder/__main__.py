@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from beads_dispatch import agents, agents_file, log, settings, store
 from beads_dispatch.agents_file import ConfiguredAgent
 from beads_dispatch.log import Action
+from beads_dispatch.store.databases import open_store
 from feeder import checkpoint, http, metrics, outcome_metrics, pingsources, preflight
 from feeder.changes import RequestReason
 from feeder.eligibility_check import EligibilityCheck
@@ -33,7 +34,8 @@ Reads Dolt's binlog and POSTs CloudEvents to K_SINK; answers ticks on PORT.
 environment:
   K_SINK               where events go (required)
   DOLT_HOST, DOLT_PORT, DOLT_USER, DOLT_PASSWORD or DOLT_PASSWORD_FILE, DOLT_DATABASE
-                       the beads' Dolt server; or BEADS_DIR, a bd workspace's .beads folder
+                       the beads' Dolt server; or BEADS_DIR, a bd workspace's .beads folder. DOLT_DATABASE may name
+                       several databases (a,b), or all of the server that have bd's tables (*)
   FEED_NAME            separates two deployments on one database (the database's name)
   DOLT_TLS_CA_FILE     the CA of that server's certificate; without it nothing is verified
   PORT                 for ticks, /healthz, /readyz and /metrics (8080)
@@ -64,13 +66,13 @@ def main() -> int:
 
 def _run(env: settings.Environment, stop: threading.Event) -> int:
     """Answer health checks at once, and run the feed as soon as Dolt can be read and no other feeder owns it."""
-    dolt, feeder, found = settings.dolt(env), settings.feeder(env), agents_file.agents(env)
-    health, beads, threads = HealthState(), store.Store(dolt), Threads(stop)
+    dolt, feeder, found = settings.server(env), settings.feeder(env), agents_file.agents(env)
+    health, beads, threads = HealthState(), open_store(dolt), Threads(stop)
     requests = {agent.name: _requests(agent, dolt, feeder, alone=len(found) == 1) for agent in found}
     pending = {name: each.pending for name, each in requests.items()}
     watches = _job_watches(found, dolt, feeder)
-    scrape = metrics.Scrape(store.Store(dolt), [agent.limits for agent in found], health, lambda: _running(watches))
-    server = http.serve(http.Endpoint(_checks(found, store.Store(dolt)), health, scrape, pending), feeder)
+    scrape = metrics.Scrape(open_store(dolt), [agent.limits for agent in found], health, lambda: _running(watches))
+    server = http.serve(http.Endpoint(_checks(found, open_store(dolt)), health, scrape, pending), feeder)
     threads.start("http", server.run)
     emitter = Emitter(feeder)
     emitters = (emitter, *(each.emitter for each in requests.values()))
@@ -80,7 +82,8 @@ def _run(env: settings.Environment, stop: threading.Event) -> int:
         return 1 if threads.failed else 0
     preflight.log_warnings(beads)
     health.ready = True
-    logger.info("reading the binlog", extra=log.context(action=Action.START, database=dolt.database, feed=dolt.feed))
+    served = {"database": ", ".join(beads.databases()), "feed": dolt.feed}
+    logger.info("reading the binlog", extra=log.context(action=Action.START, **served))
     checkpointer = checkpoint.Checkpointer(beads, position, health, owner.beat)
     outcomes, timing = outcome_metrics.OutcomeCounter(requests).look, outcome_metrics.AssignToPost(requests).look
     request_feed = RequestFeed(dolt, pending, stop, {name: watch.begun for name, watch in watches.items()}, timing)
@@ -93,7 +96,7 @@ def _run(env: settings.Environment, stop: threading.Event) -> int:
         threads.start(f"requests {name}", functools.partial(each.run, stop))
     for name, watch in watches.items():
         threads.start(f"jobs {name}", functools.partial(watch.run, stop))
-    pings = pingsources.watcher(store.Store(dolt), functools.partial(_request_all, pending), stop)
+    pings = pingsources.watcher(open_store(dolt), functools.partial(_request_all, pending), stop)
     if pings is not None:
         threads.start("pingsources", pings)
     while not stop.wait(1.0):
@@ -108,7 +111,7 @@ def _run(env: settings.Environment, stop: threading.Event) -> int:
 def _requests(
     agent: ConfiguredAgent, dolt: settings.DoltSettings, feeder: settings.FeederSettings, *, alone: bool
 ) -> AgentRequests:
-    check = EligibilityCheck(store.Store(dolt), agent.limits, _backend(agent))
+    check = EligibilityCheck(open_store(dolt), agent.limits, _backend(agent))
     return AgentRequests(agent.name, check, Emitter(feeder), alone=alone)
 
 
@@ -123,7 +126,7 @@ def _job_watches(
     """Of the agents whose backend can tell of its jobs."""
     backends = {agent.name: (agent.limits, _backend(agent)) for agent in found}
     return {
-        name: JobWatch(store.Store(dolt), limits, backend, Emitter(feeder))
+        name: JobWatch(open_store(dolt), limits, backend, Emitter(feeder))
         for name, (limits, backend) in backends.items()
         if backend is not None and backend.tells_jobs
     }

@@ -18,7 +18,7 @@ import contextlib
 import itertools
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,11 +126,13 @@ class Stream:
         position: Position,
         columns: Mapping[str, tuple[str, ...]] = COLUMNS,
         most_rows: int = MOST_ROWS,
+        serves: Callable[[str], bool] | None = None,
     ) -> None:
+        """`serves`: whose rows are kept, besides those of our own state; by default the database's."""
         self._dolt = dolt
         self._columns = columns
         self._most_rows = most_rows
-        self._databases = (dolt.database, store.STATE_DATABASE)
+        self._serves = serves or dolt.database.__eq__
         self.gtid = ""  # of the transaction that is being read
         self._opened: list[Any] = []
         self._closed = False
@@ -180,12 +182,16 @@ class Stream:
                     yield Transaction(self.gtid, database, ddl=True)
             elif isinstance(event, XidEvent):
                 yield Transaction(self.gtid, database, tuple(kept), whole=whole)
-            elif whole and event.schema in self._databases and event.table in self._columns:
+            elif whole and event.table in self._columns and self._keeps(event.schema):
+                database = event.schema  # what BEGIN names is the session's
                 if event.event_size > LARGE_BYTES:
                     yield LargeTransaction(self.gtid)
                 kept.extend(itertools.islice(self._rows(event), self._most_rows - len(kept) + 1))
                 if len(kept) > self._most_rows:
                     kept, whole = [], False
+
+    def _keeps(self, database: str) -> bool:
+        return database == store.STATE_DATABASE or self._serves(database)
 
     def _rows(self, event: Any) -> Iterator[RowChange]:
         assert self._packet is not None

@@ -72,6 +72,7 @@ class RequestReason:
 
     cause: str  # change, slot, due, job, tick or resume
     id: str
+    database: str = ""  # where that was; empty for what belongs to none
 
 
 def changes_in(transaction: Transaction) -> Iterator[Change]:
@@ -121,7 +122,8 @@ def request_reason_in(transaction: Transaction, assignee: str) -> RequestReason 
     for index, row in enumerate(transaction.rows):
         cause = _cause(row, assignee, actors)
         if cause and (reason is None or cause == "slot"):
-            reason = RequestReason(cause, f"{transaction.gtid}:{index}")
+            where = "" if transaction.database == store.STATE_DATABASE else transaction.database
+            reason = RequestReason(cause, f"{transaction.gtid}:{index}", where)
     return reason
 
 
@@ -161,6 +163,7 @@ def to_event(change: Change, database: str) -> events.Event:
             "assignee": change.after["assignee"] or "",
             "status": change.after["status"] or "",
             "actor": change.actor,
+            "database": database,
             "partitionkey": change.bead,
             "sequence": change.sequence,
             "recovered": "true" if change.recovered else "",
@@ -181,7 +184,7 @@ def to_event(change: Change, database: str) -> events.Event:
 def request(reason: RequestReason, count: int, event_type: str, agent: str = "", *, alone: bool = True) -> events.Event:
     """The CloudEvent that requests a pass of dispatch or reap; `count` beads are there for it. Not `alone`: the same
     reason may request passes of other agents too."""
-    return events.request(reason.cause, reason.id, count, event_type, agent, alone=alone)
+    return events.request(reason.cause, reason.id, count, event_type, agent, alone=alone, database=reason.database)
 
 
 def _cause(row: RowChange, assignee: str, actors: Mapping[str, str]) -> str | None:

@@ -1,9 +1,10 @@
 """The feed's position: found at the start, and stored as it advances, with how each bead was published last."""
 
+import functools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from beads_dispatch import log, store
 from beads_dispatch.log import Action
@@ -58,11 +59,23 @@ def _position(beads: store.Store, health: HealthState, owner: ownership.Owner | 
 def restore(beads: store.Store, gtid_set: str | None, health: HealthState) -> bool:
     """Make our database and the feed's state in it where they are missing; whether the state was.
 
-    The feed then goes on from `gtid_set`, or from now, and every bead counts as published as it is now. Raises
-    StoreError.
+    The feed then goes on from `gtid_set`, or from now, and every bead counts as published as it is now. So do those of
+    a database that the feed begins to serve. Raises StoreError.
     """
-    if beads.feed_state.prepare() and beads.feed_state.position() is not None:
+    begin = functools.partial(_begin, start=gtid_set, health=health)
+    if not beads.feed_state.prepare():
+        beads.each(begin)
+    elif beads.feed_state.position() is not None:
+        beads.each(lambda one: one.feed_state.has_begun() or begin(one))
         return False
+    else:
+        # A database may have been served before by a feeder of its own.
+        beads.each(lambda one: one.feed_state.has_begun() or begin(one))
+    beads.feed_state.start_position(gtid_set or beads.feed_state.executed())
+    return True
+
+
+def _begin(beads: store.Store, start: str | None, health: HealthState) -> None:
     logged = 0
 
     def progress(number: int) -> None:
@@ -73,8 +86,7 @@ def restore(beads: store.Store, gtid_set: str | None, health: HealthState) -> bo
             text = f"{number} beads count as published as they are now"
             logger.info(text, extra=log.context(action=Action.POSITION))
 
-    beads.feed_state.start_position(gtid_set or beads.feed_state.executed(), f"start-{uuid.uuid4()}", progress)
-    return True
+    beads.feed_state.begin(start or beads.feed_state.executed(), f"start-{uuid.uuid4()}", progress)
 
 
 class Checkpointer:
@@ -94,12 +106,12 @@ class Checkpointer:
         self._lock = threading.Lock()
         self._saving = threading.Lock()  # one connection, and the order of what is stored
         self.gtid_set = self._stored = gtid_set  # published so far; stored so far
-        self._states: dict[str, store.PublishedState | None] = {}  # not stored yet
+        self._states: dict[tuple[str, str], store.PublishedState | None] = {}  # not stored yet
         self._was_reset = False
         self._due = float("inf")
         self._unstored_since: float | None = None  # by time.monotonic; None when everything is stored
 
-    def advance(self, gtid_set: str, states: Mapping[str, store.PublishedState | None], *, published: bool) -> None:
+    def advance(self, gtid_set: str, states: store.Published, *, published: bool) -> None:
         """Everything in `gtid_set` is published, and `states` is how beads were published in it.
 
         Only call this at the end of a transaction. `published`: whether an event was sent for it.
@@ -157,7 +169,7 @@ class Checkpointer:
             if self._beat:
                 self._beat_at = time.monotonic() + store.BEAT_SECONDS
 
-    def _store(self, gtid_set: str, states: Mapping[str, store.PublishedState | None], *, was_reset: bool) -> None:
+    def _store(self, gtid_set: str, states: store.Published, *, was_reset: bool) -> None:
         position = Position(gtid_set)
         self._beads.refresh()  # a connection that died in an outage would make a second one of it
         self._beads.feed_state.set_position(

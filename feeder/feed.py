@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 from beads_dispatch import log, settings, store
 from beads_dispatch.log import Action
+from beads_dispatch.store.databases import open_store
 from feeder import binlog, changes, checkpoint, metrics, preflight
 from feeder.checkpoint import Checkpointer
 from feeder.deaths import DeathCounter
 from feeder.emitter import Backoff, Emitter, EventRefused, retry_until_accepted
-from feeder.gap_recovery import GapRecovery
+from feeder.gap_recovery import GapRecoveries
 from feeder.health import HealthState
 
 logger = log.get("feeder")
@@ -48,9 +49,9 @@ class ChangeFeed:
         self._stop = stop
         self._on_restored = on_restored
         self._on_published = on_published
-        self._store = store.Store(dolt)
+        self._store = open_store(dolt)
         self._deaths = DeathCounter(self._store)
-        self._gap_recovery = GapRecovery(self._store, stop.wait, health.touch)
+        self._gap_recovery = GapRecoveries(self._store, stop.wait, health.touch)
         self._position = binlog.Position(checkpointer.gtid_set)
         self._stream: binlog.Stream | None = None
         self._backoff = Backoff()
@@ -138,7 +139,8 @@ class ChangeFeed:
         if deaths := self._deaths.begin(self._checkpointer.gtid_set):
             return self._jump(deaths.large, f"{deaths.number} feeders died while they read it")
         self._gap_recovery.begin()
-        self._stream = binlog.Stream(self._dolt, self._position, most_rows=binlog.MOST_ROWS)
+        serves = self._serves if self._dolt.databases else None
+        self._stream = binlog.Stream(self._dolt, self._position, most_rows=binlog.MOST_ROWS, serves=serves)
         try:
             if not self._stop.is_set() and self._recover_gap(idle=False):
                 self._follow(self._stream)
@@ -182,14 +184,14 @@ class ChangeFeed:
 
     def _publish(self, transaction: changes.Transaction) -> bool:
         """Publish the changes in order, advance the position. False when `stop` is set."""
-        published, states = False, {}
+        published, states, database = False, {}, transaction.database
         for change in changes.changes_in(transaction):
             if changes.is_published(change):
-                if not self._emit(change):
+                if not self._emit(change, database):
                     return False
                 published = True
-            states[change.bead] = change.published_state
-            self._gap_recovery.published(change)
+            states[database, change.bead] = change.published_state
+            self._gap_recovery.published(database, change)
         self._position.add(transaction.gtid)
         self._on_published(transaction)
         self._health.position = str(self._position)
@@ -203,12 +205,13 @@ class ChangeFeed:
     def _recover_gap(self, *, idle: bool) -> bool:
         """Publish what the binlog does not hold, as soon as that is known. False when `stop` is set."""
         number = 0
-        for change in self._gap_recovery.changes_at(self._position, self._checkpointer.save, idle=idle):
+        for database, change in self._gap_recovery.changes_at(self._position, self._checkpointer.save, idle=idle):
             if changes.is_published(change):
-                if not self._emit(change):
+                if not self._emit(change, database):
                     return False
                 number += 1
-            self._checkpointer.advance(str(self._position), {change.bead: change.published_state}, published=True)
+            states = {(database, change.bead): change.published_state}
+            self._checkpointer.advance(str(self._position), states, published=True)
         if not self._gap_recovery.pending:
             self._deaths.caught_up()
         if number:
@@ -218,8 +221,11 @@ class ChangeFeed:
             )
         return True
 
-    def _emit(self, change: changes.Change) -> bool:
-        event = changes.to_event(change, self._dolt.database)
+    def _serves(self, database: str) -> bool:
+        return database in self._store.databases()
+
+    def _emit(self, change: changes.Change, database: str) -> bool:
+        event = changes.to_event(change, database)
         try:
             if not retry_until_accepted(lambda: self._emitter.send(event), self._stop.wait, self._health.touch):
                 return False
@@ -231,7 +237,9 @@ class ChangeFeed:
         return True
 
     def _restore_state(self) -> None:
-        """Make our database again where somebody dropped it, or a part of it. Raises StoreError."""
+        """Make our database again where somebody dropped it, or a part of it; begin to serve databases that are new.
+        Raises StoreError."""
+        self._store.find_databases()
         if checkpoint.restore(self._store, self._checkpointer.gtid_set, self._health):
             logger.warning(
                 f"the feed's state in {store.STATE_DATABASE} was lost: it is made again, and every bead counts as"

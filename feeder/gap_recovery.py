@@ -5,6 +5,7 @@ after a change of the schema (a restored backup is one), and once an hour: once 
 is read, a bead that still differs from its published state has changed outside the binlog.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,8 +24,60 @@ EVERY_SECONDS = 3600.0  # a million beads take 11 s
 _LOGGED = 100_000  # beads between two lines about the progress
 
 
+class GapRecoveries:
+    """The comparison of each database that the feed serves; one that cannot be compared holds up no other. For the
+    feed's thread."""
+
+    def __init__(
+        self, beads: store.Store, wait: Callable[[float], bool], touch: Callable[[], None] = lambda: None
+    ) -> None:
+        """As GapRecovery; `beads` is of all of them."""
+        self._beads = beads
+        self._wait = wait
+        self._touch = touch
+        self._of: dict[str, GapRecovery] = {}
+
+    def begin(self) -> None:
+        """Compare each database once everything that the server has executed by now is read. Raises StoreError."""
+        databases = self._beads.databases()
+        self._of = {
+            name: self._of.get(name) or GapRecovery(one, self._wait, self._touch) for name, one in databases.items()
+        }
+        for one in self._of.values():
+            one.begin()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last comparison is so long ago that another one is due."""
+        return not self.pending and any(one.is_due for one in self._of.values())
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is still something to compare or to publish."""
+        return any(one.pending for one in self._of.values())
+
+    def published(self, database: str, change: Change) -> None:
+        """The binlog held this change of a bead of that database."""
+        if database in self._of:
+            self._of[database].published(change)
+
+    def changes_at(self, position: Position, save: Callable[[], None], *, idle: bool) -> Iterator[tuple[str, Change]]:
+        """As GapRecovery's, each with its database. Raises StoreError."""
+        for name, one in self._of.items():
+            if one.pending:
+                ask = functools.partial(_changes_at, one, position, save, idle=idle)
+                for changed in self._beads.each(ask, [name]).get(name, ()):
+                    yield name, changed
+
+
+def _changes_at(
+    one: "GapRecovery", position: Position, save: Callable[[], None], _: store.Store, *, idle: bool
+) -> list[Change]:
+    return list(one.changes_at(position, save, idle=idle))
+
+
 class GapRecovery:
-    """One comparison after each `begin`. For the feed's thread."""
+    """Of one database: one comparison after each `begin`. For the feed's thread."""
 
     def __init__(
         self, beads: store.Store, wait: Callable[[float], bool], touch: Callable[[], None] = lambda: None

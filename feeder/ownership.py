@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from beads_dispatch import log, settings, store
 from beads_dispatch.log import Action
+from beads_dispatch.store.databases import open_store
 from feeder.emitter import Backoff
 
 logger = log.get("feeder")
@@ -37,9 +38,8 @@ class Owner:
         ticks: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         """`sink_accepts`: whether the sink accepted the last event; `ticks`: see store.Beat."""
-        self._feed = dolt.feed
         self._lock = store.FeedLock(dolt)
-        self._store = store.Store(dolt)
+        self._store = open_store(dolt)
         self._stop = stop
         self._sink_accepts = sink_accepts
         self._wait_seconds = wait_seconds
@@ -79,12 +79,12 @@ class Owner:
         Raises Taken, StoreError.
         """
         deadline = time.monotonic() + self._wait_seconds
-        while not self._lock.take():
-            found = self._store.feeders.find()
+        while taken := self._lock.take(self._store.databases()):
+            found = self._store.feeders.find(taken)
             ours = found is not None and found.beat.instance == self._beat.instance
             # Our own connection of before, which the server has not noticed to be dead, is not another feeder.
             if time.monotonic() >= deadline and not ours:
-                raise Taken(self._words(found))
+                raise Taken(_words(taken, found))
             if self._stop.wait(_POLL_SECONDS):
                 return False
         return True
@@ -104,11 +104,12 @@ class Owner:
                 message = f"{exc}; the feed's lock is taken again as soon as that is possible"
                 self._stop.wait(min(backoff.failed(message, Action.OWNER), _POLL_SECONDS))
 
-    def _words(self, found: store.FeederReport | None) -> str:
-        other = "which has not reported yet"
-        if found is not None:
-            other = f"{found.owner}, last report {int(found.age.total_seconds())} s ago"
-        return (
-            f"the feed {self._feed!r} belongs to another feeder: {other}. Stop that one; or, where two deployments on"
-            " one database are meant, give this one, and its functions, another FEED_NAME."
-        )
+
+def _words(feed: str, found: store.FeederReport | None) -> str:
+    other = "which has not reported yet"
+    if found is not None:
+        other = f"{found.owner}, last report {int(found.age.total_seconds())} s ago"
+    return (
+        f"the feed {feed!r} belongs to another feeder: {other}. Stop that one; or, where two deployments on one"
+        " database are meant, give this one, and its functions, another FEED_NAME."
+    )

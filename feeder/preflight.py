@@ -24,7 +24,7 @@ def require(variables: Mapping[str, str]) -> None:
         raise Unfit(" ".join(found))
 
 
-def require_layout(found: layout.Layout | None) -> None:
+def require_layout(found: layout.StateLayout | None) -> None:
     """Raises Unfit where a newer version of the feeder has changed `beads_dispatch` so that this one cannot use it."""
     if found and found.oldest > layout.VERSION:
         raise Unfit(

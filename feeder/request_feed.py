@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from beads_dispatch import log, settings, store
 from beads_dispatch.log import Action
+from beads_dispatch.store.databases import open_store
 from feeder import binlog, changes
 from feeder.binlog import LargeTransaction
 from feeder.changes import RequestReason, Transaction
@@ -43,7 +44,7 @@ class RequestFeed:
         self._pending = pending
         self._begun = begun or {}
         self._stop = stop
-        self._store = store.Store(dolt)
+        self._store = open_store(dolt)
         self._stream: binlog.Stream | None = None
         self._backoff = Backoff()
         self._was_live = True  # something came since Dolt was asked each second
@@ -69,7 +70,8 @@ class RequestFeed:
         """Read one connection to its end, from now on."""
         self._store.refresh()
         position = binlog.Position(self._store.feed_state.executed())
-        self._stream = binlog.Stream(self._dolt, position, most_rows=_MOST_ROWS)
+        serves = self._serves if self._dolt.databases else None
+        self._stream = binlog.Stream(self._dolt, position, most_rows=_MOST_ROWS, serves=serves)
         try:
             self._resume("connect")
             self._unsure()
@@ -87,7 +89,8 @@ class RequestFeed:
         self._on_read(transaction)
         if transaction.ddl or not transaction.whole:
             # What a restored database holds is in no transaction.
-            if transaction.database == self._dolt.database:
+            self._store.find_databases()
+            if self._serves(transaction.database):
                 self._resume(transaction.gtid)
             return
         for agent, pending in self._pending.items():
@@ -98,6 +101,9 @@ class RequestFeed:
                 pending.add_moved()
             if agent in self._begun and changes.starts_a_job(transaction, agent):
                 self._begun[agent].set()
+
+    def _serves(self, database: str) -> bool:
+        return database in self._store.databases()
 
     def _unsure(self) -> None:
         """Changes may not be seen for a while. Where nothing has come since the last time, that is an outage."""

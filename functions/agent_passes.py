@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from beads_dispatch import agents, events, settings
 from beads_dispatch.agents_file import ConfiguredAgent
 from beads_dispatch.store import Store
+from beads_dispatch.store.databases import open_store
 
 
 @dataclass
@@ -27,7 +28,7 @@ class AgentPass:
         with self._lock:
             if self._collaborators is None:
                 backend = agents.backend(self.agent.backend) if self.agent.backend else None
-                self._collaborators = (Store(self.dolt), backend)
+                self._collaborators = (open_store(self.dolt), backend)
             yield self._collaborators
 
 

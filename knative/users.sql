@@ -40,6 +40,7 @@ GRANT EXECUTE ON PROCEDURE `beads`.`dolt_commit` TO 'beads-dispatch'@'%';
 GRANT SELECT ON `beads_dispatch`.`switches` TO 'beads-dispatch'@'%';
 GRANT SELECT ON `beads_dispatch`.`feeders` TO 'beads-dispatch'@'%';
 GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`agent_holds` TO 'beads-dispatch'@'%';
+GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`turns` TO 'beads-dispatch'@'%';
 
 -- reap: the same on a bead; it sets the hold where jobs fail one after the other, and the end of a time without reports.
 GRANT SELECT ON `beads`.* TO 'beads-reap'@'%';

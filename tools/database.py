@@ -70,7 +70,8 @@ class BeadsDatabase:
             # Not bound to issues by a foreign key; not in each bd.
             more = [table for table in known if table == "leases" or table.startswith("wisp")]
             cursor.execute(f"SHOW TABLES FROM {store.STATE_DATABASE}")
-            state = [f"{store.STATE_DATABASE}.{table}" for row in cursor.fetchall() for table in row.values()]
+            tables = {table for row in cursor.fetchall() for table in row.values()} - {"layout"}
+            state = [f"{store.STATE_DATABASE}.{table}" for table in sorted(tables)]
             for table in ("dependencies", "comments", "events", "issues", *more, *state):
                 cursor.execute(f"DELETE FROM {table}")
             cursor.execute("DELETE FROM config WHERE `key` IN %s", (suspension.SUSPEND_KEYS,))

@@ -101,8 +101,14 @@ class Context:
 
     @functools.cached_property
     def dolt(self) -> settings.DoltSettings:
-        """Raises SettingsError."""
-        return settings.dolt(self.env)
+        """Raises SettingsError, CommandError."""
+        name = getattr(self.arguments, "database", None)
+        if name is None:
+            return settings.dolt(self.env)
+        found = settings.server(self.env)
+        if found.databases and found.databases != (settings.ALL,) and name not in found.databases:
+            raise CommandError(f"{name!r} is not served; the databases are {', '.join(found.databases)}")
+        return found.of(name)
 
     @functools.cached_property
     def store(self) -> Store:

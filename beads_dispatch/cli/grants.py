@@ -23,6 +23,7 @@ NEEDED: Mapping[str, Sequence[str]] = {
         "SELECT ON `beads_dispatch`.`switches`",
         "SELECT ON `beads_dispatch`.`feeders`",
         "SELECT, INSERT, UPDATE ON `beads_dispatch`.`agent_holds`",
+        "SELECT, INSERT, UPDATE ON `beads_dispatch`.`turns`",
     ),
     "beads-reap": (
         "SELECT ON `beads`.*",

@@ -115,6 +115,7 @@ def _parser(loaded: Sequence[str]) -> argparse.ArgumentParser:
             # Only what is used is loaded: all of it would take half as long again.
             command = importlib.import_module(f"beads_dispatch.cli.{name}")
             added.add_argument("--json", action="store_true", help="print JSON")
+            added.add_argument("--database", metavar="NAME", help="which database, where several are served")
             added.set_defaults(run=command.run)
             command.add_arguments(added)
     return parser

@@ -1,16 +1,18 @@
 """Every SQL statement of this system, by subject: the one place that knows bd's schema."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
+from typing import TypeVar
 
 from beads_dispatch import settings
 from beads_dispatch.store.activity import ActivityReads
 from beads_dispatch.store.claims import Claims
+from beads_dispatch.store.connection import STATEMENT_SECONDS, Line, connect
 from beads_dispatch.store.control import Control
 from beads_dispatch.store.eligible import Eligible, Probe
 from beads_dispatch.store.errors import ClaimLost, StoreError
-from beads_dispatch.store.feed_state import PAGE, Deaths, FeedState
+from beads_dispatch.store.feed_state import PAGE, Deaths, FeedState, Published
 from beads_dispatch.store.feeders import BEAT_SECONDS, Beat, FeederReport, Feeders, FeedLock
 from beads_dispatch.store.history import History
 from beads_dispatch.store.records import (
@@ -32,8 +34,10 @@ from beads_dispatch.store.records import (
     Wisp,
 )
 from beads_dispatch.store.server import ServerReads, ServerState
-from beads_dispatch.store.session import STATE_DATABASE, STATEMENT_SECONDS, Rows, Session, connect
+from beads_dispatch.store.session import STATE_DATABASE, Rows, Session
 from beads_dispatch.store.snapshot import Snapshot
+
+T = TypeVar("T")
 
 
 class Store:
@@ -43,8 +47,14 @@ class Store:
     refuses.
     """
 
-    def __init__(self, dolt: settings.DoltSettings, statement_seconds: float = STATEMENT_SECONDS) -> None:
-        self._session = Session(dolt, statement_seconds)
+    def __init__(
+        self,
+        dolt: settings.DoltSettings,
+        statement_seconds: float = STATEMENT_SECONDS,
+        lines: tuple[Line, Line] | None = None,
+    ) -> None:
+        """`lines`: connections that are shared with the Stores of other databases, in the same thread."""
+        self._session = Session(dolt, statement_seconds, lines)
         self.eligible = Eligible(self._session)
         self.claims = Claims(self._session)
         self.feeders = Feeders(self._session)
@@ -53,6 +63,17 @@ class Store:
         self.feed_state = FeedState(self._session)
         self.history = History(self._session)
         self.server = ServerReads(self._session)
+
+    def databases(self) -> Mapping[str, "Store"]:
+        """The Store of each database, by name: this one, or those of several."""
+        return {self._session.dolt.database: self}
+
+    def find_databases(self) -> None:
+        """Look which databases there are, where that may change."""
+
+    def each(self, ask: Callable[["Store"], T], names: Collection[str] | None = None) -> dict[str, T]:
+        """The answers of these databases, by name. Of several, one that refuses is left out, and logged."""
+        return {name: ask(one) for name, one in self.databases().items()}
 
     def overview(self, agents: Iterable[settings.DispatchLimits], now: datetime) -> Overview:
         """What the metrics show. At most 100 eligible beads are counted for each agent."""

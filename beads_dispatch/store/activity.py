@@ -70,8 +70,9 @@ class ActivityReads:
         rows = self._session.rows(f"SELECT COUNT(*) AS n FROM issues i WHERE {_IN_PROGRESS}", {"assignee": assignee})
         return int(rows[0]["n"])
 
-    def claims(self, assignee: str) -> list[Bead]:
-        """The beads in progress for the agent with a claim of ours, each with the moment of its newest activity."""
+    def claims(self, assignee: str, *, to_reap: bool = False) -> list[Bead]:
+        """The beads in progress for the agent with a claim of ours, each with the moment of its newest activity. Of
+        several databases, `to_reap` leaves out those whose beads are not reaped now."""
         rows = self._session.rows(
             f"SELECT {BEAD}, {last_activity(self._session)} AS last_activity FROM issues i"
             f" WHERE {_IN_PROGRESS} AND {TOKEN} IS NOT NULL",

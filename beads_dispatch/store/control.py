@@ -30,6 +30,14 @@ class Control(ConfiguredSuspension):
     def suspension(self) -> Suspension:
         """Who has suspended dispatch or reap: bd's config, the PingSource as the feeder mirrors it, or that another
         clone of the database is the one that dispatches."""
+        own = self.own()
+        if own.dispatch and own.reap:
+            return own
+        mirrored = self.mirrored()
+        return Suspension(mirrored.dispatch or own.dispatch, mirrored.reap or own.reap)
+
+    def own(self) -> Suspension:
+        """What the database itself says: its config, or that another clone of it dispatches."""
         values = self._config(*suspension.SUSPEND_KEYS, suspension.REPLICA_KEY)
         found, replica = suspension.from_config(values), values.get(suspension.REPLICA_KEY)
         if replica:
@@ -38,7 +46,11 @@ class Control(ConfiguredSuspension):
             if replica.strip() != own:
                 reason = suspension.by_replica(replica, own)
                 return Suspension(reason, reason)
-        dispatch, reap = found.dispatch, found.reap
+        return found
+
+    def mirrored(self) -> Suspension:
+        """What the PingSources suspend."""
+        dispatch = reap = None
         for row in self._session.state_rows("SELECT name, suspended FROM {state}.switches WHERE feed = %(feed)s"):
             if row["suspended"]:
                 reason = f"PingSource {row['name']} has suspend=true"

@@ -13,6 +13,9 @@ from beads_dispatch.suspension import Suspension
 PAGE = 10_000  # beads that one statement compares or copies; it takes 0.1 s
 
 
+Published = Mapping[tuple[str, str], PublishedState | None]  # by database and bead; None: deleted
+
+
 @dataclass(frozen=True)
 class Deaths:
     """How many feeders died at a position without an advance, and the large transaction that they had begun to read."""
@@ -27,7 +30,7 @@ class FeedState:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._feed = session.dolt.feed
+        self._feed, self._published = session.dolt.feed, session.dolt.published_feed
 
     def prepare(self) -> bool:
         """Make the database `beads_dispatch` and its tables where they are missing. Whether the position and the
@@ -41,7 +44,7 @@ class FeedState:
         layout.prepare(self._session, found)
         return {"positions", "seen"} <= found
 
-    def layout(self) -> layout.Layout | None:
+    def layout(self) -> layout.StateLayout | None:
         """The version of the tables; None where none is stored."""
         return layout.read(self._session)
 
@@ -61,17 +64,20 @@ class FeedState:
             return str(row["gtid_set"])
         return None
 
-    def start_position(
-        self, gtid_set: str, origin: str, progress: Callable[[int], object] = lambda beads: None
-    ) -> None:
-        """Begin a feed: from `gtid_set` on, and every bead counts as published as it is now, by the event `origin`.
+    def has_begun(self) -> bool:
+        """Whether `begin` was called for the database, by a feeder of this one alone or of several."""
+        sql = "SELECT 1 FROM {state}.positions WHERE feed = %(published)s"
+        return bool(self._session.state_rows(sql, {"published": self._published}))
+
+    def begin(self, gtid_set: str, origin: str, progress: Callable[[int], object] = lambda beads: None) -> None:
+        """Every bead of the database counts as published as it is now, by the event `origin`.
 
         Page by page; `progress` is called with the number of beads after each.
         """
         after, number = "", 0
         while True:
             end = self._page_end(after)
-            params = {"feed": self._feed, "after": after, "end": end, "origin": origin}
+            params = {"feed": self._published, "after": after, "end": end, "origin": origin}
             with self._session.transaction() as cursor:
                 cursor.execute(
                     f"DELETE FROM {STATE_DATABASE}.seen WHERE feed = %(feed)s AND {_within('bead', end)}", params
@@ -86,19 +92,25 @@ class FeedState:
             if end is None:
                 break
             after = end
-        params = {"feed": self._feed, "set": gtid_set}
-        self._session.rows(
-            f"REPLACE INTO {STATE_DATABASE}.positions (feed, gtid_set) VALUES (%(feed)s, %(set)s)", params
-        )
+        self._start_at(self._published, gtid_set)
+
+    def start_position(self, gtid_set: str) -> None:
+        """The feed goes on from `gtid_set`."""
+        self._start_at(self._feed, gtid_set)
+
+    def _start_at(self, feed: str, gtid_set: str) -> None:
+        sql = f"REPLACE INTO {STATE_DATABASE}.positions (feed, gtid_set) VALUES (%(feed)s, %(set)s)"
+        self._session.rows(sql, {"feed": feed, "set": gtid_set})
 
     def set_position(
         self,
         gtid_set: str,
-        published: Mapping[str, PublishedState | None],
+        published: Published,
         replaces: Callable[[str], bool] = lambda stored: True,
         beat: feeders.Beat | None = None,
     ) -> None:
-        """Store the position, and how the beads that were published until then were last (None: deleted). A `beat` goes
+        """Store the position, and how the beads that were published until then were last (None: deleted), by database
+        and bead. A `beat` goes
         with it for next to nothing: one transaction makes Dolt's journal grow by 2 KB, with it or without.
 
         Nothing is stored unless `replaces` agrees to the set that is there: where two feeders run, the one that is
@@ -126,21 +138,25 @@ class FeedState:
         self,
         cursor: Cursor,
         gtid_set: str,
-        published: Mapping[str, PublishedState | None],
+        published: Published,
         replaces: Callable[[str], bool],
     ) -> None:
-        feed, state = self._feed, STATE_DATABASE
+        feed, state, of = self._feed, STATE_DATABASE, self._session.dolt.of
         cursor.execute(f"SELECT gtid_set FROM {state}.positions WHERE feed = %s", (feed,))
         stored = cursor.fetchone()
         if stored is not None and not replaces(stored["gtid_set"]):
             return
         cursor.executemany(
             f"REPLACE INTO {state}.seen (feed, bead, assignee, status, event) VALUES (%s, %s, %s, %s, %s)",
-            [(feed, bead, found.assignee, found.status, found.event) for bead, found in published.items() if found],
+            [
+                (of(database).published_feed, bead, found.assignee, found.status, found.event)
+                for (database, bead), found in published.items()
+                if found
+            ],
         )
         cursor.executemany(
             f"DELETE FROM {state}.seen WHERE feed = %s AND bead = %s",
-            [(feed, bead) for bead, found in published.items() if found is None],
+            [(of(database).published_feed, bead) for (database, bead), found in published.items() if found is None],
         )
         cursor.execute(f"REPLACE INTO {state}.positions (feed, gtid_set) VALUES (%s, %s)", (feed, gtid_set))
 
@@ -152,7 +168,7 @@ class FeedState:
         `event`, the id of the bead's last change event.
         """
         end = self._page_end(after)
-        params = {"feed": self._feed, "after": after, "end": end}
+        params = {"feed": self._published, "after": after, "end": end}
         # Without the hints Dolt merges the two tables from the page on to their ends.
         changed = self._session.rows(
             "SELECT /*+ LOOKUP_JOIN(i,s) */ i.id AS bead, s.event,"
@@ -177,7 +193,7 @@ class FeedState:
 
     def _page_end(self, after: str) -> str | None:
         """The last id of a page of beads, published ones that are deleted among them; None for the last page."""
-        params = {"feed": self._feed, "after": after, "offset": PAGE - 1}
+        params = {"feed": self._published, "after": after, "offset": PAGE - 1}
         ends = [
             *self._session.rows(
                 "SELECT id FROM issues WHERE id > %(after)s ORDER BY id LIMIT 1 OFFSET %(offset)s", params

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import select
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -90,9 +90,9 @@ class Feeders:
     def __init__(self, session: ReadSession) -> None:
         self._session = session
 
-    def find(self) -> FeederReport | None:
-        """The feed's feeder as it reported last; None where none ever did."""
-        for row in self._session.state_rows(_FIND, _PARAMS):
+    def find(self, feed: str = "") -> FeederReport | None:
+        """The feed's feeder, or that of another feed, as it reported last; None where none ever did."""
+        for row in self._session.state_rows(_FIND, {**_PARAMS, **({"feed": feed} if feed else {})}):
             beat = Beat(
                 row["instance"], row["user"], row["host"], row["process"], row["version"], bool(row["sink_accepts"]),
                 row["replica"],
@@ -145,28 +145,31 @@ class FeedLock(ReadSession):
     keep-alive notices, in two to three minutes. For one thread.
     """
 
-    @property
-    def name(self) -> str:
-        """A lock's name holds 64 characters."""
-        return f"{STATE_DATABASE}.feed.{hashlib.sha256(self.dolt.feed.encode()).hexdigest()[:32]}"
-
-    def take(self) -> bool:
-        """Take it where it is free. Raises StoreError."""
+    def take(self, databases: Collection[str] = ()) -> str | None:
+        """Take it where it is free, and where several databases are served that of each: returns the feed that another
+        feeder has, or None. Raises StoreError."""
         self.close()
-        if self.rows("SELECT GET_LOCK(%(name)s, 0) AS taken", {"name": self.name})[0]["taken"] == 1:
-            return True
-        self.close()
-        return False
+        feeds = {self.dolt.feed, *(self.dolt.of(name).published_feed for name in databases)}
+        for feed in sorted(feeds):
+            if self.rows("SELECT GET_LOCK(%(name)s, 0) AS taken", {"name": lock_name(feed)})[0]["taken"] != 1:
+                self.close()
+                return feed
+        return None
 
     def holds(self) -> bool:
         """Whether it is still held, asked of the server. Raises StoreError, and it is not held then."""
-        if self._connection is None:
+        if self._line.connection is None:
             return False
-        found = self.rows("SELECT IS_USED_LOCK(%(name)s) = CONNECTION_ID() AS mine", {"name": self.name})
-        return bool(found[0]["mine"])
+        name = {"name": lock_name(self.dolt.feed)}
+        return bool(self.rows("SELECT IS_USED_LOCK(%(name)s) = CONNECTION_ID() AS mine", name)[0]["mine"])
 
     def is_quiet(self, seconds: float) -> bool:
         """Wait; whether the server has sent nothing in this time, and so has not ended the connection. No statement."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            return not select.select([self._connection._sock], [], [], seconds)[0]  # type: ignore[union-attr]
+            return not select.select([self._line.connection._sock], [], [], seconds)[0]  # type: ignore[union-attr]
         return False
+
+
+def lock_name(feed: str) -> str:
+    """A lock's name holds 64 characters."""
+    return f"{STATE_DATABASE}.feed.{hashlib.sha256(feed.encode()).hexdigest()[:32]}"

@@ -26,6 +26,7 @@ _TABLES = (
     " number INT NOT NULL)",
     "held (feed VARCHAR(64), name VARCHAR(255), since DATETIME NOT NULL, PRIMARY KEY (feed, name))",
     "suspended (feed VARCHAR(64), name VARCHAR(16), since DATETIME NOT NULL, PRIMARY KEY (feed, name))",
+    "turns (feed VARCHAR(64), agent VARCHAR(255), served VARCHAR(255) NOT NULL, PRIMARY KEY (feed, agent))",
     "layout (id INT PRIMARY KEY, version INT NOT NULL, oldest INT NOT NULL)",
 )
 STATE_TABLES = frozenset(table.split()[0] for table in _TABLES)
@@ -41,17 +42,17 @@ _MIGRATIONS = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class StateLayout:
     """What `beads_dispatch` says of its own tables."""
 
     version: int
     oldest: int
 
 
-def read(session: Session) -> Layout | None:
+def read(session: Session) -> StateLayout | None:
     """None where no version is stored: the tables of 0.1.0, or none. Raises StoreError."""
     for row in session.state_rows("SELECT version, oldest FROM {state}.layout WHERE id = 1"):
-        return Layout(row["version"], row["oldest"])
+        return StateLayout(row["version"], row["oldest"])
     return None
 
 

@@ -26,6 +26,8 @@ _PRIVILEGES = (
     " table_name FROM information_schema.table_privileges WHERE grantee = %(grantee)s"
 )
 
+_REMOTES = "SELECT name FROM dolt_remotes ORDER BY name"
+
 Privilege = tuple[str, str, str]  # its name, the database and the table; * for all of them
 
 
@@ -52,7 +54,8 @@ class ServerReads:
         """The server's version, its binlog settings, and the branch of the database."""
         names = ("log_bin", "gtid_mode", "enforce_gtid_consistency", "binlog_row_metadata", "log_bin_branch")
         row = self._session.rows(
-            "SELECT dolt_version() AS dolt_version, active_branch() AS branch, "
+            # No database, no branch: of several databases each has its own.
+            "SELECT dolt_version() AS dolt_version, COALESCE(active_branch(), @@global.log_bin_branch) AS branch, "
             + ", ".join(f"@@global.{name} AS {name}" for name in names)
         )[0]
         return {name: str(value) for name, value in row.items()}
@@ -70,7 +73,7 @@ class ServerReads:
             file_folder=row["folder"] or "",
             virtual_columns=tuple(self._virtual_columns()),
             functional_indexes=tuple(_full_name(one) for one in self._session.rows(_FUNCTIONAL)),
-            remotes=tuple(row["name"] for row in self._session.rows("SELECT name FROM dolt_remotes ORDER BY name")),
+            remotes=tuple(row["name"] for row in self._session.rows(_REMOTES)) if self._session.dolt.database else (),
         )
 
     def privileges(self) -> tuple[str, frozenset[Privilege]]:

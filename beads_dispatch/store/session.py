@@ -13,9 +13,7 @@ Facts this package rests on, all measured on Dolt 2.2.0:
 """
 
 import contextlib
-import functools
 import hashlib
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -24,14 +22,13 @@ from typing import Any, TypeVar
 import pymysql
 from pymysql.cursors import DictCursor
 
-from beads_dispatch import credentials, settings
+from beads_dispatch import settings
 from beads_dispatch.store import schema
+from beads_dispatch.store.connection import STATEMENT_SECONDS, Connection, Line, two_lines
 from beads_dispatch.store.errors import ClaimLost, StoreError
 
 STATE_DATABASE = "beads_dispatch"  # what is ours and no bead's
 
-_CONNECT_SECONDS = 5
-STATEMENT_SECONDS = 30.0  # far above the slowest query (tens of ms); PyMySQL waits indefinitely without it
 _LOCK_SECONDS = 10  # a write takes some 20 ms; after so long a writer goes on without the lock
 # More than a pass waits for a freed slot; below STATEMENT_SECONDS, after which the connection is taken for dead.
 _SLOT_LOCK_SECONDS = 20
@@ -45,7 +42,6 @@ _NO_SUCH_STATE = (1049, 1146)  # unknown database, unknown table: the feeder has
 T = TypeVar("T")
 Rows = list[dict[str, Any]]
 Params = Mapping[str, Any]
-Connection = pymysql.Connection  # generic only for type checkers
 Cursor = DictCursor
 
 
@@ -57,10 +53,12 @@ class ReadSession:
 
     _schema_seconds = 5.0
 
-    def __init__(self, dolt: settings.DoltSettings, statement_seconds: float = STATEMENT_SECONDS) -> None:
+    def __init__(
+        self, dolt: settings.DoltSettings, statement_seconds: float = STATEMENT_SECONDS, line: Line | None = None
+    ) -> None:
+        """`line`: shared with the sessions of other databases."""
         self.dolt = dolt
-        self._statement_seconds = statement_seconds
-        self._connection: Connection[Any] | None = None
+        self._line = line or Line(dolt, statement_seconds)
         self._schema: schema.BdSchema | None = None
         self._schema_read_at = 0.0  # time.monotonic()
 
@@ -92,27 +90,15 @@ class ReadSession:
 
     def refresh(self) -> None:
         """Drop a connection that died since it was last used, so that a pass does not begin on it."""
-        if self._connection is not None:
-            try:
-                self._connection.ping(reconnect=False)
-            except (pymysql.Error, OSError):
-                self.close()
+        self._line.refresh()
 
     def close(self) -> None:
         """Close the connection; a later call connects again."""
-        if self._connection is not None:
-            with contextlib.suppress(pymysql.Error, OSError):
-                self._connection.close()
-        self._connection = self._schema = None
+        self._line.close()
+        self._schema = None
 
     def _main(self) -> "Connection[Any]":
-        if self._connection is None:
-            self._connection = self._connect()
-        return self._connection
-
-    def _connect(self, **more: Any) -> "Connection[Any]":
-        seconds = self._statement_seconds
-        return connect(self.dolt, read_timeout=seconds, connect_timeout=min(_CONNECT_SECONDS, seconds), **more)
+        return self._line.to(self.dolt.database)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -135,8 +121,8 @@ class ReadSession:
 class SecondConnection(ReadSession):
     """Another connection to the same database, whose schema is read once for both."""
 
-    def __init__(self, first: ReadSession, statement_seconds: float) -> None:
-        super().__init__(first.dolt, statement_seconds)
+    def __init__(self, first: ReadSession, statement_seconds: float, line: Line | None = None) -> None:
+        super().__init__(first.dolt, statement_seconds, line)
         self._first = first
 
     @property
@@ -148,9 +134,16 @@ class Session(ReadSession):
     """A session that also writes: transactions, the write lock, and a second connection (`elsewhere`) to read back on,
     which sees what others see."""
 
-    def __init__(self, dolt: settings.DoltSettings, statement_seconds: float = STATEMENT_SECONDS) -> None:
-        super().__init__(dolt, statement_seconds)
-        self.elsewhere = SecondConnection(self, statement_seconds)
+    def __init__(
+        self,
+        dolt: settings.DoltSettings,
+        statement_seconds: float = STATEMENT_SECONDS,
+        lines: tuple[Line, Line] | None = None,
+    ) -> None:
+        """`lines`: the connection and the second one, shared with the sessions of other databases."""
+        line, second = lines or two_lines(dolt, statement_seconds)
+        super().__init__(dolt, statement_seconds, line)
+        self.elsewhere = SecondConnection(self, statement_seconds, second)
         self._has_lock = False
 
     @contextlib.contextmanager
@@ -188,7 +181,7 @@ class Session(ReadSession):
             yield
         finally:
             self._has_lock = False
-            if self._connection is not None:  # the lock ends with its connection
+            if self._line.connection is not None:  # the lock ends with its connection
                 self.rows("SELECT RELEASE_LOCK(%(name)s)", name)
 
     @contextlib.contextmanager
@@ -199,13 +192,14 @@ class Session(ReadSession):
         try:
             yield taken
         finally:
-            if taken and self._connection is not None:  # the lock ends with its connection
+            if taken and self._line.connection is not None:  # the lock ends with its connection
                 self.rows("SELECT RELEASE_LOCK(%(name)s)", name)
 
     def _lock_name(self, *what: str) -> str:
         """A lock's name holds 64 characters."""
         kind, *more = what
-        digest = hashlib.sha256("\0".join((self.dolt.database, *more)).encode()).hexdigest()[:32]
+        where = self.dolt.database or self.dolt.feed
+        digest = hashlib.sha256("\0".join((where, *more)).encode()).hexdigest()[:32]
         return f"{STATE_DATABASE}.{kind}.{digest}"
 
     def refresh(self) -> None:
@@ -216,14 +210,6 @@ class Session(ReadSession):
         super().close()
         self.elsewhere.close()
 
-    def _main(self) -> "Connection[Any]":
-        if self._connection is None:
-            # Without these checks an UPDATE of a bead takes half the time (Dolt reads every table that refers to
-            # `issues`), and they could find nothing: we change no key, and an event is only inserted for a bead that
-            # the same transaction has changed, which conflicts with whoever deletes it.
-            self._connection = self._connect(init_command="SET foreign_key_checks = 0")
-        return self._connection
-
 
 def retry_on_conflict(what: str, write: Callable[[], T]) -> T:
     """Call `write` until it conflicts with nobody. Raises StoreError after so many conflicts in a row."""
@@ -231,45 +217,6 @@ def retry_on_conflict(what: str, write: Callable[[], T]) -> T:
         with contextlib.suppress(ClaimLost):
             return write()
     raise StoreError(f"{what}: {_WRITE_TRIES} conflicts with other writers in a row", refused=True)
-
-
-def connect(dolt: settings.DoltSettings, **more: Any) -> "Connection[Any]":
-    """A connection with time limits: PyMySQL waits indefinitely without them. With a CA it is encrypted and verified.
-
-    Raises pymysql.Error, OSError.
-    """
-    arguments: dict[str, Any] = {
-        "host": dolt.host,
-        "port": dolt.current_port(),
-        "user": dolt.user,
-        "password": dolt.current_password(),
-        "database": dolt.database,
-        "charset": "utf8mb4",
-        "connect_timeout": _CONNECT_SECONDS,
-        "read_timeout": STATEMENT_SECONDS,
-        "write_timeout": STATEMENT_SECONDS,
-        # Not False: PyMySQL would believe it without telling Dolt. Transactions are begun explicitly.
-        "autocommit": None,
-        "defer_connect": True,
-    }
-    tls = {"ssl": _trusting(dolt.tls_ca_file).value()} if dolt.tls_ca_file else {"ssl_disabled": True}
-    connection = pymysql.connect(**{**arguments, **tls, **more})
-    if not dolt.tls_ca_file:
-        # TLS where it is offered, as PyMySQL does by itself; but that loads the system's CAs for each connection (some
-        # 25 ms) and then verifies nothing.
-        vars(connection).update(ssl=True, ctx=_UNVERIFIED)
-    connection.connect()
-    return connection
-
-
-def _unverified() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
-
-
-_UNVERIFIED = _unverified()
-_trusting = functools.cache(credentials.ca_file)  # each file is read again for each connection
 
 
 def naive(moment: datetime) -> datetime:

@@ -7,10 +7,11 @@ from typing import Any
 
 from beads_dispatch import settings
 from beads_dispatch.store.activity import ActivityReads
+from beads_dispatch.store.connection import Connection, connect
 from beads_dispatch.store.control import ConfiguredSuspension
 from beads_dispatch.store.eligible import Eligible
 from beads_dispatch.store.history import History
-from beads_dispatch.store.session import Connection, ReadSession, connect
+from beads_dispatch.store.session import ReadSession
 
 
 class SnapshotSession(ReadSession):
@@ -29,7 +30,7 @@ class SnapshotSession(ReadSession):
             self._commit = commit
             if not same_schema:
                 self._schema = None
-            if self._connection is not None:
+            if self._line.connection is not None:
                 self.rows(f"USE `{self._revision()}`")
 
     def _revision(self) -> str:
@@ -38,11 +39,11 @@ class SnapshotSession(ReadSession):
         return f"{self.dolt.database}/{self._commit}"
 
     def _main(self) -> "Connection[Any]":
-        if self._connection is None:
-            self._connection = connect(replace(self.dolt, database=self._revision()))
-            with self._connection.cursor() as cursor:
+        if self._line.connection is None:
+            self._line.connection = connect(replace(self.dolt, database=self._revision()))
+            with self._line.connection.cursor() as cursor:
                 cursor.execute("START TRANSACTION READ ONLY")
-        return self._connection
+        return self._line.connection
 
 
 class Snapshot:

@@ -25,7 +25,7 @@ log.configure("dispatch")
 logger = log.get("dispatch")
 
 try:
-    PASSES = agent_passes.passes(settings.dolt(os.environ), agents_file.agents(os.environ, required=True))
+    PASSES = agent_passes.passes(settings.server(os.environ), agents_file.agents(os.environ, required=True))
 except settings.SettingsError as exc:
     sys.exit(f"dispatch cannot start: {exc}")
 

@@ -18,7 +18,7 @@ from functions.request_handler import PassResult
 log.configure("reap")
 
 try:
-    PASSES = agent_passes.passes(settings.dolt(os.environ), agents_file.agents(os.environ))
+    PASSES = agent_passes.passes(settings.server(os.environ), agents_file.agents(os.environ))
 except settings.SettingsError as exc:
     sys.exit(f"reap cannot start: {exc}")
 

@@ -612,7 +612,7 @@ def test_the_last_activity_is_shown_with_its_actor(
 def test_the_lag_of_the_feed_is_counted(beads: Beads, ask: Command) -> None:
     """From the stored position to what the server has executed."""
     assert "no feeder has stored a position" in ask("status").out
-    beads.store.feed_state.start_position(beads.store.feed_state.executed(), "test")
+    beads.store.feed_state.begin(beads.store.feed_state.executed(), "test")
     before = ask("status", "--json").json["feed"]["behind"]
     for number in range(3):
         beads.add(f"x-{number}")

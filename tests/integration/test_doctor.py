@@ -273,7 +273,7 @@ def test_fix_asks_on_a_terminal(examine: Doctor, monkeypatch: pytest.MonkeyPatch
 
 def test_fix_changes_nothing_on_another_host(beads: Beads, examine: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is wrong there. It is this machine here, by a name that is not loopback's."""
-    monkeypatch.setattr("beads_dispatch.store.session.connect", lambda dolt, **more: CONNECT(local(dolt), **more))
+    monkeypatch.setattr("beads_dispatch.store.connection.connect", lambda dolt, **more: CONNECT(local(dolt), **more))
     broken = server_check.Finding("x", False, "none", "one", "Make it.", "CREATE DATABASE made_by_doctor")
     monkeypatch.setitem(doctor._LOOKS, "x", lambda context, beads: iter([broken]))
     env = {"DOLT_HOST": "dolt.example.com", "DOLT_PORT": str(beads.dolt.port), "DOLT_DATABASE": beads.dolt.database}

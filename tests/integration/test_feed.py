@@ -135,7 +135,7 @@ def published(sink: support.Sink, bead: str) -> list[tuple[str, str, str]]:
 def test_a_change_that_is_still_to_come_is_not_a_gap(beads: Beads) -> None:
     """A bead that changed after all was read differs from its published state; the binlog has yet to bring that."""
     beads.add("x-1", assignee=None)
-    beads.store.feed_state.start_position(beads.store.feed_state.executed(), "start")
+    beads.store.feed_state.begin(beads.store.feed_state.executed(), "start")
     recovery = gap_recovery.GapRecovery(beads.store, lambda seconds: False)
     recovery.begin()
     read = binlog.Position(beads.store.feed_state.executed())
@@ -150,7 +150,7 @@ def test_a_change_that_is_still_to_come_is_not_a_gap(beads: Beads) -> None:
 def test_what_the_binlog_does_not_hold_is_a_gap(beads: Beads) -> None:
     """The same, and all was read without a change of the bead: it is published, once."""
     beads.add("x-1", assignee=None)
-    beads.store.feed_state.start_position(beads.store.feed_state.executed(), "start")
+    beads.store.feed_state.begin(beads.store.feed_state.executed(), "start")
     beads.sql("UPDATE issues SET assignee = 'bob' WHERE id = 'x-1'")
     recovery = gap_recovery.GapRecovery(beads.store, lambda seconds: False)
     recovery.begin()

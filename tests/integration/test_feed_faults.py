@@ -234,9 +234,9 @@ def test_beads_are_compared_and_copied_page_by_page(beads: Beads, monkeypatch: p
     names = [f"x-{number:03}" for number in range(95)]
     beads.insert(names, assignee="bob")
     pages: list[int] = []
-    beads.store.feed_state.start_position("uuid:1", "start", pages.append)
+    beads.store.feed_state.begin("uuid:1", "start", pages.append)
     assert len(pages) == 10 and pages[-1] == 95
-    beads.store.feed_state.start_position("uuid:2", "start")  # once more, over what is there
+    beads.store.feed_state.begin("uuid:2", "start")  # once more, over what is there
     beads.insert([f"y-{number:03}" for number in range(30)], assignee="bob")
     beads.sql("DELETE FROM issues WHERE id < 'x-030'")
     beads.sql("UPDATE issues SET assignee = 'carol' WHERE id >= 'x-090'")
@@ -253,7 +253,7 @@ def test_a_page_reads_its_own_beads_alone(beads: Beads, monkeypatch: pytest.Monk
     """Dolt's plan of each statement has an upper bound or a limit: a page costs no more where more beads follow."""
     monkeypatch.setattr(feed_state, "PAGE", 1000)
     beads.insert([f"x-{number:05}" for number in range(5000)], assignee="bob")
-    beads.store.feed_state.start_position("uuid:1", "start")
+    beads.store.feed_state.begin("uuid:1", "start")
     with scale.recorded_queries() as queries:
         beads.store.feed_state.unpublished("x-01000")
     assert len(queries) == 4
@@ -270,7 +270,7 @@ def test_more_differences_than_are_published_at_once(beads: Beads, monkeypatch: 
     monkeypatch.setattr(feed_state, "PAGE", 10)
     monkeypatch.setattr(gap_recovery, "AT_ONCE", 15)
     names = [f"x-{number:03}" for number in range(95)]
-    beads.store.feed_state.start_position(beads.store.feed_state.executed(), "start")
+    beads.store.feed_state.begin(beads.store.feed_state.executed(), "start")
     beads.insert(names, assignee="bob")
     recovery = gap_recovery.GapRecovery(beads.store, lambda seconds: False)
     recovery.begin()

@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 
 from beads_dispatch.store import STATE_DATABASE, Hold, PublishedState, layout
-from beads_dispatch.store.layout import Layout
+from beads_dispatch.store.layout import StateLayout
 from tests.conftest import Beads
 from tests.integration.test_owner import Start, start, until_it_ends, until_it_reads  # noqa: F401 - a fixture
 
@@ -47,7 +47,7 @@ def test_the_state_of_0_1_0_goes_on(beads: Beads, start: Start) -> None:  # noqa
     beads.sql(f"INSERT INTO {STATE_DATABASE}.holds VALUES (%s, 3, %s, 'it is down')", feed, until)
     assert state.layout() is None
     until_it_reads(start())
-    assert state.layout() == Layout(layout.VERSION, layout.OLDEST)
+    assert state.layout() == StateLayout(layout.VERSION, layout.OLDEST)
     hold = beads.store.control.hold("agent")
     assert (hold.failures, hold.reason, hold.until and hold.until.year) == (3, "it is down", 2099)
     rows = beads.sql(f"SELECT bead, assignee, status, event FROM {STATE_DATABASE}.seen WHERE feed = %s", feed)
@@ -77,4 +77,4 @@ def test_a_newer_layout_is_refused_where_this_version_cannot_use_it(beads: Beads
     assert not beads.sql(f"SELECT * FROM {STATE_DATABASE}.positions")
     beads.sql(f"UPDATE {STATE_DATABASE}.layout SET oldest = 1")
     until_it_reads(start())
-    assert beads.store.feed_state.layout() == Layout(9, 1)
+    assert beads.store.feed_state.layout() == StateLayout(9, 1)

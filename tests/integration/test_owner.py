@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 
 from beads_dispatch import events, store
+from beads_dispatch.store.feeders import lock_name
 from feeder import checkpoint, ownership
 from feeder.health import HealthState
 from local import processes
@@ -142,15 +143,15 @@ def test_a_connection_that_was_lost_takes_the_lock_again(beads: Beads) -> None:
     owner = ownership.Owner(beads.dolt, stop, wait_seconds=0)
     assert owner.take()
     beads.store.feed_state.report(owner.beat())
-    lost = owner._lock._connection
-    owner._lock._connection = None  # the server does not know
+    lost = owner._lock._line.connection
+    owner._lock._line.connection = None  # the server does not know
     thread = threading.Thread(target=owner.run)
     thread.start()
     time.sleep(2)
     assert thread.is_alive()
     assert lost is not None
     lost.close()
-    wait_for(lambda: owner._lock._connection is not None, "the lock is taken again")
+    wait_for(lambda: owner._lock._line.connection is not None, "the lock is taken again")
     stop.set()
     thread.join()
     owner.close()
@@ -204,13 +205,14 @@ def test_a_server_that_returns_gives_the_lock_back(tmp_path: pathlib.Path) -> No
         time.sleep(2)
         server.start()
         with support.closing(store.FeedLock(beads.dolt)) as other:
+            name = lock_name(beads.dolt.feed)
 
             def held() -> bool:
                 other.close()
-                return bool(other.rows("SELECT IS_USED_LOCK(%(name)s) AS holder", {"name": other.name})[0]["holder"])
+                return bool(other.rows("SELECT IS_USED_LOCK(%(name)s) AS holder", {"name": name})[0]["holder"])
 
             wait_for(held, "the lock is taken again")
-            assert not other.take()
+            assert other.take() == beads.dolt.feed
         stop.set()
         thread.join()
         owner.close()
@@ -233,7 +235,7 @@ def test_a_beat_comes_once_a_minute_and_not_after_the_position(beads: Beads) -> 
             clock.return_value += store.BEAT_SECONDS - 1
             checkpointer.save()
             assert writes.call_count == 0
-            checkpointer.advance(feed_state.executed(), {"x-1": None}, published=True)
+            checkpointer.advance(feed_state.executed(), {("beads", "x-1"): None}, published=True)
             checkpointer.save()  # with the position
             clock.return_value += store.BEAT_SECONDS - 1
             checkpointer.save()

@@ -79,7 +79,7 @@ def test_what_the_feed_sends_is_as_its_schema_says(beads: Beads, raw: RawSink, f
 def test_a_recovered_change_is_as_its_schema_says(beads: Beads, raw: RawSink) -> None:
     """A change that is found by comparing is published in the same form."""
     beads.add("x-1", assignee="bob")
-    beads.store.feed_state.start_position(beads.store.feed_state.executed(), "start")
+    beads.store.feed_state.begin(beads.store.feed_state.executed(), "start")
     state = f"{store.STATE_DATABASE}.seen"
     beads.sql(f"UPDATE {state} SET assignee = 'carol' WHERE bead = 'x-1'")
     beads.sql(f"INSERT INTO {state} (feed, bead, assignee, status, event) VALUES (%s, 'x-2', '', 'closed', 'e')",

@@ -118,7 +118,7 @@ def test_a_freed_slot_has_precedence_over_a_change() -> None:
         ),
         "agent",
     )
-    assert found == RequestReason("slot", f"{GTID}:1")
+    assert found == RequestReason("slot", f"{GTID}:1", "db")
 
 
 def diff(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any]:

@@ -35,14 +35,15 @@ _emit, _publish, _to_event = ChangeFeed._emit, ChangeFeed._publish, changes.to_e
 _update, _first = BeadChange.update, Eligible.first
 
 
-def _forget_one_in_eight(self: ChangeFeed, change: Change) -> bool:
-    return True if zlib.crc32(change.id.encode()) % 8 == 0 else _emit(self, change)
+def _forget_one_in_eight(self: ChangeFeed, change: Change, database: str) -> bool:
+    return True if zlib.crc32(change.id.encode()) % 8 == 0 else _emit(self, change, database)
 
 
 def _store_position_first(self: ChangeFeed, transaction: Transaction) -> bool:
     if transaction.database != store.STATE_DATABASE:
         self._position.add(transaction.gtid)
-        states = {change.bead: change.published_state for change in changes.changes_in(transaction)}
+        found, database = changes.changes_in(transaction), transaction.database
+        states = {(database, change.bead): change.published_state for change in found}
         self._checkpointer.advance(str(self._position), states, published=True)
         self._checkpointer.save()
     return _publish(self, transaction)

@@ -19,7 +19,7 @@ from beads_dispatch.bead import DispatchRecord
 from beads_dispatch.breaker import Breaker
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.settings import DoltSettings
-from beads_dispatch.store import activity, session
+from beads_dispatch.store import activity, connection
 from beads_dispatch.store.claims import Claims
 from beads_dispatch.store.feeders import Feeders
 from beads_dispatch.store.session import ReadSession
@@ -126,7 +126,7 @@ TESTED: Mapping[str, tuple[Patch, str]] = {
         "tests/integration/test_store.py::test_a_password_that_is_replaced_is_used_for_the_next_connection",
     ),
     "Dolt's certificate is not verified": (
-        mock.patch.object(session, "_trusting", lambda _: mock.Mock(value=lambda: session._UNVERIFIED)),
+        mock.patch.object(connection, "_trusting", lambda _: mock.Mock(value=lambda: connection._UNVERIFIED)),
         "tests/integration/test_dolt_tls.py::test_another_ca_or_another_host_name_is_refused",
     ),
     "activity of before the claim counts": (

@@ -1,0 +1,277 @@
+"""Several databases of one server: one feeder, one queue for each agent, and none holds up another."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from beads_dispatch import agents, events, reaper, settings, suspension
+from beads_dispatch.agents import beadboard
+from beads_dispatch.cli import main
+from beads_dispatch.dispatcher import Dispatcher
+from beads_dispatch.outcomes import Dispatched, NoSlot, NothingEligible, Outcome
+from beads_dispatch.settings import DispatchLimits
+from beads_dispatch.store.databases import Databases
+from local import processes
+from local.dolt import DoltServer
+from local.processes import Process
+from local.system import environment_of
+from local.workspace import Workspace
+from tests import support
+from tests.conftest import Beads
+from tests.support import wait_for
+from tools import toolchain
+
+NAMES = ("alpha", "beta", "gamma")
+
+
+@dataclass
+class Server:
+    """A Dolt server with several databases."""
+
+    dolt: settings.DoltSettings  # of all of them
+    beads: dict[str, Beads]
+    folder: pathlib.Path
+    port: int
+
+    def make(self, name: str) -> Beads:
+        workspace = Workspace(toolchain.bd("1.3.0"), self.folder / name)
+        workspace.init(self.port, name)
+        self.beads[name] = Beads(workspace)
+        return self.beads[name]
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {**environment_of(next(iter(self.beads.values())).dolt), "DOLT_DATABASE": "*", **more}
+
+
+@pytest.fixture(scope="module")
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("several")
+    dolt = DoltServer(toolchain.dolt(), folder, processes.free_port())
+    dolt.start()
+    server = Server(replace(dolt.connection(), databases=("*",)), {}, folder, dolt.port)
+    for name in NAMES:
+        server.make(name)
+    yield server
+    dolt.stop()
+
+
+@pytest.fixture
+def server(one_server: Server) -> Iterator[Server]:
+    """Without beads; the databases that a test adds are dropped."""
+    for name in NAMES:
+        one_server.beads[name].empty()
+    yield one_server
+    for name in {*one_server.beads} - {*NAMES}:
+        one_server.beads["alpha"].sql(f"DROP DATABASE `{name}`")
+        del one_server.beads[name]
+    for beads in one_server.beads.values():
+        beads.store.close()
+
+
+@pytest.fixture
+def store(server: Server) -> Iterator[Databases]:
+    with contextlib.closing(Databases(server.dolt)) as store:
+        yield store
+
+
+def run_once(store: Databases, agent: support.Agent, limit: int = 100) -> list[Outcome]:
+    backend = beadboard.BeadBoard(settings.AgentSettings(agent.url))
+    limits = DispatchLimits(max_in_flight=limit)
+    return Dispatcher(store, backend, limits, lambda: datetime.now(UTC), lambda seconds: None).run_once()
+
+
+def test_databases_take_turns_within_a_priority(server: Server, store: Databases, agent: support.Agent) -> None:
+    """The best priority first, wherever it is; then one bead of each database after the other, in the next pass too."""
+    server.beads["alpha"].add("a-1")
+    server.beads["alpha"].add("a-2")
+    server.beads["beta"].add("b-1")
+    server.beads["gamma"].add("g-1", priority=0)
+    found = run_once(store, agent, limit=3)
+    assert agent.posts == ["g-1", "a-1", "b-1"] and isinstance(found[-1], NoSlot)
+    server.beads["gamma"].add("g-2")
+    run_once(store, agent)
+    assert agent.posts[3:] == ["g-2", "a-2"]
+    assert [each.bead.database for each in found if isinstance(each, Dispatched)] == ["gamma", "alpha", "beta"]
+    for name, bead in (("alpha", "a-1"), ("beta", "b-1"), ("gamma", "g-1")):
+        assert server.beads[name].notes(bead)[-1].startswith("dispatched: job=")
+
+
+def test_the_limit_is_that_of_all_together(server: Server, store: Databases, agent: support.Agent) -> None:
+    for name in NAMES:
+        server.beads[name].add(f"{name}-1")
+    assert isinstance(run_once(store, agent, limit=1)[-1], NoSlot) and len(agent.posts) == 1
+    assert isinstance(run_once(store, agent, limit=1)[-1], NoSlot) and len(agent.posts) == 1
+    with contextlib.closing(Databases(server.dolt)) as other:  # another process
+        assert isinstance(run_once(other, agent, limit=2)[-1], NoSlot) and len(agent.posts) == 2
+
+
+@pytest.mark.parametrize("broken", NAMES)
+def test_a_database_that_cannot_be_used_holds_up_no_other(
+    server: Server, store: Databases, agent: support.Agent, broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is named once, and served again within seconds."""
+    for name in NAMES:
+        server.beads[name].add(f"{name}-1")
+    store.find_databases()
+    server.beads[broken].sql("RENAME TABLE issues TO away")
+    for _ in range(3):
+        assert isinstance(run_once(store, agent)[-1], NothingEligible)
+    assert {*agent.posts} == {f"{name}-1" for name in NAMES if name != broken}
+    assert len([line for line in caplog.messages if f"the database {broken} is left out" in line]) == 1
+    server.beads[broken].sql("RENAME TABLE away TO issues")
+    wait_for(lambda: run_once(store, agent) and f"{broken}-1" in agent.posts, "it is served again")
+    assert len(agent.posts) == 3
+
+
+def test_a_database_that_cannot_be_written_holds_up_no_other(
+    server: Server, agent: support.Agent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its beads stay in the queue."""
+    beads = server.beads["alpha"]
+    beads.sql("CREATE USER IF NOT EXISTS 'some'@'%%' IDENTIFIED BY 'x'")
+    beads.sql("GRANT SELECT ON *.* TO 'some'@'%%'")
+    beads.sql("GRANT INSERT, UPDATE, DELETE ON `beads_dispatch`.* TO 'some'@'%%'")
+    for name in ("beta", "gamma"):
+        beads.sql(f"GRANT INSERT, UPDATE, EXECUTE ON `{name}`.* TO 'some'@'%%'")
+    for name in NAMES:
+        server.beads[name].add(f"{name}-1")
+    with contextlib.closing(Databases(replace(server.dolt, user="some", password="x"))) as store:
+        run_once(store, agent)
+        assert agent.posts == ["beta-1", "gamma-1"]
+    assert "the database alpha is left out" in caplog.text
+    assert beads.row("alpha-1")["status"] == "open"
+
+
+def test_a_suspended_database_is_passed_over(server: Server, store: Databases, agent: support.Agent) -> None:
+    """The others go on; all of them suspended is as one suspended."""
+    for name in NAMES:
+        server.beads[name].add(f"{name}-1")
+    for name in ("alpha", "beta"):
+        server.beads[name].sql("REPLACE INTO config (`key`, value) VALUES (%s, 'true')", suspension.KV_KEY)
+    run_once(store, agent)
+    assert agent.posts == ["gamma-1"] and store.control.suspension().dispatch is None
+    assert store.eligible.count("agent", datetime.now(UTC)) == 0
+    server.beads["gamma"].sql("REPLACE INTO config (`key`, value) VALUES (%s, 'dispatch')", suspension.KV_KEY)
+    found = store.control.suspension()
+    assert found.dispatch and found.reap is None
+
+
+def test_reap_looks_in_each(server: Server, store: Databases) -> None:
+    """Inactive beads are blocked where they are; not in a database whose config suspends reap."""
+    long_ago = datetime.now(UTC) - timedelta(hours=2)
+    for name in NAMES:
+        server.beads[name].add(f"{name}-1", status="in_progress", updated_at=long_ago.replace(tzinfo=None))
+    server.beads["beta"].sql("REPLACE INTO config (`key`, value) VALUES (%s, 'reap')", suspension.KV_KEY)
+    found = reaper.run_once(store, DispatchLimits(), datetime.now(UTC))
+    assert sorted(found.blocked) == ["alpha-1", "gamma-1"]
+    assert [server.beads[name].row(f"{name}-1")["status"] for name in NAMES] == ["blocked", "in_progress", "blocked"]
+
+
+def test_a_job_is_told_of_its_database(server: Server, store: Databases, tmp_path: pathlib.Path) -> None:
+    server.beads["beta"].add("b-1")
+    command = {"command": "echo in $BEAD_DATABASE > told", "folder": str(tmp_path)}
+    backend = agents.backend(settings.AgentSettings("", backend="command", options=command))
+    Dispatcher(store, backend, DispatchLimits(), lambda: datetime.now(UTC), lambda seconds: None).run_once()
+    found = server.beads["beta"].store.claims.read_back("b-1")
+    assert found and found.record.job
+    wait_for(lambda: backend.state(found.record.job or "").phase is not agents.Phase.RUNNING, "it ends")
+    assert (tmp_path / "told").read_text() == "in beta\n"
+
+
+@pytest.fixture
+def feeder(server: Server, sink: support.Sink, tmp_path: pathlib.Path) -> Iterator[list[Process]]:
+    """Feeder processes; see start."""
+    running: list[Process] = []
+    yield running
+    for process in running:
+        process.kill()
+
+
+def start(server: Server, sink: support.Sink, tmp_path: pathlib.Path, running: list[Process], **more: str) -> Process:
+    port = str(processes.free_port())
+    name = f"feeder-{len(running)}"
+    environment = server.environment(K_SINK=sink.url, PORT=port, **more)
+    running.append(Process(name, processes.python("-m", "feeder"), tmp_path / f"{name}.log", environment))
+    return running[-1]
+
+
+def reads(process: Process) -> bool:
+    return "reading the binlog" in process.log.read_text()
+
+
+def test_one_feeder_serves_all_databases_as_they_come_and_go(
+    server: Server, sink: support.Sink, tmp_path: pathlib.Path, feeder: list[Process]
+) -> None:
+    """Events name theirs, one of a bead id in two databases too; after a restart nothing comes again, and what came
+    meanwhile does."""
+    process = start(server, sink, tmp_path, feeder)
+    wait_for(lambda: reads(process), "the feeder reads")
+    server.beads["alpha"].add("x-1")
+    server.beads["beta"].add("x-1", assignee="bob")
+    wait_for(lambda: len(sink.about("x-1")) == 2, "both changes")
+    changed = {event.source: event.extensions for event in sink.about("x-1")}
+    assert {source: (one["database"], one["assignee"]) for source, one in changed.items()} == {
+        "/dolt/alpha": ("alpha", "agent"), "/dolt/beta": ("beta", "bob"),
+    }  # fmt: skip
+    (request,) = wait_for(lambda: sink.of_type(events.DISPATCH_REQUESTED), "a pass is requested")[-1:]
+    assert request.extensions["agent"] == "agent"
+    server.make("delta").add("d-1", assignee="bob")
+    wait_for(lambda: sink.about("d-1"), "a change of a new database")
+    server.beads["delta"].sql("DROP DATABASE delta")
+    del server.beads["delta"]
+    server.beads["gamma"].add("g-1", assignee="bob")
+    wait_for(lambda: sink.about("g-1"), "a change after that")
+    process.kill()
+    before = len(sink.received)
+    server.beads["gamma"].add("g-2", assignee="bob")
+    again = start(server, sink, tmp_path, feeder)
+    wait_for(lambda: sink.about("g-2"), "what came meanwhile")
+    repeated = {event.id for event in sink.received[:before]} & {event.id for event in sink.received[before:]}
+    assert len(repeated) <= 1, again.log.read_text()  # the last one, where its position was not stored yet
+
+
+def test_a_database_has_one_feeder(
+    server: Server, sink: support.Sink, tmp_path: pathlib.Path, feeder: list[Process]
+) -> None:
+    """Of its own, or of all; and the next one goes on from what the one before published."""
+    alone = start(server, sink, tmp_path, feeder, DOLT_DATABASE="beta")
+    wait_for(lambda: reads(alone), "the first feeder reads")
+    server.beads["beta"].add("b-1", assignee="bob")
+    wait_for(lambda: sink.about("b-1"), "the change")
+    refused = start(server, sink, tmp_path, feeder)
+    wait_for(lambda: not refused.running, "the second one ends", 30)
+    assert refused.kill() == os.EX_CONFIG and "the feed 'beta' belongs to another feeder" in refused.log.read_text()
+    alone.stop()
+    server.beads["beta"].sql("UPDATE issues SET assignee = 'carol' WHERE id = 'b-1'")
+    of_all = start(server, sink, tmp_path, feeder)
+    wait_for(lambda: reads(of_all), "the feeder of all reads")
+    (recovered,) = wait_for(lambda: sink.about("b-1")[1:], "what came between them")
+    assert (recovered.extensions["assignee"], recovered.extensions["recovered"]) == ("carol", "true")
+
+
+def test_the_command_looks_at_one(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.beads["beta"].add("b-1")
+    env = server.environment()
+    assert main.run(["status"], env) == 1 and "--database" in capsys.readouterr().err
+    assert main.run(["status", "--json", "--database", "beta"], env) == 0
+    assert "b-1" in capsys.readouterr().out
+    assert main.run(["status", "--database", "other"], {**env, "DOLT_DATABASE": "alpha,beta"}) == 1
+    assert "the databases are alpha, beta" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written", ["a,", "a,a", "*,a", ",", "a,,b"])
+def test_names_that_are_none_are_refused(written: str) -> None:
+    with pytest.raises(settings.SettingsError, match="expected a database, several different ones"):
+        settings.server({"DOLT_HOST": "h", "DOLT_DATABASE": written})
+
+
+def test_what_needs_one_refuses_several() -> None:
+    with pytest.raises(settings.SettingsError, match="one database is needed"):
+        settings.dolt({"DOLT_HOST": "h", "DOLT_DATABASE": "a,b"})
+    found = settings.server({"DOLT_HOST": "h", "DOLT_DATABASE": "a, b", "FEED_NAME": "team"})
+    assert (found.databases, found.feed, found.of("b").published_feed) == (("a", "b"), "*/team", "b/team")
