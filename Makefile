@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help up unit demo test test-cluster chaos mutation-test bench bench-latency bench-chain bench-idle bench-scale \
   bench-throughput bench-write-overhead bench-cold bench-due bench-agents bench-race bench-heartbeat bench-first-start \
-  bench-console bench-cluster screenshots check format lock release clean
+  bench-console bench-databases bench-cluster screenshots check format lock release clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -95,6 +95,9 @@ bench-first-start: $(VENV)/.ready ## the feeder's first start and a comparison, 
 
 bench-console: $(VENV)/.ready ## each page of the console with 10,000 beads in the queue, cold and warm (about 2 minutes)
 	$(PY) -m tools.bench.console
+
+bench-databases: $(VENV)/.ready ## one feeder for 50 databases beside one for one of them (about 10 minutes)
+	$(PY) -m tools.bench.databases
 
 bench-cluster: $(VENV)/.ready ## the same on the Kubernetes of KUBECONFIG, warm and from zero (about 30 minutes)
 	$(PY) -m tools.bench.cluster $(if $(IMAGE),--image $(IMAGE))

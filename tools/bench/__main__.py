@@ -22,6 +22,7 @@ PLAN: tuple[tuple[str, ...], ...] = (
     ("agents", "--beads", "20", "--jobs", "6"),
     ("latency", "--samples", "120"),
     ("console", "--rounds", "8"),
+    ("databases", "--databases", "10", "--samples", "8", "--rounds", "1", "--minutes", "0.5"),
 )
 
 
