@@ -8,7 +8,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from beads_dispatch import events
 from tools.bench import resource_usage
@@ -25,6 +25,7 @@ PEAK_MIB = 128
 SOON_SECONDS = 2.0  # from an assignment to the POST, whatever else is published
 _TEXT = "0123456789" * 300  # 3 KB
 _BUSY_SECONDS = 10.0  # in place of SOON_SECONDS in the short form, which runs beside other tests
+_HUGE_SECONDS = 5.0  # in place of it right after a huge transaction, which Dolt is still writing to its log
 DEADLY = "deadly"  # the beads at which tools.chaos.dying_feeder is killed
 
 
@@ -215,9 +216,10 @@ def too_many(here: World, size: LargeSize) -> Check:
         took, peak = time.monotonic() - began, played.peak()
         number = len(played.published("many"))
         broken = [] if number == size.too_many else [f"{number} events for {size.too_many} beads"]
-        broken += _too_late(soon, size)
+        broken += _too_late(soon, replace(size, soon_seconds=_HUGE_SECONDS))
         broken += [] if peak < PEAK_MIB else [f"the feeder's peak is {peak:.0f} MiB, wanted below {PEAK_MIB}"]
-    figures = f"{size.too_many} beads, their net change published in {took:.0f} s, feeder's peak {peak:.0f} MiB"
+    figures = f"{size.too_many} beads, their net change published in {took:.0f} s, feeder's peak {peak:.0f} MiB;"
+    figures += f" an assignment right after it POSTed after {soon[0]:.1f} s"
     return check("a transaction with too many rows", figures, broken)
 
 
