@@ -1,9 +1,11 @@
 """The subjects of a Store, across several databases."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from beads_dispatch import suspension
 from beads_dispatch.bead import Bead, DispatchRecord, Status
 from beads_dispatch.store.activity import ActivityReads
 from beads_dispatch.store.claims import Claims
@@ -54,13 +56,25 @@ class ControlOfAll(Control):
         found = self.mirrored()
         if found.dispatch and found.reap:
             return found
-        own = list(self._all.each(lambda store: store.control.own()).values())
+        own = self._of_each()
         each_dispatch = [one.dispatch for one in own] or [None]
         each_reap = [one.reap for one in own] or [None]
         return Suspension(
             found.dispatch or (each_dispatch[0] if all(each_dispatch) else None),
             found.reap or (each_reap[0] if all(each_reap) else None),
         )
+
+    def _of_each(self) -> list[Suspension]:
+        """What each database says of itself: one statement for all, unless one of them refuses it."""
+        names = self._all.names
+        with contextlib.suppress(StoreError):
+            keys = {"keys": (*suspension.SUSPEND_KEYS, suspension.REPLICA_KEY)}
+            sql = "SELECT {number} AS number, `key`, `value` FROM {name}.config WHERE `key` IN %(keys)s"
+            found: dict[int, dict[str, str]] = {number: {} for number in range(len(names))}
+            for row in self._session.rows(self._all.union(sql, names), keys) if names else ():
+                found[row["number"]][row["key"]] = row["value"]
+            return [self.of_values(values) for values in found.values()]
+        return list(self._all.each(lambda store: store.control.own()).values())
 
 
 class EligibleOfAll(Eligible):
@@ -165,6 +179,7 @@ class ClaimsOfAll(Claims):
         self._all = all_of_them
 
     def claim(self, bead: Bead, now: datetime, *, ignore_retry_delay: bool = False) -> Bead:
+        self._all.forget_work()
         try:
             claimed = self._of(bead).claim(bead, now, ignore_retry_delay=ignore_retry_delay)
         except StoreError as exc:

@@ -1,5 +1,6 @@
 """What suspends or holds dispatch and reap."""
 
+from collections.abc import Mapping
 from datetime import UTC
 
 from beads_dispatch import suspension
@@ -38,7 +39,10 @@ class Control(ConfiguredSuspension):
 
     def own(self) -> Suspension:
         """What the database itself says: its config, or that another clone of it dispatches."""
-        values = self._config(*suspension.SUSPEND_KEYS, suspension.REPLICA_KEY)
+        return self.of_values(self._config(*suspension.SUSPEND_KEYS, suspension.REPLICA_KEY))
+
+    def of_values(self, values: Mapping[str, str]) -> Suspension:
+        """As own, from these values of the config."""
         found, replica = suspension.from_config(values), values.get(suspension.REPLICA_KEY)
         if replica:
             feeder = Feeders(self._session).find()

@@ -6,7 +6,7 @@ it is broken, it is not granted) is left out, and the others go on.
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ logger = log.get("store")
 
 _LIST_SECONDS = 60.0  # between two looks at which databases there are; the feeder is told of each by the binlog
 _LEFT_OUT_SECONDS = 5.0
+_KNOWN_SECONDS = 0.5  # to count the slots, and then find the bead
 _NEEDED = {"issues", "events", "dependencies", "config"}  # bd's tables
 _NOT_BEADS = {"information_schema", "mysql", "performance_schema", "sys", "dolt", STATE_DATABASE}
 
@@ -51,6 +52,9 @@ class Databases(Store):
         super().__init__(dolt, statement_seconds, self._lines)
         self._dolt = dolt
         self._seconds = statement_seconds
+        # By agent, when it was asked and the answer; only while its slots are counted.
+        self._known: dict[str, tuple[float, dict[str, _Work]]] | None = None
+        self._only: Collection[str] | None = None
         self._locks = Session(dolt, statement_seconds)
         self._stores: dict[str, Store] = {}
         self._listed_at = float("-inf")  # time.monotonic()
@@ -66,11 +70,28 @@ class Databases(Store):
         """The databases, in the order of their names."""
         if time.monotonic() - self._listed_at > _LIST_SECONDS:
             self.find_databases()
-        return tuple(self._stores)
+        return tuple(name for name in self._stores if self._only is None or name in self._only)
 
-    def slot_lock(self, agent: str) -> contextlib.AbstractContextManager[bool]:
+    @contextlib.contextmanager
+    def only(self, names: Collection[str] | None) -> Iterator[None]:
+        before, self._only = self._only, names
+        try:
+            yield
+        finally:
+            self._only = before
+
+    def busy(self, assignee: str) -> Collection[str] | None:
+        return self.work(assignee).keys()
+
+    @contextlib.contextmanager
+    def slot_lock(self, agent: str) -> Iterator[bool]:
         """On a connection of its own: the other one is closed where a database fails, and its locks end then."""
-        return self._locks.slot_lock(agent)
+        with self._locks.slot_lock(agent) as counted_by_us:
+            self._known = {}  # nobody else claims meanwhile
+            try:
+                yield counted_by_us
+            finally:
+                self._known = None
 
     def refresh(self) -> None:
         super().refresh()
@@ -123,6 +144,20 @@ class Databases(Store):
 
     def work(self, assignee: str) -> dict[str, _Work]:
         """What each database has for the agent, of those that have something: one statement for all of them."""
+        asked_at, found = (self._known or {}).get(assignee, (float("-inf"), {}))
+        if time.monotonic() - asked_at < _KNOWN_SECONDS:
+            return found
+        found = self._ask_for_work(assignee)
+        if self._known is not None:
+            self._known[assignee] = time.monotonic(), found
+        return found
+
+    def forget_work(self) -> None:
+        """It changes now."""
+        if self._known is not None:
+            self._known = {}
+
+    def _ask_for_work(self, assignee: str) -> dict[str, _Work]:
         with contextlib.suppress(StoreError):
             return self._work(assignee, self.names)
         parts = self.each(lambda store: self._work(assignee, [store._session.dolt.database]))
@@ -136,10 +171,14 @@ class Databases(Store):
             " COUNT(IF(status = 'in_progress', 1, NULL)) AS running FROM {name}.issues"
             " WHERE assignee = %(assignee)s AND status IN ('open', 'deferred', 'in_progress')"
         )
-        parts = [counted.format(number=number, name=_quoted(name)) for number, name in enumerate(names)]
-        rows = self._session.rows(" UNION ALL ".join(parts), {"assignee": assignee})
+        rows = self._session.rows(self.union(counted, names), {"assignee": assignee})
         found = {names[row["number"]]: _Work(row["first"], int(row["running"] or 0)) for row in rows}
         return {name: work for name, work in found.items() if work.first is not None or work.running}
+
+    @staticmethod
+    def union(sql: str, names: Sequence[str]) -> str:
+        """A statement with {name} and {number}, for each of these databases and its number."""
+        return " UNION ALL ".join(sql.format(number=number, name=_quoted(name)) for number, name in enumerate(names))
 
     def _open(self, name: str) -> Store:
         return Store(self._dolt.of(name), self._seconds, self._lines)
