@@ -26,7 +26,7 @@ def test_everything_is_ready(deployed: Deployed) -> None:
         "broker": {"default"},
         "trigger": {"dispatch-requested", "reap-requested", "tick-dispatch", "tick-reap"},
         "pingsource": {"dispatch", "reap"},
-        "ksvc": {"dispatch", "reap"},
+        "ksvc": {"console", "dispatch", "reap"},
         "sinkbinding": {"feeder"},
         "eventtype": None,
     }.items():
