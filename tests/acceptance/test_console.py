@@ -27,6 +27,7 @@ pytestmark = [
 
 HOSTILE = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">"
 PATIENCE_MS = PATIENCE_SECONDS * 1000
+expect.set_options(timeout=PATIENCE_MS)
 ADDRESSES = [path if path != "/bead" else "/bead?id=x-1" for path in PAGES] + ["/what-if?from=1h", "/nothing"]
 
 # The lowest ratio of a text's colour to what is behind it, and that text.
@@ -208,7 +209,7 @@ def test_everything_works_without_script(chromium: Browser, console: str) -> Non
     page.get_by_role("button", name="Explain").click()
     expect(page.get_by_role("main")).to_contain_text("it has no acceptance criteria")
     page.get_by_role("link", name="What if").click()
-    page.get_by_label("From").fill("1h")
+    page.get_by_label("From").fill("1m")
     page.get_by_label("At most in progress").fill("2")
     page.get_by_role("button", name="Replay").click()
     expect(page.get_by_role("heading", name="Answer")).to_be_visible()
@@ -226,14 +227,14 @@ def test_an_open_page_follows_what_happens(
     page.evaluate("window.loaded = 'once'")
     page.get_by_role("link", name="Next").focus()
     beads.sql("UPDATE issues SET title = 'The new title', updated_at = updated_at WHERE id = 'x-4'")
-    expect(page.get_by_role("main")).to_contain_text("The new title", timeout=PATIENCE_MS)
+    expect(page.get_by_role("main")).to_contain_text("The new title")
     assert page.evaluate("document.activeElement.textContent") == "Next"
     assert page.evaluate("window.loaded") == "once"
     page.get_by_role("button", name="Live updates").click()
     expect(page.get_by_role("status")).to_have_text("Paused.")
     beads.sql("UPDATE issues SET title = 'A newer title', updated_at = updated_at WHERE id = 'x-4'")
     page.get_by_role("button", name="Live updates").click()
-    expect(page.get_by_role("main")).to_contain_text("A newer title", timeout=PATIENCE_MS)
+    expect(page.get_by_role("main")).to_contain_text("A newer title")
     assert complaints == []
 
 
@@ -243,10 +244,10 @@ def test_an_open_page_says_when_it_is_not_up_to_date(page: Page, beads: Beads, p
     expect(page.get_by_role("main")).to_contain_text("x-3")
     dolt, proxy._target = proxy._target, processes.free_port()
     proxy.cut()
-    expect(page.get_by_role("status")).to_contain_text("Not up to date", timeout=PATIENCE_MS)
+    expect(page.get_by_role("status")).to_contain_text("Not up to date")
     expect(page.get_by_role("main")).to_contain_text("x-3")
     proxy._target = dolt
-    expect(page.get_by_role("status")).to_have_text("", timeout=PATIENCE_MS)
+    expect(page.get_by_role("status")).to_have_text("")
 
 
 def test_scripts_that_are_not_ours_are_not_run(page: Page, complaints: list[str]) -> None:
