@@ -327,7 +327,7 @@ class TestBead:
     def test_it_shows_what_explain_shows(self, busy: Beads, capsys: pytest.CaptureFixture[str]) -> None:
         """The verdict, every condition with its fix, and the history."""
         assert main.run(["explain", "x-4", "--json"], {"BEADS_DIR": str(busy.workspace.beads_dir)}) == 0
-        found, page = json.loads(capsys.readouterr().out), Visitor(busy.dolt).get("/bead", id="x-4")
+        found, page = json.loads(capsys.readouterr().out), Visitor(busy.dolt).get("/bead", id="x-4", history="1")
         assert found["verdict"] in page.text and found["fix"].split("   ")[0] in page.text
         for condition in found["conditions"]:
             assert f"{condition['name']} {condition['detail']}"[:60] in page.text
