@@ -1,6 +1,5 @@
 """The feed's position: found at the start, and stored as it advances, with how each bead was published last."""
 
-import functools
 import threading
 import time
 import uuid
@@ -62,20 +61,18 @@ def restore(beads: store.Store, gtid_set: str | None, health: HealthState) -> bo
     The feed then goes on from `gtid_set`, or from now, and every bead counts as published as it is now. So do those of
     a database that the feed begins to serve. Raises StoreError.
     """
-    begin = functools.partial(_begin, start=gtid_set, health=health)
-    if not beads.feed_state.prepare():
-        beads.each(begin)
-    elif beads.feed_state.position() is not None:
-        beads.each(lambda one: one.feed_state.has_begun() or begin(one))
-        return False
-    else:
-        # A database may have been served before by a feeder of its own.
-        beads.each(lambda one: one.feed_state.has_begun() or begin(one))
-    beads.feed_state.start_position(gtid_set or beads.feed_state.executed())
-    return True
+    whole = beads.feed_state.prepare()
+    lost = not whole or beads.feed_state.position() is None
+    beads.each(lambda one: _begin(one, gtid_set, health, anew=not whole))
+    if lost:
+        beads.feed_state.start_position(gtid_set or beads.feed_state.executed())
+    return lost
 
 
-def _begin(beads: store.Store, start: str | None, health: HealthState) -> None:
+def _begin(beads: store.Store, start: str | None, health: HealthState, *, anew: bool) -> None:
+    """Unless it has begun: a database may have been served before, by a feeder of its own."""
+    if not anew and beads.feed_state.has_begun():
+        return
     logged = 0
 
     def progress(number: int) -> None:

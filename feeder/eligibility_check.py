@@ -48,15 +48,12 @@ class EligibilityCheck:
         return min(filter(None, (hold.until if hold.active_at(now) else None, due)), default=None)
 
     def _only(self, busy: BusyDatabases | None) -> contextlib.AbstractContextManager[None]:
-        if busy is None:
-            return contextlib.nullcontext()
-        if busy.names is None:
+        if busy and busy.names is None:
             busy.begin()
             found = self._beads.busy(self._limits.assignee)
-            if found is None:  # there is one database
-                return contextlib.nullcontext()
-            busy.know(found)
-        return self._beads.only(busy.names)
+            if found is not None:  # there are several databases
+                busy.know(found)
+        return self._beads.only(busy.names if busy else None)
 
     def count_eligible_with_slot(self, busy: BusyDatabases | None = None) -> int:
         """As count_eligible, and 0 when no slot is free: a tick does not start dispatch to find the agent busy."""

@@ -16,7 +16,7 @@ from feeder import binlog, changes, checkpoint, metrics, preflight
 from feeder.checkpoint import Checkpointer
 from feeder.deaths import DeathCounter
 from feeder.emitter import Backoff, Emitter, EventRefused, retry_until_accepted
-from feeder.gap_recovery import GapRecoveries
+from feeder.gap_recovery import GapRecoveries, GapRecovery
 from feeder.health import HealthState
 
 logger = log.get("feeder")
@@ -51,7 +51,7 @@ class ChangeFeed:
         self._on_published = on_published
         self._store = open_store(dolt)
         self._deaths = DeathCounter(self._store)
-        self._gap_recovery = GapRecoveries(self._store, stop.wait, health.touch)
+        self._gap_recovery = GapRecoveries(self._store, lambda one: GapRecovery(one, stop.wait, health.touch))
         self._position = binlog.Position(checkpointer.gtid_set)
         self._stream: binlog.Stream | None = None
         self._backoff = Backoff()
@@ -139,8 +139,7 @@ class ChangeFeed:
         if deaths := self._deaths.begin(self._checkpointer.gtid_set):
             return self._jump(deaths.large, f"{deaths.number} feeders died while they read it")
         self._gap_recovery.begin()
-        serves = self._serves if self._dolt.databases else None
-        self._stream = binlog.Stream(self._dolt, self._position, most_rows=binlog.MOST_ROWS, serves=serves)
+        self._stream = binlog.Stream(self._dolt, self._position, most_rows=binlog.MOST_ROWS, serves=self._store.serves)
         try:
             if not self._stop.is_set() and self._recover_gap(idle=False):
                 self._follow(self._stream)
@@ -220,9 +219,6 @@ class ChangeFeed:
                 extra=log.context(action=Action.GAP_RECOVERED, changes=number),
             )
         return True
-
-    def _serves(self, database: str) -> bool:
-        return database in self._store.databases()
 
     def _emit(self, change: changes.Change, database: str) -> bool:
         event = changes.to_event(change, database)

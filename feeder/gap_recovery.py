@@ -5,7 +5,6 @@ after a change of the schema (a restored backup is one), and once an hour: once 
 is read, a bead that still differs from its published state has changed outside the binlog.
 """
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,21 +27,16 @@ class GapRecoveries:
     """The comparison of each database that the feed serves; one that cannot be compared holds up no other. For the
     feed's thread."""
 
-    def __init__(
-        self, beads: store.Store, wait: Callable[[float], bool], touch: Callable[[], None] = lambda: None
-    ) -> None:
-        """As GapRecovery; `beads` is of all of them."""
+    def __init__(self, beads: store.Store, make: Callable[[store.Store], "GapRecovery"]) -> None:
+        """`beads` is of all of them; `make` is called with the Store of each."""
         self._beads = beads
-        self._wait = wait
-        self._touch = touch
+        self._make = make
         self._of: dict[str, GapRecovery] = {}
 
     def begin(self) -> None:
         """Compare each database once everything that the server has executed by now is read. Raises StoreError."""
         databases = self._beads.databases()
-        self._of = {
-            name: self._of.get(name) or GapRecovery(one, self._wait, self._touch) for name, one in databases.items()
-        }
+        self._of = {name: self._of.get(name) or self._make(one) for name, one in databases.items()}
         for one in self._of.values():
             one.begin()
 
@@ -65,15 +59,12 @@ class GapRecoveries:
         """As GapRecovery's, each with its database. Raises StoreError."""
         for name, one in self._of.items():
             if one.pending:
-                ask = functools.partial(_changes_at, one, position, save, idle=idle)
-                for changed in self._beads.each(ask, [name]).get(name, ()):
-                    yield name, changed
+                yield from ((name, change) for change in self._changes_of(name, position, save, idle=idle))
 
-
-def _changes_at(
-    one: "GapRecovery", position: Position, save: Callable[[], None], _: store.Store, *, idle: bool
-) -> list[Change]:
-    return list(one.changes_at(position, save, idle=idle))
+    def _changes_of(self, name: str, position: Position, save: Callable[[], None], *, idle: bool) -> list[Change]:
+        """None where the database cannot be compared now."""
+        one = self._of[name]
+        return self._beads.each(lambda _: list(one.changes_at(position, save, idle=idle)), [name]).get(name, [])
 
 
 class GapRecovery:

@@ -70,8 +70,7 @@ class RequestFeed:
         """Read one connection to its end, from now on."""
         self._store.refresh()
         position = binlog.Position(self._store.feed_state.executed())
-        serves = self._serves if self._dolt.databases else None
-        self._stream = binlog.Stream(self._dolt, position, most_rows=_MOST_ROWS, serves=serves)
+        self._stream = binlog.Stream(self._dolt, position, most_rows=_MOST_ROWS, serves=self._store.serves)
         try:
             self._resume("connect")
             self._unsure()
@@ -90,7 +89,7 @@ class RequestFeed:
         if transaction.ddl or not transaction.whole:
             # What a restored database holds is in no transaction.
             self._store.find_databases()
-            if self._serves(transaction.database):
+            if self._store.serves(transaction.database):
                 self._resume(transaction.gtid)
             return
         for agent, pending in self._pending.items():
@@ -104,9 +103,6 @@ class RequestFeed:
                 pending.add_moved()
             if agent in self._begun and changes.starts_a_job(transaction, agent):
                 self._begun[agent].set()
-
-    def _serves(self, database: str) -> bool:
-        return database in self._store.databases()
 
     def _unsure(self) -> None:
         """Changes may not be seen for a while. Where nothing has come since the last time, that is an outage."""

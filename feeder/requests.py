@@ -125,11 +125,8 @@ class AgentRequests:
 
     def _send(self, reason: RequestReason, *, with_slot: bool) -> None:
         # A close comes a moment before its slot is free; but what comes again and again is not to find the agent busy.
-        count = (
-            self._check.count_eligible_with_slot(self.pending.busy)
-            if with_slot
-            else self._check.count_eligible(self.pending.busy)
-        )
+        ask = self._check.count_eligible_with_slot if with_slot else self._check.count_eligible
+        count = ask(self.pending.busy)
         if count:
             self.emitter.send(changes.request(reason, count, events.DISPATCH_REQUESTED, self.agent, alone=self._alone))
             metrics.REQUESTS.labels("dispatch", reason.cause).inc()

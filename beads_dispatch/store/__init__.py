@@ -68,6 +68,10 @@ class Store:
         """The Store of each database, by name: this one, or those of several."""
         return {self._session.dolt.database: self}
 
+    def serves(self, database: str) -> bool:
+        """Whether it is one of them."""
+        return database in self.databases()
+
     def find_databases(self) -> None:
         """Look which databases there are, where that may change."""
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from beads_dispatch import suspension
-from beads_dispatch.bead import Bead, DispatchRecord, Status
+from beads_dispatch.bead import Bead, DispatchRecord
 from beads_dispatch.store.activity import ActivityReads
 from beads_dispatch.store.claims import Claims
 from beads_dispatch.store.control import Control
@@ -37,7 +37,7 @@ class TurnsOfAll:
         return [*(name for name in names if name > last), *(name for name in names if name <= last)]
 
     def took(self, agent: str, database: str) -> None:
-        """An agent took a bead of a database. Raises StoreError."""
+        """An agent takes a bead of a database. Raises StoreError."""
         sql = "INSERT INTO {state}.turns (feed, agent, served) VALUES (%(feed)s, %(agent)s, %(database)s)"
         sql += " ON DUPLICATE KEY UPDATE served = %(database)s"
         self._all._session.state_rows(sql, {"agent": agent, "database": database})
@@ -180,13 +180,13 @@ class ClaimsOfAll(Claims):
 
     def claim(self, bead: Bead, now: datetime, *, ignore_retry_delay: bool = False) -> Bead:
         self._all.forget_work()
+        # Before it: where this failed after it, a claim would stay that nobody sends.
+        self._all.turns.took(bead.assignee, bead.database)
         try:
-            claimed = self._of(bead).claim(bead, now, ignore_retry_delay=ignore_retry_delay)
+            return self._of(bead).claim(bead, now, ignore_retry_delay=ignore_retry_delay)
         except StoreError as exc:
             self._all.leave_out(bead.database, exc)
             raise ClaimLost(f"{bead.database} cannot be written") from exc
-        self._all.turns.took(bead.assignee, bead.database)
-        return claimed
 
     def mark_posting(self, bead: Bead) -> None:
         self._of(bead).mark_posting(bead)
@@ -203,21 +203,8 @@ class ClaimsOfAll(Claims):
     def record_unknown(self, bead: Bead, why: str, now: datetime) -> bool:
         return self._of(bead).record_unknown(bead, why, now)
 
-    def release(
-        self,
-        bead: Bead,
-        note: str,
-        record: DispatchRecord,
-        now: datetime,
-        *,
-        actor: str,
-        status: Status = Status.OPEN,
-        unchanged: bool = False,
-        noted: bool = True,
-    ) -> bool:
-        return self._of(bead).release(
-            bead, note, record, now, actor=actor, status=status, unchanged=unchanged, noted=noted
-        )
+    def release(self, bead: Bead, note: str, record: DispatchRecord, now: datetime, **options: Any) -> bool:
+        return self._of(bead).release(bead, note, record, now, **options)
 
     def take_back_failure(self, bead: Bead, now: datetime, actor: str) -> bool:
         return self._of(bead).take_back_failure(bead, now, actor)

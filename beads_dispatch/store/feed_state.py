@@ -109,9 +109,8 @@ class FeedState:
         replaces: Callable[[str], bool] = lambda stored: True,
         beat: feeders.Beat | None = None,
     ) -> None:
-        """Store the position, and how the beads that were published until then were last (None: deleted), by database
-        and bead. A `beat` goes
-        with it for next to nothing: one transaction makes Dolt's journal grow by 2 KB, with it or without.
+        """Store the position, and how the beads that were published until then were last. A `beat` goes with it for
+        next to nothing: one transaction makes Dolt's journal grow by 2 KB, with it or without.
 
         Nothing is stored unless `replaces` agrees to the set that is there: where two feeders run, the one that is
         behind moves nothing back.
