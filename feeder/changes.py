@@ -147,17 +147,6 @@ def starts_a_job(transaction: Transaction, assignee: str) -> bool:
     )
 
 
-def has_a_bead(transaction: Transaction, assignee: str) -> bool:
-    """Whether a bead of the agent that is not closed was changed in a transaction."""
-    return any(
-        row.table == "issues"
-        and row.after is not None
-        and row.after.get("assignee") == assignee
-        and row.after.get("status") != Status.CLOSED
-        for row in transaction.rows
-    )
-
-
 def actors_of(rows: Iterable[RowChange]) -> dict[str, str]:
     """Who changed each bead, from the audit rows of the same transaction."""
     return {row.after["issue_id"]: str(row.after["actor"] or "") for row in rows if row.table == "events" and row.after}

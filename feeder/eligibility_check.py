@@ -1,13 +1,11 @@
 """Is there work that dispatch, or reap, would do now? Only then is a pass requested."""
 
-import contextlib
 from datetime import UTC, datetime
 
 from beads_dispatch import agents, log, reaper, store
 from beads_dispatch.agents import Backend, slots
 from beads_dispatch.log import Action
 from beads_dispatch.settings import DispatchLimits
-from feeder.busy import BusyDatabases
 
 logger = log.get("feeder")
 
@@ -23,46 +21,32 @@ class EligibilityCheck:
         self._limits = limits
         self._backend = backend
 
-    def count_eligible(self, busy: BusyDatabases | None = None) -> int:
-        """How many beads dispatch would take now, slots aside: a close comes a moment before its slot is free. `busy`:
-        where to look, which is asked where it is not known."""
+    def count_eligible(self) -> int:
+        """How many beads dispatch would take now, slots aside: a close comes a moment before its slot is free."""
         now = datetime.now(UTC)
         self._beads.refresh()
-        with self._only(busy):
-            count = self._beads.eligible.count(self._limits.assignee, now, _COUNTED, enough=1)
-            if (
-                not count
-                or self._beads.control.suspension().dispatch
-                or self._beads.control.hold(self._limits.assignee).active_at(now)
-            ):
-                return 0
-            return count
+        count = self._beads.eligible.count(self._limits.assignee, now, _COUNTED, enough=1)
+        if (
+            not count
+            or self._beads.control.suspension().dispatch
+            or self._beads.control.hold(self._limits.assignee).active_at(now)
+        ):
+            return 0
+        return count
 
-    def next_due(self, now: datetime, busy: BusyDatabases | None = None) -> datetime | None:
+    def next_due(self, now: datetime) -> datetime | None:
         """The next moment at which work may come up by itself: a defer date, or the end of a retry delay or a hold."""
-        with self._only(busy):
-            hold, due = (
-                self._beads.control.hold(self._limits.assignee),
-                self._beads.eligible.next_due(self._limits.assignee, now),
-            )
+        hold = self._beads.control.hold(self._limits.assignee)
+        due = self._beads.eligible.next_due(self._limits.assignee, now)
         return min(filter(None, (hold.until if hold.active_at(now) else None, due)), default=None)
 
-    def _only(self, busy: BusyDatabases | None) -> contextlib.AbstractContextManager[None]:
-        if busy and busy.names is None:
-            busy.begin()
-            found = self._beads.busy(self._limits.assignee)
-            if found is not None:  # there are several databases
-                busy.know(found)
-        return self._beads.only(busy.names if busy else None)
-
-    def count_eligible_with_slot(self, busy: BusyDatabases | None = None) -> int:
+    def count_eligible_with_slot(self) -> int:
         """As count_eligible, and 0 when no slot is free: a tick does not start dispatch to find the agent busy."""
-        count = self.count_eligible(busy)
+        count = self.count_eligible()
         if not count or self._backend is None:
             return count
         try:
-            with self._only(busy):
-                return count if slots.is_free(self._beads, self._backend, self._limits, datetime.now(UTC)) else 0
+            return count if slots.is_free(self._beads, self._backend, self._limits, datetime.now(UTC)) else 0
         except agents.Unreachable as exc:
             # Dispatch would only find out the same; the next tick asks again.
             logger.info(f"the agent does not answer whether it is busy ({exc})", extra=log.context(action=Action.SLOTS))

@@ -93,9 +93,6 @@ class RequestFeed:
                 self._resume(transaction.gtid)
             return
         for agent, pending in self._pending.items():
-            # Before the reason, which another thread takes at once.
-            if changes.has_a_bead(transaction, agent):
-                pending.busy.add(transaction.database)
             reason = changes.request_reason_in(transaction, agent)
             if reason:
                 pending.add(reason)
@@ -120,7 +117,6 @@ class RequestFeed:
     def _resume(self, why: str) -> None:
         reason = RequestReason("resume", f"{why}-{uuid.uuid4()}")
         for pending in self._pending.values():
-            pending.busy.forget()
             pending.add(reason)
             pending.add_moved()
         for begun in self._begun.values():

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from beads_dispatch import events, log, store
 from beads_dispatch.log import Action
 from feeder import changes, metrics
-from feeder.busy import BusyDatabases
 from feeder.changes import RequestReason
 from feeder.eligibility_check import EligibilityCheck
 from feeder.emitter import Backoff, Emitter, SinkError
@@ -24,7 +23,6 @@ class PendingRequest:
     """The request that is to be made next: several reasons that come meanwhile make one more request."""
 
     def __init__(self) -> None:
-        self.busy = BusyDatabases()
         self.unsure_until = 0.0  # time.monotonic(); changes may not be seen until then: Dolt is asked each second
         self._reason: RequestReason | None = None
         self._moved = False
@@ -85,7 +83,7 @@ class DueMoment:
         self._stale |= abs(offset - self._offset) > _LOOK_SECONDS  # somebody set the clock
         self._stale |= pending.take_moved() or time.monotonic() - self._read_at > _REREAD_SECONDS
         if self._stale:
-            self._next = self._check.next_due(now, pending.busy)
+            self._next = self._check.next_due(now)
             self._stale, self._read_at, self._offset = False, time.monotonic(), offset
 
     def _clock_offset(self) -> float:
@@ -126,7 +124,7 @@ class AgentRequests:
     def _send(self, reason: RequestReason, *, with_slot: bool) -> None:
         # A close comes a moment before its slot is free; but what comes again and again is not to find the agent busy.
         ask = self._check.count_eligible_with_slot if with_slot else self._check.count_eligible
-        count = ask(self.pending.busy)
+        count = ask()
         if count:
             self.emitter.send(changes.request(reason, count, events.DISPATCH_REQUESTED, self.agent, alone=self._alone))
             metrics.REQUESTS.labels("dispatch", reason.cause).inc()

@@ -75,14 +75,6 @@ class Store:
     def find_databases(self) -> None:
         """Look which databases there are, where that may change."""
 
-    def only(self, names: Collection[str] | None) -> contextlib.AbstractContextManager[None]:
-        """Of several databases, ask these alone in the block; None: all."""
-        return contextlib.nullcontext()
-
-    def busy(self, assignee: str) -> Collection[str] | None:
-        """Of several databases, those in which the agent has beads that are not closed."""
-        return None
-
     def each(self, ask: Callable[["Store"], T], names: Collection[str] | None = None) -> dict[str, T]:
         """The answers of these databases, by name. Of several, one that refuses is left out, and logged."""
         return {name: ask(one) for name, one in self.databases().items()}

@@ -1,9 +1,9 @@
 """The subjects of a Store, across several databases."""
 
-import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from beads_dispatch import suspension
 from beads_dispatch.bead import Bead, DispatchRecord
@@ -19,8 +19,6 @@ from beads_dispatch.suspension import Suspension
 if TYPE_CHECKING:
     from beads_dispatch.store import Store
     from beads_dispatch.store.databases import Databases
-
-T = TypeVar("T")
 
 
 class TurnsOfAll:
@@ -56,7 +54,7 @@ class ControlOfAll(Control):
         found = self.mirrored()
         if found.dispatch and found.reap:
             return found
-        own = self._of_each()
+        own = self.of_each().values()
         each_dispatch = [one.dispatch for one in own] or [None]
         each_reap = [one.reap for one in own] or [None]
         return Suspension(
@@ -64,17 +62,12 @@ class ControlOfAll(Control):
             found.reap or (each_reap[0] if all(each_reap) else None),
         )
 
-    def _of_each(self) -> list[Suspension]:
-        """What each database says of itself: one statement for all, unless one of them refuses it."""
-        names = self._all.names
-        with contextlib.suppress(StoreError):
-            keys = {"keys": (*suspension.SUSPEND_KEYS, suspension.REPLICA_KEY)}
-            sql = "SELECT {number} AS number, `key`, `value` FROM {name}.config WHERE `key` IN %(keys)s"
-            found: dict[int, dict[str, str]] = {number: {} for number in range(len(names))}
-            for row in self._session.rows(self._all.union(sql, names), keys) if names else ():
-                found[row["number"]][row["key"]] = row["value"]
-            return [self.of_values(values) for values in found.values()]
-        return list(self._all.each(lambda store: store.control.own()).values())
+    def of_each(self) -> dict[str, Suspension]:
+        """What each database says of itself."""
+        keys = (*suspension.SUSPEND_KEYS, suspension.REPLICA_KEY)
+        sql = "SELECT {number} AS number, `key`, `value` FROM {name}.config WHERE `key` IN %(keys)s"
+        found = self._all.rows_of_each(sql, {"keys": keys})
+        return {name: self.of_values({row["key"]: row["value"] for row in rows}) for name, rows in found.items()}
 
 
 class EligibleOfAll(Eligible):
@@ -95,7 +88,8 @@ class EligibleOfAll(Eligible):
         for name in sorted(waiting, key=lambda name: (waiting[name], turns[name])):
             if best is not None and probe is None and best <= (waiting[name], turns[name]):
                 break  # what follows has no better one
-            found = self._ask(name, lambda store: store.eligible.first(assignee, now, limit, skip, probe=probe))
+            asked = self._all.each(lambda store: store.eligible.first(assignee, now, limit, skip, probe=probe), [name])
+            found = asked.get(name)
             if not found:
                 continue
             outages = found[0].record.outages
@@ -108,7 +102,8 @@ class EligibleOfAll(Eligible):
     def count(self, assignee: str, now: datetime, at_most: int = 100, *, enough: int | None = None) -> int:
         number = 0
         for name in self._waiting(assignee):
-            number += self._ask(name, lambda store: store.eligible.count(assignee, now, at_most, enough=enough)) or 0
+            found = self._all.each(lambda store: store.eligible.count(assignee, now, at_most, enough=enough), [name])
+            number += sum(found.values())
             if number >= (enough or at_most):
                 break
         return min(number, at_most)
@@ -121,16 +116,18 @@ class EligibleOfAll(Eligible):
         return sum(self._all.each(lambda store: store.eligible.count_assigned(assignee)).values())
 
     def next_due(self, assignee: str, after: datetime) -> datetime | None:
-        found = self._all.each(lambda store: store.eligible.next_due(assignee, after)).values()
+        names = [name for name, work in self._all.work(assignee).items() if work.first is not None]
+        found = self._all.each(lambda store: store.eligible.next_due(assignee, after), names).values()
         return min((moment for moment in found if moment), default=None)
 
     def _waiting(self, assignee: str) -> dict[str, int]:
-        """The best priority of an open bead, by database."""
-        return {name: work.first for name, work in self._all.work(assignee).items() if work.first is not None}
-
-    def _ask(self, name: str, ask: Callable[["Store"], T]) -> T | None:
-        """The answer of a database; None where it refuses, or is suspended."""
-        return self._all.each(lambda store: None if store.control.own().dispatch else ask(store), [name]).get(name)
+        """The best priority of an open bead, by database; none of a suspended one."""
+        found, own = self._all.work(assignee), self._all.control.of_each()
+        return {
+            name: work.first
+            for name, work in found.items()
+            if work.first is not None and name in own and not own[name].dispatch
+        }
 
 
 class ActivityOfAll(ActivityReads):
@@ -144,15 +141,15 @@ class ActivityOfAll(ActivityReads):
         return sum(work.running for work in self._all.work(assignee).values())
 
     def claims(self, assignee: str, *, to_reap: bool = False) -> list[Bead]:
-        return self._of_running(assignee, lambda store: store.activity.claims(assignee), reap=to_reap)
+        names = self._running(assignee, reap=to_reap)
+        ask = functools.partial(self._all.each, lambda store: store.activity.claims(assignee))
+        return self._all.marked(self._all.remembered(("claims", assignee), names, ask))
 
     def inactive(self, assignee: str, before: datetime, *, only_ours: bool = False) -> list[Bead]:
-        return self._of_running(
-            assignee, lambda store: store.activity.inactive(assignee, before, only_ours=only_ours), reap=True
-        )
+        return self._of_running(assignee, lambda store: store.activity.inactive(assignee, before, only_ours=only_ours))
 
     def orphaned_claims(self, assignee: str, before: datetime) -> list[Bead]:
-        return self._of_running(assignee, lambda store: store.activity.orphaned_claims(assignee, before), reap=True)
+        return self._of_running(assignee, lambda store: store.activity.orphaned_claims(assignee, before))
 
     def refused_in_a_row(self, assignee: str, since: datetime) -> list[Bead]:
         return self._all.marked(self._all.each(lambda store: store.activity.refused_in_a_row(assignee, since)))
@@ -163,12 +160,14 @@ class ActivityOfAll(ActivityReads):
     def lasted(self, assignee: str, since: datetime, lasting: str) -> bool:
         return any(self._all.each(lambda store: store.activity.lasted(assignee, since, lasting)).values())
 
-    def _of_running(self, assignee: str, ask: Callable[["Store"], list[Bead]], *, reap: bool = False) -> list[Bead]:
-        names = [name for name, work in self._all.work(assignee).items() if work.running]
-        if reap:
-            own = self._all.each(lambda store: store.control.own(), names)
-            names = [name for name, one in own.items() if not one.reap]
-        return self._all.marked(self._all.each(ask, names))
+    def _of_running(self, assignee: str, ask: Callable[["Store"], list[Bead]]) -> list[Bead]:
+        return self._all.marked(self._all.each(ask, self._running(assignee, reap=True)))
+
+    def _running(self, assignee: str, *, reap: bool) -> list[str]:
+        """The databases with beads in progress; `reap`: that are not suspended."""
+        own = self._all.control.of_each() if reap else {}
+        found = [name for name, work in self._all.work(assignee).items() if work.running]
+        return [name for name in found if not reap or (name in own and not own[name].reap)]
 
 
 class ClaimsOfAll(Claims):
@@ -179,7 +178,6 @@ class ClaimsOfAll(Claims):
         self._all = all_of_them
 
     def claim(self, bead: Bead, now: datetime, *, ignore_retry_delay: bool = False) -> Bead:
-        self._all.forget_work()
         # Before it: where this failed after it, a claim would stay that nobody sends.
         self._all.turns.took(bead.assignee, bead.database)
         try:

@@ -6,9 +6,9 @@ it is broken, it is not granted) is left out, and the others go on.
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from beads_dispatch import log, settings
 from beads_dispatch.bead import Bead
@@ -17,13 +17,13 @@ from beads_dispatch.store import Store
 from beads_dispatch.store.across import ActivityOfAll, ClaimsOfAll, ControlOfAll, EligibleOfAll, TurnsOfAll
 from beads_dispatch.store.connection import STATEMENT_SECONDS, two_lines
 from beads_dispatch.store.errors import StoreError
-from beads_dispatch.store.session import STATE_DATABASE, Session
+from beads_dispatch.store.session import STATE_DATABASE, Params, Rows, Session
 
 logger = log.get("store")
 
 _LIST_SECONDS = 60.0  # between two looks at which databases there are; the feeder is told of each by the binlog
 _LEFT_OUT_SECONDS = 5.0
-_KNOWN_SECONDS = 0.5  # to count the slots, and then find the bead
+_ROOT = "_working"  # the end of the name of a variable of Dolt's, after a database's
 _NEEDED = {"issues", "events", "dependencies", "config"}  # bd's tables
 _NOT_BEADS = {"information_schema", "mysql", "performance_schema", "sys", "dolt", STATE_DATABASE}
 
@@ -52,15 +52,14 @@ class Databases(Store):
         super().__init__(dolt, statement_seconds, self._lines)
         self._dolt = dolt
         self._seconds = statement_seconds
-        # By agent, when it was asked and the answer; only while its slots are counted.
-        self._known: dict[str, tuple[float, dict[str, _Work]]] | None = None
-        self._only: Collection[str] | None = None
+        # By question and database: the root that it was asked of, and the answer.
+        self._answers: dict[Hashable, dict[str, tuple[str, Any]]] = {}
         self._locks = Session(dolt, statement_seconds)
         self._stores: dict[str, Store] = {}
         self._listed_at = float("-inf")  # time.monotonic()
         self._left_out: dict[str, float] = {}  # until when, by time.monotonic(), since a database refused something
         self.turns = TurnsOfAll(self)
-        self.control = ControlOfAll(self._session, self)
+        self.control: ControlOfAll = ControlOfAll(self._session, self)
         self.eligible = EligibleOfAll(self._session, self)
         self.activity = ActivityOfAll(self._session, self)
         self.claims = ClaimsOfAll(self._session, self)
@@ -70,28 +69,15 @@ class Databases(Store):
         """The databases, in the order of their names."""
         if time.monotonic() - self._listed_at > _LIST_SECONDS:
             self.find_databases()
-        return tuple(name for name in self._stores if self._only is None or name in self._only)
+        return tuple(self._stores)
 
-    @contextlib.contextmanager
-    def only(self, names: Collection[str] | None) -> Iterator[None]:
-        before, self._only = self._only, names
-        try:
-            yield
-        finally:
-            self._only = before
-
-    def busy(self, assignee: str) -> Collection[str] | None:
-        return self.work(assignee).keys()
-
-    @contextlib.contextmanager
-    def slot_lock(self, agent: str) -> Iterator[bool]:
+    def slot_lock(self, agent: str) -> contextlib.AbstractContextManager[bool]:
         """On a connection of its own: the other one is closed where a database fails, and its locks end then."""
-        with self._locks.slot_lock(agent) as counted_by_us:
-            self._known = {}  # nobody else claims meanwhile
-            try:
-                yield counted_by_us
-            finally:
-                self._known = None
+        return self._locks.slot_lock(agent)
+
+    def write_lock(self) -> contextlib.AbstractContextManager[None]:
+        """None: each write takes the one of its database."""
+        return contextlib.nullcontext()
 
     def refresh(self) -> None:
         super().refresh()
@@ -143,42 +129,52 @@ class Databases(Store):
         self._left_out[name] = time.monotonic() + _LEFT_OUT_SECONDS
 
     def work(self, assignee: str) -> dict[str, _Work]:
-        """What each database has for the agent, of those that have something: one statement for all of them."""
-        asked_at, found = (self._known or {}).get(assignee, (float("-inf"), {}))
-        if time.monotonic() - asked_at < _KNOWN_SECONDS:
-            return found
-        found = self._ask_for_work(assignee)
-        if self._known is not None:
-            self._known[assignee] = time.monotonic(), found
-        return found
-
-    def forget_work(self) -> None:
-        """It changes now."""
-        if self._known is not None:
-            self._known = {}
-
-    def _ask_for_work(self, assignee: str) -> dict[str, _Work]:
-        with contextlib.suppress(StoreError):
-            return self._work(assignee, self.names)
-        parts = self.each(lambda store: self._work(assignee, [store._session.dolt.database]))
-        return {name: work for part in parts.values() for name, work in part.items()}
-
-    def _work(self, assignee: str, names: Sequence[str]) -> dict[str, _Work]:
-        if not names:
-            return {}
+        """What each database has for the agent, of those that have something."""
         counted = (
             "SELECT {number} AS number, MIN(IF(status <> 'in_progress', priority, NULL)) AS first,"
             " COUNT(IF(status = 'in_progress', 1, NULL)) AS running FROM {name}.issues"
             " WHERE assignee = %(assignee)s AND status IN ('open', 'deferred', 'in_progress')"
         )
-        rows = self._session.rows(self.union(counted, names), {"assignee": assignee})
-        found = {names[row["number"]]: _Work(row["first"], int(row["running"] or 0)) for row in rows}
+        rows = {name: rows[0] for name, rows in self.rows_of_each(counted, {"assignee": assignee}).items()}
+        found = {name: _Work(row["first"], int(row["running"] or 0)) for name, row in rows.items()}
         return {name: work for name, work in found.items() if work.first is not None or work.running}
 
-    @staticmethod
-    def union(sql: str, names: Sequence[str]) -> str:
-        """A statement with {name} and {number}, for each of these databases and its number."""
-        return " UNION ALL ".join(sql.format(number=number, name=_quoted(name)) for number, name in enumerate(names))
+    def rows_of_each(self, sql: str, params: Params) -> dict[str, Rows]:
+        """The rows of a statement with {name} and {number} for each database that can be used, in one statement."""
+        return self.remembered((sql, *params.items()), self.names, lambda names: self._ask(sql, params, names))
+
+    def remembered(
+        self, what: Hashable, names: Collection[str], ask: Callable[[Sequence[str]], Mapping[str, T]]
+    ) -> dict[str, T]:
+        """What `ask` answers for each of these databases that can be used; it is asked again for those alone that have
+        changed since. `what` tells its questions apart. Raises StoreError."""
+        now, roots = time.monotonic(), self._roots()
+        known = self._answers.setdefault(what, {})
+        usable = [name for name in names if self._left_out.get(name, 0) <= now]
+        changed = [name for name in usable if name not in known or known[name][0] != roots.get(name, "?")]
+        answers = ask(changed) if changed else {}
+        for name in changed:
+            known.pop(name, None)
+        known.update({name: (roots.get(name, ""), answer) for name, answer in answers.items()})
+        return {name: known[name][1] for name in usable if name in known}
+
+    def _roots(self) -> dict[str, str]:
+        """The hash of all that is in each database, as Dolt has it: where it is the same, every answer is."""
+        rows = self._session.rows(f"SHOW VARIABLES LIKE '%\\{_ROOT}'")
+        return {row["Variable_name"].removesuffix(_ROOT): row["Value"] for row in rows}
+
+    def _ask(self, sql: str, params: Params, names: Sequence[str]) -> dict[str, Rows]:
+        with contextlib.suppress(StoreError):
+            found: dict[str, Rows] = {name: [] for name in names}
+            parts = (sql.format(number=number, name=_quoted(name)) for number, name in enumerate(names))
+            for row in self._session.rows(" UNION ALL ".join(parts), params):
+                found[names[row["number"]]].append(row)
+            return found
+
+        def ask(one: Store) -> Rows:
+            return one._session.rows(sql.format(number=0, name=_quoted(one._session.dolt.database)), params)
+
+        return self.each(ask, names)  # one of them refuses it
 
     def _open(self, name: str) -> Store:
         return Store(self._dolt.of(name), self._seconds, self._lines)

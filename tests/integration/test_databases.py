@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +16,7 @@ from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.outcomes import Dispatched, NoSlot, NothingEligible, Outcome
 from beads_dispatch.settings import DispatchLimits
 from beads_dispatch.store.databases import Databases
+from beads_dispatch.store.errors import StoreError
 from local import processes
 from local.dolt import DoltServer
 from local.processes import Process
@@ -67,7 +68,7 @@ def server(one_server: Server) -> Iterator[Server]:
         one_server.beads[name].empty()
     yield one_server
     for name in {*one_server.beads} - {*NAMES}:
-        one_server.beads["alpha"].sql(f"DROP DATABASE `{name}`")
+        one_server.beads["alpha"].sql(f"DROP DATABASE `{one_server.beads[name].dolt.database}`")
         del one_server.beads[name]
     for beads in one_server.beads.values():
         beads.store.close()
@@ -159,6 +160,37 @@ def test_a_suspended_database_is_passed_over(server: Server, store: Databases, a
     server.beads["gamma"].sql("REPLACE INTO config (`key`, value) VALUES (%s, 'dispatch')", suspension.KV_KEY)
     found = store.control.suspension()
     assert found.dispatch and found.reap is None
+
+
+def test_only_a_database_that_changed_is_asked_again(server: Server, store: Databases) -> None:
+    asked: list[list[str]] = []
+
+    def count(names: Sequence[str]) -> dict[str, int]:
+        asked.append(list(names))
+        return store.each(lambda one: one.eligible.count_assigned("agent"), names)
+
+    def counts() -> dict[str, int]:
+        asked.clear()
+        return store.remembered("beads", NAMES, count)
+
+    server.beads["alpha"].add("a-1")
+    assert (counts(), asked) == ({"alpha": 1, "beta": 0, "gamma": 0}, [[*NAMES]])
+    assert (counts(), asked) == ({"alpha": 1, "beta": 0, "gamma": 0}, [])
+    server.beads["beta"].add("b-1")
+    server.beads["beta"].add("b-2")
+    assert (counts(), asked) == ({"alpha": 1, "beta": 2, "gamma": 0}, [["beta"]])
+    store.leave_out("beta", StoreError("it is migrated", 1105, refused=True))
+    assert (counts(), asked) == ({"alpha": 1, "gamma": 0}, [])
+
+
+def test_a_database_may_have_an_odd_name(server: Server, store: Databases, agent: support.Agent) -> None:
+    name = "Team_working"
+    server.make(name)
+    run_once(store, agent)
+    for bead in ("o-1", "o-2"):
+        server.beads[name].add(bead)
+        run_once(store, agent)
+    assert agent.posts == ["o-1", "o-2"]
 
 
 def test_reap_looks_in_each(server: Server, store: Databases) -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from beads_dispatch import notes, settings, store
 from beads_dispatch.cli import main
-from feeder.busy import BusyDatabases
 from feeder.changes import RequestReason
 from feeder.eligibility_check import EligibilityCheck
 from feeder.requests import DueMoment, PendingRequest
@@ -194,10 +193,10 @@ def test_a_moment_survives_dolt_being_away(beads: Beads) -> None:
     class Away(EligibilityCheck):
         is_away = True
 
-        def next_due(self, now: datetime, busy: BusyDatabases | None = None) -> datetime | None:
+        def next_due(self, now: datetime) -> datetime | None:
             if self.is_away:
                 raise store.StoreError("away")
-            return super().next_due(now, busy)
+            return super().next_due(now)
 
     with contextlib.closing(store.Store(beads.dolt)) as own:
         check = Away(own, settings.DispatchLimits(), None)

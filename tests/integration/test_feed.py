@@ -10,7 +10,6 @@ import pytest
 
 from beads_dispatch import events, settings, store, suspension
 from feeder import binlog, changes, checkpoint, gap_recovery, outcome_metrics, rows
-from feeder.busy import BusyDatabases
 from feeder.eligibility_check import EligibilityCheck
 from feeder.emitter import Emitter
 from feeder.feed import ChangeFeed
@@ -35,8 +34,8 @@ class Check(EligibilityCheck):
 
     asked = False
 
-    def count_eligible(self, busy: BusyDatabases | None = None) -> int:
-        found = super().count_eligible(busy)
+    def count_eligible(self) -> int:
+        found = super().count_eligible()
         self.asked = True
         return found
 
