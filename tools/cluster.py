@@ -27,9 +27,9 @@ from beads_dispatch import settings
 from tools import toolchain
 from tools.proxies import Proxy
 
-_KNATIVE = pathlib.Path(__file__).parent.parent / "knative"
-_EXAMPLE = _KNATIVE / "overlays" / "example"
-_OVERLAYS = {"": _EXAMPLE, "rabbitmq": _KNATIVE / "overlays" / "rabbitmq"}  # by BROKER
+KNATIVE = pathlib.Path(__file__).parent.parent / "knative"
+_EXAMPLE = KNATIVE / "overlays" / "example"
+_OVERLAYS = {"": "overlays/example", "rabbitmq": "overlays/rabbitmq"}  # by BROKER
 DEFAULT_IMAGE = "dev.local/beads-dispatch:dev"
 READY_SECONDS = 240  # images are there; a Trigger whose subscriber came later is checked again within a minute
 
@@ -158,18 +158,44 @@ class PodWatch:
             self._observe(event["type"], event["object"])
 
 
+@dataclass(frozen=True)
+class Installation:
+    """The system in a namespace: the example overlay with the addresses, settings and schedules of a test."""
+
+    namespace: Namespace
+    dolt: settings.DoltSettings  # an administrator's connection
+    addresses: Mapping[str, tuple[str, int]]  # of Dolt and of the agent, where pods reach them
+    passwords: Mapping[str, str]
+    environment: Mapping[str, str]
+    schedules: Mapping[str, str]
+
+    def apply(self, image: str, knative: pathlib.Path = KNATIVE) -> None:
+        """Install it, or upgrade it, and wait until everything is Ready. `knative`: that folder of the image's version.
+        Raises ClusterError."""
+        make_users(self.dolt, self.passwords, knative)
+        broker = _broker()
+        with tempfile.TemporaryDirectory(prefix="beads-overlay-") as name:
+            folder = pathlib.Path(name)
+            overlay = kustomization(
+                folder, self.namespace.name, image, self.dolt.database, self.addresses, self.environment, self.schedules
+            )
+            if broker:
+                where = "/spec/rabbitmqClusterReference/namespace"
+                overlay["patches"].append(_replace("RabbitmqBrokerConfig", "rabbitmq", where, self.namespace.name))
+            overlay["resources"] = [os.path.relpath(knative / _OVERLAYS[broker], folder.resolve())]
+            (folder / "kustomization.yaml").write_text(json.dumps(overlay))
+            _run("kubectl", "apply", "-k", name)
+        until_ready(self.namespace)
+
+
 @contextlib.contextmanager
-def deployed(
+def installation(
     dolt: settings.DoltSettings,
     agent_port: int,
-    *,
-    image: str = DEFAULT_IMAGE,
     environment: Mapping[str, str] | None = None,
     schedules: Mapping[str, str] | None = None,
-    prepare: Callable[[Namespace], None] = lambda namespace: None,
-) -> Iterator[Namespace]:
-    """The example overlay, with the addresses, settings and schedules of a test; everything Ready. `prepare` is called
-    with the namespace before anything of the system is in it.
+) -> Iterator[Installation]:
+    """A namespace for the system, with its Secrets; see `Installation.apply`. It is removed afterwards.
 
     `dolt` is an administrator's connection to a server on this machine; `agent_port` is BeadBoard's, on 127.0.0.1.
     Functions are scaled to zero after 6 s instead of a minute. Raises ClusterError.
@@ -183,7 +209,6 @@ def deployed(
             for name, port in {"dolt": dolt.port, "agent": agent_port}.items()
         }
         passwords = {name: secrets.token_urlsafe(24) for name in USERS}
-        make_users(dolt, passwords)
         print(f"deploying into namespace {namespace.name}; pods reach this machine at {address}")
         _run("kubectl", "create", "namespace", namespace.name)
         stack.callback(_run, "kubectl", "delete", "namespace", namespace.name, "--wait=false")
@@ -191,21 +216,26 @@ def deployed(
         _run("kubectl", "label", "namespace", namespace.name, level)
         for name, values in {"dolt": passwords, **({"rabbitmq": _rabbitmq()} if broker else {})}.items():
             namespace.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values})
-        prepare(namespace)
-        with tempfile.TemporaryDirectory(prefix="beads-overlay-") as name:
-            folder = pathlib.Path(name)
-            overlay = kustomization(
-                folder, namespace.name, image, dolt.database, addresses, environment or {}, schedules or {}
-            )
-            if broker:
-                where = "/spec/rabbitmqClusterReference/namespace"
-                overlay["patches"].append(_replace("RabbitmqBrokerConfig", "rabbitmq", where, namespace.name))
-            overlay["resources"] = [os.path.relpath(_OVERLAYS[broker], folder.resolve())]
-            (folder / "kustomization.yaml").write_text(json.dumps(overlay))
-            _run("kubectl", "apply", "-k", name)
-        until_ready(namespace)
+        yield Installation(namespace, dolt, addresses, passwords, environment or {}, schedules or {})
+
+
+@contextlib.contextmanager
+def deployed(
+    dolt: settings.DoltSettings,
+    agent_port: int,
+    *,
+    image: str = DEFAULT_IMAGE,
+    environment: Mapping[str, str] | None = None,
+    schedules: Mapping[str, str] | None = None,
+    prepare: Callable[[Namespace], None] = lambda namespace: None,
+) -> Iterator[Namespace]:
+    """An installation with everything Ready. `prepare` is called with the namespace before anything of the system is in
+    it. Raises ClusterError."""
+    with installation(dolt, agent_port, environment, schedules) as system:
+        prepare(system.namespace)
+        system.apply(image)
         print("everything is Ready")
-        yield namespace
+        yield system.namespace
 
 
 def until_ready(namespace: Namespace, seconds: float = READY_SECONDS) -> None:
@@ -216,10 +246,12 @@ def until_ready(namespace: Namespace, seconds: float = READY_SECONDS) -> None:
     namespace.kubectl("wait", "--for=condition=Ready", deadline, kinds, "--all")
 
 
-def make_users(dolt: settings.DoltSettings, passwords: Mapping[str, str]) -> None:
+def make_users(dolt: settings.DoltSettings, passwords: Mapping[str, str], knative: pathlib.Path = KNATIVE) -> None:
     """Run knative/users.sql as the runbook does, and set these passwords where the users had others."""
-    text = (_KNATIVE / "users.sql").read_text().replace("`beads`.", f"`{dolt.database}`.")
+    text = (knative / "users.sql").read_text().replace("`beads`.", f"`{dolt.database}`.")
     for name, password in passwords.items():
+        if f"{name.upper()}_PASSWORD" not in text:
+            continue  # an older version has fewer users
         text = text.replace(f"{name.upper()}_PASSWORD", password)
         text += f"\nALTER USER 'beads-{name}'@'%' IDENTIFIED BY '{password}';\n"
     where = ["--host", dolt.host, "--port", str(dolt.port), "--user", dolt.user, "--password", dolt.password]

@@ -34,6 +34,7 @@ class System:
     beads: Beads
     agent: support.Agent
     subscriber: support.Sink
+    installation: cluster.Installation
 
     def assign(self, names: list[str]) -> None:
         """Assign each bead to the agent, in a transaction of its own, some 25 a second."""
@@ -68,8 +69,11 @@ class System:
 
 
 @contextlib.contextmanager
-def running(dolt_server: DoltServer, folder: pathlib.Path, name: str) -> Iterator[System]:
-    """The system on a database of that name. Skips where there is no cluster."""
+def running(
+    dolt_server: DoltServer, folder: pathlib.Path, name: str, image: str = "", knative: pathlib.Path = cluster.KNATIVE
+) -> Iterator[System]:
+    """The system on a database of that name; `image` and `knative`: another version's. Skips where there is no
+    cluster."""
     reason = cluster.missing()
     if reason:
         pytest.skip(reason)
@@ -80,14 +84,10 @@ def running(dolt_server: DoltServer, folder: pathlib.Path, name: str) -> Iterato
         support.closing(support.Agent()) as agent,
         support.closing(support.Sink()) as subscriber,
         support.closing(Proxy(subscriber.server_port, address)) as proxy,
-        cluster.deployed(
-            beads.dolt,
-            agent.server_port,
-            image=cluster.image(),
-            environment={"MAX_IN_FLIGHT": "100000"},
-            schedules=SCHEDULES,
-        ) as namespace,
+        cluster.installation(beads.dolt, agent.server_port, {"MAX_IN_FLIGHT": "100000"}, SCHEDULES) as installation,
     ):
+        installation.apply(image or cluster.image(), knative)
+        namespace = installation.namespace
         namespace.apply({
             "apiVersion": "eventing.knative.dev/v1", "kind": "Trigger", "metadata": {"name": "changes"},
             "spec": {
@@ -96,7 +96,7 @@ def running(dolt_server: DoltServer, folder: pathlib.Path, name: str) -> Iterato
             },
         })  # fmt: skip
         namespace.kubectl("wait", "--for=condition=Ready", "--timeout=240s", "trigger/changes")
-        yield System(namespace, beads, agent, subscriber)
+        yield System(namespace, beads, agent, subscriber, installation)
 
 
 def under_load(system: System, prefix: str, kill: Callable[[], None]) -> list[str]:

@@ -1,13 +1,21 @@
-"""Nothing is lost and nothing runs twice while every part is replaced under load: 500 assignments."""
+"""Nothing is lost and nothing runs twice while every part is replaced under load: 500 assignments.
 
+The upgrade needs another version: PREVIOUS is a checkout of it, and PREVIOUS_IMAGE its image, which the cluster has.
+"""
+
+import os
+import pathlib
 from collections.abc import Iterator
 
 import pytest
 
+from beads_dispatch import store
+from beads_dispatch.store.layout import VERSION
+from local import processes
 from local.dolt import DoltServer
 from tests.cluster import load
 from tests.cluster.load import System, check_beads, under_load
-from tools import cluster
+from tools import cluster, toolchain
 
 pytestmark = pytest.mark.cluster
 
@@ -31,3 +39,29 @@ def test_feeder_and_functions_are_rolled_out(system: System) -> None:
     check_beads(system, names)
     cluster.until_ready(system.namespace)
     assert len(system.namespace.get("revisions")["items"]) == len(revisions) + 2
+
+
+def test_an_older_version_is_upgraded(tmp_path: pathlib.Path) -> None:
+    """With the database's users and manifests of each version: its tables in `beads_dispatch` go on in today's."""
+    checkout, image = os.environ.get("PREVIOUS", ""), os.environ.get("PREVIOUS_IMAGE", "")
+    if not checkout or not image:
+        pytest.skip("needs PREVIOUS and PREVIOUS_IMAGE")
+    knative, server = pathlib.Path(checkout) / "knative", DoltServer(toolchain.dolt(), tmp_path, processes.free_port())
+    server.start()  # no other feeder has made its tables here
+    try:
+        with load.running(server, tmp_path / "workspace", "upgrade", image, knative) as system:
+            older = layout(system)
+            names = under_load(system, "upgrade", lambda: system.installation.apply(cluster.image()))
+            check_beads(system, names)
+            print(f"upgraded from layout {older} to {layout(system)}")
+            assert older < layout(system) == VERSION
+    finally:
+        server.stop()
+
+
+def layout(system: System) -> int:
+    """The version of the tables."""
+    state = store.STATE_DATABASE
+    if not system.beads.sql(f"SHOW TABLES FROM {state} LIKE 'layout'"):
+        return 1
+    return int(system.beads.sql(f"SELECT version FROM {state}.layout")[0]["version"])
