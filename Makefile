@@ -101,6 +101,7 @@ bench-databases: $(VENV)/.ready ## one feeder for 50 databases beside one for on
 
 bench-cluster: $(VENV)/.ready ## the same on the Kubernetes of KUBECONFIG, warm and from zero (about 30 minutes)
 	$(PY) -m tools.bench.cluster $(if $(IMAGE),--image $(IMAGE))
+	$(PY) -m tools.bench.cluster_console $(if $(IMAGE),--image $(IMAGE))
 
 ##@ Work on the code
 

@@ -16,10 +16,10 @@ def chromium() -> str | None:
 
 
 @contextlib.contextmanager
-def browser() -> Iterator[Browser]:
-    """A headless Chromium for as long as the block runs."""
+def browser(*arguments: str) -> Iterator[Browser]:
+    """A headless Chromium with these arguments for as long as the block runs."""
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium())
+        started = playwright.chromium.launch(executable_path=chromium(), args=arguments)
         try:
             yield started
         finally:

@@ -113,6 +113,25 @@ class Namespace:
         text = self.kubectl("logs", "-l", selector, "-c", app, "--tail=-1", "--ignore-errors")
         return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
+    @contextlib.contextmanager
+    def forwarded(self, service: str) -> Iterator[int]:
+        """The port of this machine that leads to a Service's port 80, for as long as the block runs."""
+        command = ["kubectl", "-n", self.name, "port-forward", f"service/{service}", ":80"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
+            try:
+                assert forward.stdout
+                # Forwarding from 127.0.0.1:PORT -> 8080
+                yield int(forward.stdout.readline().split()[2].rpartition(":")[2])
+            finally:
+                forward.terminate()
+
+    @contextlib.contextmanager
+    def console(self) -> Iterator[tuple[str, int]]:
+        """The console's host name, and the port of this machine that leads to the ingress which serves it."""
+        ingress = self.kubectl("get", "service", "console", "-o", "jsonpath={.spec.externalName}").split(".")
+        with Namespace(ingress[1]).forwarded(ingress[0]) as port:
+            yield f"console.{self.name}.svc.cluster.local", port
+
     def until_zero(self, seconds: float = 180) -> None:
         """Wait until no function has a pod, not even one that is ending."""
         deadline = time.monotonic() + seconds

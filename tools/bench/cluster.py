@@ -11,7 +11,6 @@ clocks of this machine and of the node must agree.
 import contextlib
 import pathlib
 import random
-import subprocess
 import sys
 import time
 import uuid
@@ -170,18 +169,8 @@ def hello_world(namespace: Namespace, image: str) -> Iterator[str]:
     """A hello world behind the Broker; gives the URL, on this machine, at which the Broker takes its events."""
     namespace.apply(*_hello_manifests(namespace, image))
     cluster.until_ready(namespace)
-    forward = subprocess.Popen(
-        ["kubectl", "-n", "knative-eventing", "port-forward", "service/broker-ingress", ":80"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert forward.stdout
-        port = forward.stdout.readline().split()[2].rpartition(":")[2]  # Forwarding from 127.0.0.1:PORT -> 8080
+    with Namespace("knative-eventing").forwarded("broker-ingress") as port:
         yield f"http://127.0.0.1:{port}/{namespace.name}/default"
-    finally:
-        forward.terminate()
-        forward.wait()
 
 
 def _hello_manifests(namespace: Namespace, image: str) -> list[dict[str, Any]]:
