@@ -38,7 +38,7 @@ demo: $(VENV)/.ready ## the same by itself: assign three beads, show what happen
 test: $(VENV)/.ready ## all tests but the cluster's
 	@$(PY) -m tools.toolchain dolt bd bd@1.0.2
 	@$(PY) -m tools.toolchain kustomize schemas kube-score promtool || echo "==> the tests that need what is missing are skipped"
-	$(PY) -m pytest -n 3 $(PYTEST)
+	$(PY) -m pytest -n 4 --dist worksteal $(PYTEST)
 
 test-cluster: $(VENV)/.ready ## on the Kubernetes of KUBECONFIG, which has IMAGE (about 45 minutes)
 	@$(PY) -m tools.toolchain dolt bd

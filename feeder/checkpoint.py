@@ -34,7 +34,7 @@ def wait_for_position(
         try:
             position = _position(beads, health, owner)
         except store.StoreError as exc:
-            stop.wait(backoff.failed(f"{exc}; waiting for it", Action.FEED_DOWN))
+            stop.wait(backoff.failed(f"{exc}; waiting for it", Action.FEED_DOWN, refused=exc.refused))
         else:
             if backoff.reset():
                 logger.warning("Dolt is back", extra=log.context(action=Action.DOLT_UP))

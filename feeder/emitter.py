@@ -87,6 +87,7 @@ class Backoff:
 
     def __init__(self) -> None:
         self._tries = 0
+        self._logged: set[str] = set()  # in this row of failures
 
     def next_seconds(self) -> float:
         """How long to wait before the next try."""
@@ -94,15 +95,18 @@ class Backoff:
         self._tries += 1
         return delay * random.uniform(0.8, 1.2)
 
-    def failed(self, message: str, action: Action) -> float:
-        """As next_seconds; the first failure in a row is logged, and no other."""
-        if self.first:
+    def failed(self, message: str, action: Action, *, refused: bool = False) -> float:
+        """As next_seconds; the first failure in a row is logged, and no other unless it is another refusal, which may
+        say what is to be done."""
+        if self.first or (refused and message not in self._logged):
             logger.warning(message, extra=log.context(action=action))
+            self._logged.add(message)
         return self.next_seconds()
 
     def reset(self) -> bool:
         """A try succeeded. Returns whether the one before had failed."""
         failed, self._tries = self._tries > 0, 0
+        self._logged.clear()
         return failed
 
     @property

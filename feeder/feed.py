@@ -118,7 +118,8 @@ class ChangeFeed:
             self._stop.wait(self._backoff.next_seconds())
         else:
             message = f"the feed is interrupted: {exc}; it continues as soon as it can"
-            self._stop.wait(self._backoff.failed(message, Action.FEED_DOWN))
+            refused = isinstance(exc, store.StoreError) and exc.refused
+            self._stop.wait(self._backoff.failed(message, Action.FEED_DOWN, refused=refused))
 
     def _read(self) -> None:
         """Read one connection to its end."""

@@ -151,6 +151,7 @@ def test_where_dolt_stays_away_the_mark_stays(
 
 
 @pytest.mark.parametrize("code", [503, 429, 400])
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
 def test_an_outage_of_a_weekend_writes_few_notes(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock, code: int
 ) -> None:

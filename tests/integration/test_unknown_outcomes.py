@@ -1,5 +1,6 @@
 """Lost answers, from the claim to the job: dispatch and reap on a real Dolt, with services that keep a list of jobs."""
 
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tests.integration.conftest import Clock
 from tests.integration.test_dispatch import kinds, record
 from tools.servers import hangs_up
 
-LOST = 200
+LOST = int(os.environ.get("LOST_ANSWERS", "50"))
 LIMITS = DispatchLimits(max_in_flight=LOST + 1)
 
 
@@ -81,7 +82,7 @@ def test_while_the_service_is_away_nothing_is_decided(
 
 
 @pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
-def test_of_200_lost_answers_each_bead_gets_exactly_one_job(
+def test_of_many_lost_answers_each_bead_gets_exactly_one_job(
     beads: Beads, relay: Relay, backend: agents.Backend, dispatch: Dispatcher, clock: Clock
 ) -> None:
     """By the service's own list, whether the request or its answer was lost."""

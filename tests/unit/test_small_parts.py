@@ -81,6 +81,19 @@ def test_the_back_off_doubles_to_its_limit_and_starts_again() -> None:
     assert not backoff.first and backoff.reset() and backoff.first
 
 
+def test_an_outage_is_logged_once_and_each_refusal_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    """What is refused may say what is to be done, and comes after other words."""
+    backoff = emitter.Backoff()
+    for message, refused in (
+        ("away", False), ("still away", False), ("refused: make it", True), ("refused: make it", True), ("away", False),
+    ):  # fmt: skip
+        backoff.failed(message, log.Action.FEED_DOWN, refused=refused)
+    assert caplog.messages == ["away", "refused: make it"]
+    backoff.reset()
+    backoff.failed("refused: make it", log.Action.FEED_DOWN, refused=True)
+    assert caplog.messages == ["away", "refused: make it", "refused: make it"]
+
+
 def test_a_log_line_is_one_line_of_json() -> None:
     """Whatever a bead's text puts into it."""
     stream = io.StringIO()
