@@ -1,5 +1,6 @@
 """The real parts that tests stand on: one Dolt server a session, one bd workspace for each bd version."""
 
+import itertools
 import os
 import pathlib
 import signal
@@ -42,6 +43,9 @@ AMBIENT = (
 
 # The newest bd, and the one whose schema BeadBoard needs.
 BD_VERSIONS = ("1.3.0", "1.0.2")
+
+
+_numbers = itertools.count(1)
 
 
 class Beads(BeadsDatabase):
@@ -132,8 +136,9 @@ def now() -> datetime:
 
 
 def make_workspace(version: str, server: DoltServer, folder: pathlib.Path) -> Workspace:
+    """A workspace with a database of its own: what one test does to it (migrate it, say) reaches no other."""
     workspace = Workspace(toolchain.bd(version), folder)
-    workspace.init(server.port, f"t{version.replace('.', '')}")
+    workspace.init(server.port, f"t{version.replace('.', '')}n{next(_numbers)}")
     return workspace
 
 

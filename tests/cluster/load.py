@@ -93,6 +93,7 @@ def running(
             "spec": {
                 "broker": "default", "filter": {"attributes": {"type": events.ISSUE_CHANGED}},
                 "subscriber": {"uri": f"http://{address}:{proxy.port}/"},
+                "delivery": {"retry": 8, "backoffPolicy": "exponential", "backoffDelay": "PT1S"},
             },
         })  # fmt: skip
         namespace.kubectl("wait", "--for=condition=Ready", "--timeout=240s", "trigger/changes")

@@ -1,8 +1,9 @@
 """What a Broker loses when it dies under load, and that no bead is: 500 assignments while it is killed.
 
 With BROKER=rabbitmq nothing that was accepted is lost, also when RabbitMQ itself is killed: RABBITMQ_KILL and
-RABBITMQ_START are the commands for that on this machine. On the cluster's own Broker (in memory) change events are
-lost; the tick makes up for lost requests.
+RABBITMQ_START are the commands for that on this machine. The cluster's own Broker (in memory) may lose what its
+processes hold (BROKER_KILL: a command that kills them with -9, since pods that are deleted end their deliveries first);
+the tick makes up for lost requests.
 """
 
 import os
@@ -16,8 +17,9 @@ from beads_dispatch import events
 from local.dolt import DoltServer
 from tests.cluster import load
 from tests.cluster.load import System, check_beads, under_load
-from tests.support import wait_for
+from tests.support import answers, wait_for
 from tools.cluster import Namespace
+from tools.servers import accepted
 
 pytestmark = pytest.mark.cluster
 
@@ -36,11 +38,19 @@ def system(dolt_server: DoltServer, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def delete_broker_pods(system: System) -> None:
-    """All of them at once."""
+    """All of them at once, while they have events that the subscriber has refused so far."""
     namespace, labels = POD_LABELS[BROKER]
     where = Namespace(namespace or system.namespace.name)
+    system.subscriber.behaviour = answers(503)
+    refused = [f"refused-{number}" for number in range(20)]
+    system.beads.insert(refused, title="A bead", assignee="somebody")
+    time.sleep(2)
     for label in labels:
         where.kubectl("delete", "pods", "-l", label, "--force", "--grace-period=0", "--wait=false")
+    if command := os.environ.get("BROKER_KILL"):
+        subprocess.run(command, shell=True, check=True)
+    time.sleep(8)  # past their last tries
+    system.subscriber.behaviour = accepted
 
 
 def check_events(system: System, names: list[str], what: str) -> None:

@@ -67,12 +67,12 @@ def test_reap_is_suspended_on_its_own(deployed: Deployed) -> None:
     """An inactive bead is left alone while reap is suspended, and blocked by the first tick after it is resumed."""
     deployed.start_agent()
     suspend(deployed, "reap")
-    deployed.beads.add("t130-inactive", status="in_progress")
+    deployed.beads.add("silent-1", status="in_progress")
     wait_for_tick()
-    assert deployed.beads.row("t130-inactive")["status"] == "in_progress"
+    assert deployed.beads.row("silent-1")["status"] == "in_progress"
     assert deployed.namespace.function_pods("reap") == []
     resume(deployed, "reap")
-    wait_for(lambda: deployed.beads.row("t130-inactive")["status"] == "blocked", "the reaper", 100)
+    wait_for(lambda: deployed.beads.row("silent-1")["status"] == "blocked", "the reaper", 100)
 
 
 def test_the_plugins_do_both_in_one_line(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
