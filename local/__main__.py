@@ -48,7 +48,7 @@ environment:
 """
 
 _FAILURES = (StartError, BdError, CannotListen, ManifestError, settings.SettingsError, store.StoreError)
-_CHECK_SECONDS = 1.0  # between two checks of the processes and of the hold
+_CHECK_SECONDS = 1.0  # between two checks of the processes, of the hold and of the last beads
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def main() -> int:
             return _print_unit(options)
         with everything(options) as (system, dolt, workspace, timeline):
             if arguments.command == "up":
-                up(system, dolt, workspace, options)
+                up(system, dolt, workspace, options, timeline)
             succeeded = demo(workspace, timeline, options.assignee, started, system.require_running)
             report("stopping")
         return 0 if succeeded else 1
@@ -152,7 +152,9 @@ def everything(options: Options) -> Iterator[tuple[System, settings.DoltSettings
             interrupts.ignore()
 
 
-def up(system: System, dolt: settings.DoltSettings, workspace: Workspace, options: Options) -> NoReturn:
+def up(
+    system: System, dolt: settings.DoltSettings, workspace: Workspace, options: Options, timeline: SystemTimeline
+) -> NoReturn:
     """Serve the console, show the timeline and what holds dispatch up, until Ctrl-C."""
     system.start_console()
     show(*_next_steps(workspace, options))
@@ -161,6 +163,7 @@ def up(system: System, dolt: settings.DoltSettings, workspace: Workspace, option
     hold = HoldWatch(dolt, show)
     while True:
         hold.check()
+        timeline.check()
         time.sleep(_CHECK_SECONDS)
         system.require_running()
 

@@ -1,6 +1,8 @@
 """What happened to each bead and when, from Dolt's history and the router; and what holds dispatch up."""
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
@@ -10,6 +12,7 @@ from beads_dispatch.cli.timeline import Step, steps_in
 from local.terminal import clock
 
 STEPS = ("assigned", "event", "claimed", "dispatched", "closed")
+_SETTLED_SECONDS = 10.0  # after a change's event its commit is in Dolt's history, on a busy machine too
 
 
 class SystemTimeline:
@@ -31,6 +34,7 @@ class SystemTimeline:
         self._assignee = assignee
         self._agent_reports_posts = agent_reports_posts
         self._lock = threading.Lock()
+        self._last_event: dict[str, float] = {}  # of the beads to be read again: time.monotonic()
         self._steps = timeline.Timeline(lambda entry: show(entry.line()))
 
     def name(self, bead_id: str, title: str) -> None:
@@ -47,9 +51,18 @@ class SystemTimeline:
             self._steps.name(event.subject, (event.data or {}).get("title", ""))
             assigned = event.extensions.get("assignee") == self._assignee
             if assigned or self._steps.knows(event.subject):
+                self._last_event[event.subject] = time.monotonic()
                 self._read(event.subject)
             if assigned and event.extensions.get("status") == "open":
                 self._steps.add(event.subject, Step("event", now))
+
+    def check(self) -> None:
+        """Read again the beads of the last events: an event may come before Dolt's history has its commit."""
+        with self._lock, contextlib.suppress(store.StoreError):  # HoldWatch names it
+            for bead_id, at in list(self._last_event.items()):
+                self._read(bead_id)
+                if time.monotonic() - at > _SETTLED_SECONDS:
+                    del self._last_event[bead_id]
 
     def posted(self, bead_id: str) -> None:
         """Take note that the agent received a bead."""

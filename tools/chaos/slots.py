@@ -29,6 +29,7 @@ check = functools.partial(checks.check, "slots")
 LIMITS = (1, 3, 10)
 COUNTS, COUNTS_NOT = "claude-agent-service", "beadboard"  # backends, by whether they are asked how many jobs run
 _LOST = 0.04  # of the answers
+_WAIT_SECONDS = 30.0  # then a check says that the limit was not tried
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,15 @@ class Service(HttpServer):
     """claude-agent-service, or BeadBoard without it. Logs the start and the end of each job.
 
     A POST takes a while to become a job, some answers are lost, and each job closes its bead. Where the service counts,
-    the job ends after its bead, as an agent's process does.
+    the job ends after its bead, as an agent's process does. No job ends before `limit` have run at once, however slow
+    the machine is.
     """
 
-    def __init__(self, here: World, chance: random.Random, seconds: float) -> None:
+    def __init__(self, here: World, chance: random.Random, seconds: float, limit: int) -> None:
         self.log: list[tuple[str, int]] = []  # bead, and 1 at its job's start or -1 at its end, in order
         self.lost = 0
-        self._here, self._chance, self._seconds = here, chance, seconds
+        self._here, self._chance, self._seconds, self._limit = here, chance, seconds, limit
+        self._reached = threading.Event()
         self._lock = threading.Lock()
         super().__init__(lambda handler: None)
 
@@ -94,6 +97,7 @@ class Service(HttpServer):
         handler.answer(202 if counts else 200, json.dumps({"job_id": f"job-{bead}"}).encode())
 
     def _work(self, bead: str, seconds: float, counts: bool) -> None:
+        self._reached.wait(_WAIT_SECONDS)
         time.sleep(seconds)
         if not counts:
             self._write(bead, -1)
@@ -105,6 +109,8 @@ class Service(HttpServer):
     def _write(self, bead: str, change: int) -> None:
         with self._lock:
             self.log.append((bead, change))
+        if self.running() >= self._limit:
+            self._reached.set()
 
     def _close(self, bead: str) -> None:
         while True:
@@ -122,7 +128,7 @@ def kept(here: World, chance: random.Random, size: Size, limit: int, backend: st
     names = [f"s-{number:03}" for number in range(size.beads)]
     here.add(names)
     began = time.monotonic()
-    with Service(here, random.Random(chance.random()), 0.1 * limit) as service:
+    with Service(here, random.Random(chance.random()), 0.1 * limit, limit) as service:
         _compete(here, service, size, limit, backend)
         with contextlib.suppress(world.TimedOut):  # then a check below says which
             world.wait_for(lambda: not service.running() and not open_beads(here), "the end of the last jobs", 60)
