@@ -378,6 +378,8 @@ class TestTimeline:
             older = [link["href"] or "" for link in page.all_of("a") if (link["href"] or "").startswith("?before=")]
             if not older:
                 break
+            if len(set(found)) >= 5:  # what the other tests left
+                monkeypatch.setattr(timeline, "_COMMITS", 1000)
             query = {"before": older[0].removeprefix("?before=")}
         assert list(dict.fromkeys(found))[:5] == ["x-4", "x-3", "x-2", "x-1", "x-0"]
 
