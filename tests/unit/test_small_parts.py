@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from beads_dispatch import log, notes
 from beads_dispatch.bead import DispatchRecord
 from feeder import emitter, preflight
+from feeder.supervision import Threads
 
 FIT = {
     "dolt_version": "2.2.0",
@@ -107,3 +110,14 @@ def test_a_log_line_is_one_line_of_json() -> None:
     assert found["message"] == 'said "hi"\nforged line'
     assert (found["action"], found["bead"]) == ("claim", "x-\n1")
     assert "job" not in found
+
+
+@pytest.mark.parametrize("target", [lambda: None, lambda: 1 // 0], ids=["ended", "raised"])
+def test_a_thread_that_ends_before_the_stop_is_named(target: Callable[[], object]) -> None:
+    """And stops the others, as the process then ends."""
+    stop = threading.Event()
+    threads = Threads(stop)
+    threads.start("others", stop.wait)
+    threads.start("short", target)
+    threads.join(10, "short", "others")
+    assert stop.is_set() and threads.failed == "short"

@@ -22,7 +22,7 @@ from beads_dispatch.settings import DoltSettings
 from beads_dispatch.store import activity, connection, schema
 from beads_dispatch.store.claims import Claims
 from beads_dispatch.store.feeders import Feeders
-from feeder import feed, gap_recovery, preflight, request_feed
+from feeder import feed, preflight, request_feed
 from feeder.binlog import Position
 from feeder.eligibility_check import EligibilityCheck
 from feeder.feed import ChangeFeed
@@ -115,7 +115,7 @@ TESTED: Mapping[str, tuple[Patch, str]] = {
         f"{_FAULTS}a_transaction_with_too_many_rows_is_published_as_its_net_change",
     ),
     "a connected feed does not compare again": (
-        mock.patch.object(gap_recovery, "EVERY_SECONDS", 10.0**9),
+        mock.patch.object(GapRecovery, "is_due", False),
         f"{_FAULTS}a_connected_feed_compares_again",
     ),
     "beads_dispatch is not made again": (
@@ -161,7 +161,7 @@ TESTED: Mapping[str, tuple[Patch, str]] = {
     ),
     "a thread dies unnoticed": (
         mock.patch.object(Threads, "_run", lambda _, name, target: target()),
-        "tests/integration/test_threads.py",
+        "tests/unit/test_small_parts.py::test_a_thread_that_ends_before_the_stop_is_named",
     ),
     "the server's settings are not looked at": (
         mock.patch.object(preflight, "require", lambda _: None),
