@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import pytest
 
 from beads_dispatch import events
+from local import processes
 from local.dolt import DoltServer
 from local.workspace import Workspace
 from tests import support
 from tests.cluster.conftest import SCHEDULES
-from tests.conftest import Beads
+from tests.conftest import Beads, make_workspace
 from tests.support import wait_for
 from tools import cluster, toolchain
 from tools.cluster import Namespace
@@ -69,16 +70,22 @@ class System:
 
 
 @contextlib.contextmanager
-def running(
-    dolt_server: DoltServer, folder: pathlib.Path, name: str, image: str = "", knative: pathlib.Path = cluster.KNATIVE
-) -> Iterator[System]:
-    """The system on a database of that name; `image` and `knative`: another version's. Skips where there is no
-    cluster."""
+def running(folder: pathlib.Path, image: str = "", knative: pathlib.Path = cluster.KNATIVE) -> Iterator[System]:
+    """The system on a Dolt server of its own, since an installation sets its users' passwords; `image` and `knative`:
+    another version's. Skips where there is no cluster."""
     reason = cluster.missing()
     if reason:
         pytest.skip(reason)
-    workspace = Workspace(toolchain.bd(), folder)
-    workspace.init(dolt_server.port, name)
+    server = DoltServer(toolchain.dolt(), folder / "dolt", processes.free_port())
+    server.start()
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.stop)
+        workspace = make_workspace("1.3.0", server, folder / "workspace")
+        yield stack.enter_context(_installed(workspace, image, knative))
+
+
+@contextlib.contextmanager
+def _installed(workspace: Workspace, image: str, knative: pathlib.Path) -> Iterator[System]:
     beads, address = Beads(workspace), cluster.own_address()
     with (
         support.closing(support.Agent()) as agent,

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 import pytest
 
 from beads_dispatch import events
-from local.dolt import DoltServer
 from tests.cluster import load
 from tests.cluster.load import System, check_beads, under_load
 from tests.support import answers, wait_for
@@ -32,8 +31,8 @@ POD_LABELS = {
 
 
 @pytest.fixture(scope="module")
-def system(dolt_server: DoltServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with load.running(dolt_server, tmp_path_factory.mktemp("durable"), "durable") as system:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with load.running(tmp_path_factory.mktemp("durable")) as system:
         yield system
 
 

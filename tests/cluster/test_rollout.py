@@ -11,18 +11,16 @@ import pytest
 
 from beads_dispatch import store
 from beads_dispatch.store.layout import VERSION
-from local import processes
-from local.dolt import DoltServer
 from tests.cluster import load
 from tests.cluster.load import System, check_beads, under_load
-from tools import cluster, toolchain
+from tools import cluster
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
-def system(dolt_server: DoltServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with load.running(dolt_server, tmp_path_factory.mktemp("rollout"), "rollout") as system:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with load.running(tmp_path_factory.mktemp("rollout")) as system:
         yield system
 
 
@@ -46,17 +44,12 @@ def test_an_older_version_is_upgraded(tmp_path: pathlib.Path) -> None:
     checkout, image = os.environ.get("PREVIOUS", ""), os.environ.get("PREVIOUS_IMAGE", "")
     if not checkout or not image:
         pytest.skip("needs PREVIOUS and PREVIOUS_IMAGE")
-    knative, server = pathlib.Path(checkout) / "knative", DoltServer(toolchain.dolt(), tmp_path, processes.free_port())
-    server.start()  # no other feeder has made its tables here
-    try:
-        with load.running(server, tmp_path / "workspace", "upgrade", image, knative) as system:
-            older = layout(system)
-            names = under_load(system, "upgrade", lambda: system.installation.apply(cluster.image()))
-            check_beads(system, names)
-            print(f"upgraded from layout {older} to {layout(system)}")
-            assert older < layout(system) == VERSION
-    finally:
-        server.stop()
+    with load.running(tmp_path, image, pathlib.Path(checkout) / "knative") as system:
+        older = layout(system)
+        names = under_load(system, "upgrade", lambda: system.installation.apply(cluster.image()))
+        check_beads(system, names)
+        print(f"upgraded from layout {older} to {layout(system)}")
+        assert older < layout(system) == VERSION
 
 
 def layout(system: System) -> int:
