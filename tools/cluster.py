@@ -231,6 +231,8 @@ def installation(
         print(f"deploying into namespace {namespace.name}; pods reach this machine at {address}")
         _run("kubectl", "create", "namespace", namespace.name)
         stack.callback(_run, "kubectl", "delete", "namespace", namespace.name, "--wait=false")
+        # First what has queues in RabbitMQ, while its Secret is there: without it they are never deleted.
+        stack.callback(namespace.kubectl, "delete", "trigger,broker", "--all", "--timeout=120s")
         level = f"pod-security.kubernetes.io/enforce={_LEVELS[broker]}"
         _run("kubectl", "label", "namespace", namespace.name, level)
         for name, values in {"dolt": passwords, **({"rabbitmq": _rabbitmq()} if broker else {})}.items():
