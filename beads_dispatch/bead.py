@@ -105,6 +105,11 @@ class Bead:
             last_activity=_utc(row["last_activity"]) if row.get("last_activity") else None,
         )
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Database and id: two databases may have a bead of the same id."""
+        return self.database, self.id
+
     def log_context(self) -> dict[str, Any]:
         """For `log.context(**…)`: what identifies the bead, none of its text."""
         where = {"database": self.database} if self.database else {}

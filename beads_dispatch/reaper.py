@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -11,7 +11,7 @@ from beads_dispatch.agents import Backend, JobState, Phase
 from beads_dispatch.bead import UNKNOWN, Bead, DispatchRecord, Status
 from beads_dispatch.breaker import IN_A_ROW, LASTING, Breaker
 from beads_dispatch.settings import DispatchLimits
-from beads_dispatch.store import REAPER, Snapshot, Store
+from beads_dispatch.store import REAPER, Snapshot, Store, StoreError
 
 # After a job ended well its agent may be about to change the bead.
 _AFTER_THE_END = timedelta(seconds=60)
@@ -104,8 +104,9 @@ def run_once(store: Store, limits: DispatchLimits, now: datetime, backend: Backe
     store.feeders.resume()
     reaper = _Reaper(store, limits, now)
     reaper.release_orphaned()
-    running = reaper.end_jobs(backend) if backend is not None else set()
-    reaper.block_inactive(running)
+    if backend is not None:
+        reaper.end_jobs(backend)
+    reaper.block_inactive()
     return reaper.result
 
 
@@ -115,24 +116,27 @@ class _Reaper:
     limits: DispatchLimits
     now: datetime
     result: ReapResult = field(default_factory=ReapResult)
+    # Not to be blocked for inactivity: beads whose job runs, and those that this pass acted on, by their keys.
+    spared: set[tuple[str, str]] = field(default_factory=set)
 
     def release_orphaned(self) -> None:
         for bead in orphaned(self.store, self.limits, self.now):
             note = notes.claim_expired(self.limits.claim_timeout_seconds)
-            self._done(bead, self.result.reopened, self._release(bead, note, bead.record))
+            with self._writing(bead):
+                self._done(bead, self.result.reopened, self._release(bead, note, bead.record))
 
-    def end_jobs(self, backend: Backend) -> set[str]:
-        """Act on jobs that ended and on outcomes that are unknown; returns the beads whose job runs."""
-        running: set[str] = set()
+    def end_jobs(self, backend: Backend) -> None:
+        """Act on jobs that ended and on outcomes that are unknown."""
 
         def follow(bead: Bead) -> None:
             state = backend.state(bead.record.job or "")
             if state.phase is Phase.RUNNING:
-                running.add(bead.id)
-            elif state.phase is Phase.FAILED:
-                self._fail(bead, state.why)
-            elif is_over(bead, state, self.now):
-                self._end(bead)
+                self.spared.add(bead.key)
+            with self._writing(bead):
+                if state.phase is Phase.FAILED:
+                    self._fail(bead, state.why)
+                elif is_over(bead, state, self.now):
+                    self._end(bead)
 
         # Where the backend does not answer, activity alone decides, as for backends that cannot tell.
         with contextlib.suppress(agents.Unreachable):
@@ -140,19 +144,18 @@ class _Reaper:
             claims = self.store.activity.claims(self.limits.assignee, to_reap=True)
             unresolved = [bead for bead in claims if is_unresolved(bead, self.limits, self.now)]
             ask_each(unresolved, lambda bead: self._resolve(bead, backend))
-        return running
 
-    def block_inactive(self, running: set[str]) -> None:
-        touched = {*self.result.reopened, *self.result.blocked, *self.result.found, *running}
+    def block_inactive(self) -> None:
         for bead in inactive(self.store, self.limits, self.now):
-            if bead.id in touched:
+            if bead.key in self.spared:
                 continue
             if self.store.control.suspension().reap:
                 break
             minutes = int((self.now - (bead.last_activity or bead.updated_at)).total_seconds() // 60)
             note = notes.no_progress(minutes, self.limits.reap_after_minutes)
-            blocked = self.store.claims.block_inactive(bead, self.now - self.limits.reap_after, note, self.now)
-            self._done(bead, self.result.blocked, blocked)
+            with self._writing(bead):
+                blocked = self.store.claims.block_inactive(bead, self.now - self.limits.reap_after, note, self.now)
+                self._done(bead, self.result.blocked, blocked)
 
     def _end(self, bead: Bead) -> None:
         """The job ended well, and the bead is still in progress: it has a minute to change its status itself."""
@@ -177,15 +180,27 @@ class _Reaper:
         # It was counted as a job when its outcome was unknown.
         jobs = max(bead.record.jobs - (bead.record.outcome == UNKNOWN), 0)
         record = replace(bead.record, outcome=None, jobs=jobs)
-        if job is None:
-            self._done(bead, self.result.reopened, self._release(bead, notes.never_started(), record))
-        else:
-            found = replace(bead, record=record)
-            self._done(bead, self.result.found, self.store.claims.record_dispatched(found, job, self.now))
+        with self._writing(bead):
+            if job is None:
+                self._done(bead, self.result.reopened, self._release(bead, notes.never_started(), record))
+            else:
+                found = replace(bead, record=record)
+                self._done(bead, self.result.found, self.store.claims.record_dispatched(found, job, self.now))
 
     def _release(self, bead: Bead, note: str, record: DispatchRecord, status: Status = Status.OPEN) -> bool:
         record = replace(record, job=None, ended_at=None)
         return self.store.claims.release(bead, note, record, self.now, actor=REAPER, status=status, unchanged=True)
 
+    @contextlib.contextmanager
+    def _writing(self, bead: Bead) -> Iterator[None]:
+        """A write that its database refuses concerns no bead of another database."""
+        try:
+            yield
+        except StoreError as exc:
+            self.store.leave_out(bead.database, exc)
+            self.result.left_alone.append(bead.id)
+
     def _done(self, bead: Bead, where: list[str], done: bool) -> None:
         (where if done else self.result.left_alone).append(bead.id)
+        if done:
+            self.spared.add(bead.key)

@@ -132,9 +132,9 @@ def _job_watches(
     }
 
 
-def _running(watches: Mapping[str, JobWatch]) -> frozenset[str]:
-    """The beads whose job is known to run."""
-    return frozenset[str]().union(*(watch.running for watch in watches.values()))
+def _running(watches: Mapping[str, JobWatch]) -> frozenset[tuple[str, str]]:
+    """The keys of the beads whose job is known to run."""
+    return frozenset[tuple[str, str]]().union(*(watch.running for watch in watches.values()))
 
 
 def _request_all(pending: Mapping[str, PendingRequest], reason: RequestReason) -> None:

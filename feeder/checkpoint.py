@@ -63,21 +63,22 @@ def restore(beads: store.Store, gtid_set: str | None, health: HealthState) -> bo
     """
     whole = beads.feed_state.prepare()
     lost = not whole or beads.feed_state.position() is None
-    beads.each(lambda one: _begin(one, gtid_set, health, anew=not whole))
+    beads.each(lambda one: begin(one, gtid_set, health.touch, anew=not whole))
     if lost:
         beads.feed_state.start_position(gtid_set or beads.feed_state.executed())
     return lost
 
 
-def _begin(beads: store.Store, start: str | None, health: HealthState, *, anew: bool) -> None:
-    """Unless it has begun: a database may have been served before, by a feeder of its own."""
+def begin(beads: store.Store, start: str | None, touch: Callable[[], None], *, anew: bool = False) -> None:
+    """Every bead of a database counts as published as it is now, unless it has begun: a database may have been served
+    before, by a feeder of its own. `touch` is called meanwhile. Raises StoreError."""
     if not anew and beads.feed_state.has_begun():
         return
     logged = 0
 
     def progress(number: int) -> None:
         nonlocal logged
-        health.touch()
+        touch()
         if number >= logged + _LOGGED:
             logged = number
             text = f"{number} beads count as published as they are now"

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from beads_dispatch import log, store
 from beads_dispatch.log import Action
-from feeder import changes
+from feeder import changes, checkpoint
 from feeder.binlog import Position
 from feeder.changes import Change
 
@@ -37,8 +37,9 @@ class GapRecoveries:
         """Compare each database once everything that the server has executed by now is read. Raises StoreError."""
         databases = self._beads.databases()
         self._of = {name: self._of.get(name) or self._make(one) for name, one in databases.items()}
+        executed = self._beads.feed_state.executed()  # of the server: no database is asked, which may be unusable now
         for one in self._of.values():
-            one.begin()
+            one.begin(executed)
 
     @property
     def is_due(self) -> bool:
@@ -84,9 +85,9 @@ class GapRecovery:
         self._settled = ""  # once this GTID set has been read, the binlog does not hold what is still suspected
         self._suspects: dict[str, Change] = {}  # by bead: the binlog may still bring them
 
-    def begin(self) -> None:
-        """Compare once everything that the server has executed by now is read. Raises StoreError."""
-        self._due, self._suspects = self._beads.feed_state.executed(), {}
+    def begin(self, executed: str) -> None:
+        """Compare once what the server had executed by now is read."""
+        self._due, self._suspects = executed, {}
         self._after, self._compared, self._begun_at = "", 0, time.monotonic()
 
     @property
@@ -121,6 +122,7 @@ class GapRecovery:
     def _compare(self, position: Position, save: Callable[[], None]) -> None:
         """Suspect each bead that differs from its published state; again later where there are too many at once."""
         save()
+        checkpoint.begin(self._beads, str(position), self._touch)  # a database that can be used only now
         rows: store.Rows = []
         while True:
             found, end = self._beads.feed_state.unpublished(self._after)

@@ -25,7 +25,8 @@ class JobWatch:
     def __init__(self, beads: store.Store, limits: DispatchLimits, backend: Backend, emitter: Emitter) -> None:
         """`beads` and `emitter` are its own. Set `begun` when a bead may have come to be in progress."""
         self.begun = threading.Event()
-        self.running: frozenset[str] = frozenset()  # the beads whose job runs, as far as the backend told last
+        # The keys of the beads whose job runs, as far as the backend told last.
+        self.running: frozenset[tuple[str, str]] = frozenset()
         self._beads = beads
         self._limits = limits
         self._backend = backend
@@ -60,7 +61,7 @@ class JobWatch:
         states: list[tuple[Bead, agents.JobState]] = []
         reaper.ask_each(with_jobs, lambda bead: states.append((bead, self._backend.state(bead.record.job or ""))))
         over = [bead for bead, state in states if reaper.is_over(bead, state, now)]
-        self.running = frozenset(bead.id for bead, state in states if state.phase is agents.Phase.RUNNING)
+        self.running = frozenset(bead.key for bead, state in states if state.phase is agents.Phase.RUNNING)
         claims = [bead for bead in self._beads.activity.claims(self._limits.assignee) if bead.record.outcome]
         unresolved = {bead.record.claim for bead in claims if reaper.is_unresolved(bead, self._limits, now)}
         if (over or unresolved - self._asked) and not self._beads.control.suspension().reap:

@@ -121,7 +121,7 @@ _OF_AGENT = {
 
 
 def _values(
-    one: store.AgentOverview, limits: DispatchLimits, running: Collection[str], now: datetime
+    one: store.AgentOverview, limits: DispatchLimits, running: Collection[tuple[str, str]], now: datetime
 ) -> dict[str, float]:
     active = min((at for bead, at in one.in_progress.items() if bead not in running), default=now)
     return {
@@ -199,9 +199,10 @@ class Scrape(Collector):
         beads: store.Store,
         agents: Sequence[DispatchLimits],
         health: HealthState,
-        running: Callable[[], Collection[str]] = tuple,
+        running: Callable[[], Collection[tuple[str, str]]] = tuple,
     ) -> None:
-        """`beads` is its own; `agents` are all of them; `running` returns the beads whose job is known to run."""
+        """`beads` is its own; `agents` are all of them; `running` returns the keys of the beads whose job is known to
+        run."""
         self._agents = agents
         self._health = health
         self._running = running

@@ -90,22 +90,23 @@ class AssignToPost:
     def __init__(self, agents: Collection[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._labels = AgentLabels(agents)
         self._clock = clock
-        self._assigned: dict[str, float] = {}  # when, by bead, the oldest first
-        self._claimed: dict[str, float] = {}
+        self._assigned: dict[tuple[str, str], float] = {}  # when, by database and bead, the oldest first
+        self._claimed: dict[tuple[str, str], float] = {}
         for agent in (*agents, metrics.OTHER):
             metrics.ASSIGN_TO_POST.labels(agent)
 
     def look(self, transaction: Transaction) -> None:
         """Take note of what is in a transaction."""
-        now, actors = self._clock(), actors_of(transaction.rows)
+        now, actors, database = self._clock(), actors_of(transaction.rows), transaction.database
         for row in transaction.rows:
             if row.table == "issues" and self._is_assignment(row, actors.get((row.after or {}).get("id", ""), "")):
-                self._begin((row.after or {})["id"], now)
+                self._begin((database, (row.after or {})["id"]), now)
         for found in outcomes_in(transaction):
-            if found.what == "claims" and found.bead in self._assigned:
-                self._claimed[found.bead] = now
-            elif found.what in _POSTED and found.bead in self._claimed:
-                seconds = self._claimed.pop(found.bead) - self._assigned.pop(found.bead)
+            bead = database, found.bead
+            if found.what == "claims" and bead in self._assigned:
+                self._claimed[bead] = now
+            elif found.what in _POSTED and bead in self._claimed:
+                seconds = self._claimed.pop(bead) - self._assigned.pop(bead)
                 metrics.ASSIGN_TO_POST.labels(self._labels[found.assignee]).observe(seconds)
 
     def _is_assignment(self, row: RowChange, actor: str) -> bool:
@@ -118,7 +119,7 @@ class AssignToPost:
             and any(before.get(name) != after.get(name) for name in ("assignee", "status"))
         )
 
-    def _begin(self, bead: str, now: float) -> None:
+    def _begin(self, bead: tuple[str, str], now: float) -> None:
         for known in (self._assigned, self._claimed):
             known.pop(bead, None)
         self._assigned[bead] = now

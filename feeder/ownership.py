@@ -39,6 +39,7 @@ class Owner:
     ) -> None:
         """`sink_accepts`: whether the sink accepted the last event; `ticks`: see store.Beat."""
         self._lock = store.FeedLock(dolt)
+        self._asked_for: set[str] = set()  # the databases whose lock was asked for
         self._store = open_store(dolt)
         self._stop = stop
         self._sink_accepts = sink_accepts
@@ -79,7 +80,7 @@ class Owner:
         Raises Taken, StoreError.
         """
         deadline = time.monotonic() + self._wait_seconds
-        while taken := self._lock.take(self._store.databases()):
+        while taken := self._lock.take(self._databases()):
             found = self._store.feeders.find(taken)
             ours = found is not None and found.beat.instance == self._beat.instance
             # Our own connection of before, which the server has not noticed to be dead, is not another feeder.
@@ -95,6 +96,7 @@ class Owner:
         while not self._stop.is_set():
             try:
                 if self._lock.is_quiet(_POLL_SECONDS) and time.monotonic() - asked < _ASK_SECONDS:
+                    self._take_new_ones()
                     continue
                 if not self._lock.holds() and self.take():
                     self.report()
@@ -103,6 +105,22 @@ class Owner:
             except store.StoreError as exc:
                 message = f"{exc}; the feed's lock is taken again as soon as that is possible"
                 self._stop.wait(min(backoff.failed(message, Action.OWNER), _POLL_SECONDS))
+
+    def _databases(self) -> set[str]:
+        self._asked_for = {*self._store.databases()}
+        return self._asked_for
+
+    def _take_new_ones(self) -> None:
+        """The lock of each database that came since. One that a feeder of its own has is served by both, which is said:
+        to end for it would hold up the others. Raises StoreError."""
+        for database in {*self._store.databases()} - self._asked_for:
+            self._asked_for.add(database)
+            if not self._lock.add(database):
+                text = (
+                    f"the database {database} has a feeder of its own, and both publish its changes: stop that one, or"
+                    " name the other databases in DOLT_DATABASE"
+                )
+                logger.error(text, extra=log.context(action=Action.OWNER, database=database))
 
 
 def _words(feed: str, found: store.FeederReport | None) -> str:

@@ -126,7 +126,8 @@ def _unmet(
         status = detail, f"bd undefer {name}"
 
     def column(name: str, value: str) -> str:  # bd has no command for these
-        return "bd sql " + shlex.quote(f"UPDATE issues SET {name} = {value} WHERE id = '{bead.id}'")
+        text = bead.id.replace("\\", "\\\\").replace("'", "''")
+        return "bd sql " + shlex.quote(f"UPDATE issues SET {name} = {value} WHERE id = '{text}'")
 
     return {
         "assignee": (

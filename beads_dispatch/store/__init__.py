@@ -79,6 +79,11 @@ class Store:
         """The answers of these databases, by name. Of several, one that refuses is left out, and logged."""
         return {name: ask(one) for name, one in self.databases().items()}
 
+    def leave_out(self, name: str, exc: StoreError) -> None:
+        """Of several, leave out the database that refused something. Raises `exc` where there is one alone, or where
+        the server cannot be reached."""
+        raise exc
+
     def overview(self, agents: Iterable[settings.DispatchLimits], now: datetime) -> Overview:
         """What the metrics show. At most 100 eligible beads are counted for each agent."""
         self.refresh()
@@ -99,7 +104,7 @@ class Store:
             oldest=oldest,
             running=self.activity.count_in_progress(limits.assignee),
             hold=hold,
-            in_progress={bead.id: bead.last_activity for bead in inactive if bead.last_activity},
+            in_progress={bead.key: bead.last_activity for bead in inactive if bead.last_activity},
         )
 
     def versions(self) -> tuple[str, int]:

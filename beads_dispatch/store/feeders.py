@@ -151,10 +151,18 @@ class FeedLock(ReadSession):
         self.close()
         feeds = {self.dolt.feed, *(self.dolt.of(name).published_feed for name in databases)}
         for feed in sorted(feeds):
-            if self.rows("SELECT GET_LOCK(%(name)s, 0) AS taken", {"name": lock_name(feed)})[0]["taken"] != 1:
+            if not self._lock(feed):
                 self.close()
                 return feed
         return None
+
+    def add(self, database: str) -> bool:
+        """Take the lock of one more database too; False where another feeder has it. Raises StoreError."""
+        return self._lock(self.dolt.of(database).published_feed)
+
+    def _lock(self, feed: str) -> bool:
+        rows = self.rows("SELECT GET_LOCK(%(name)s, 0) AS taken", {"name": lock_name(feed)})
+        return bool(rows[0]["taken"] == 1)
 
     def holds(self) -> bool:
         """Whether it is still held, asked of the server. Raises StoreError, and it is not held then."""

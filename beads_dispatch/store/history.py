@@ -63,8 +63,9 @@ class History:
         sql = "SELECT commit_hash, author FROM dolt_log WHERE commit_hash IN %(hashes)s"
         return {row["commit_hash"]: row["author"] for row in self._session.rows(sql, {"hashes": hashes})}
 
-    def versions_in(self, commits: Sequence[str], assignees: Sequence[str]) -> Rows:
-        """What these commits changed on the agents' beads, in no order: as `versions`, and the bead's id and title.
+    def versions_in(self, commits: Sequence[str], assignees: Sequence[str], at_most: int) -> Rows:
+        """What these commits changed on the agents' beads, in no order, of some of them where there are more than
+        `at_most`: as `versions`, and the bead's id and title.
 
         Takes 0.2 ms for each of these commits, however long the history is."""
         if not commits:
@@ -72,8 +73,8 @@ class History:
         return self._session.rows(
             f"SELECT to_commit AS `commit`, to_commit_date AS at, to_id AS id, to_title AS title, {_SIDES}, {_NOTED}"
             " FROM dolt_diff_issues WHERE to_commit IN %(commits)s AND to_id IS NOT NULL"
-            " AND (to_assignee IN %(assignees)s OR from_assignee IN %(assignees)s)",
-            {"commits": tuple(commits), "assignees": tuple(assignees), "not_blank": NOT_BLANK},
+            " AND (to_assignee IN %(assignees)s OR from_assignee IN %(assignees)s) LIMIT %(at_most)s",
+            {"commits": tuple(commits), "assignees": tuple(assignees), "not_blank": NOT_BLANK, "at_most": at_most},
         )
 
     def audit(self, bead_id: str) -> Rows:

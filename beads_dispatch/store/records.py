@@ -61,7 +61,7 @@ class AgentOverview:
     oldest: datetime | None  # the oldest `updated_at` among them
     running: int  # beads in progress for the agent
     hold: Hold
-    in_progress: Mapping[str, datetime]  # the newest activity by bead, of those that reap looks at
+    in_progress: Mapping[tuple[str, str], datetime]  # the newest activity, of those that reap looks at: see Bead.key
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ _STATEMENT_SECONDS = 20.0  # a page of a long history takes some seconds; people
 _PARAMETER_LIMIT = 255  # characters, as a bead's id in bd
 _CACHED_COMMITS = 20_000  # what they changed is kept: some 20 MB
 _COMMITS_AT_ONCE = 500
+_MOST_VERSIONS = 5000  # of one commit; an import may change any number of beads
+_CACHED_VERSIONS = 500  # of one commit, or they are read again
 
 
 class PageError(Exception):
@@ -63,13 +65,21 @@ class Versions:
         for start in range(0, len(missing), _COMMITS_AT_ONCE):
             chunk = list(missing)[start : start + _COMMITS_AT_ONCE]
             found: dict[str, Rows] = {commit: [] for commit in chunk}
-            for row in beads.history.versions_in(chunk, self._agents):
+            for row in self._read(beads, chunk):
                 commit = missing[row["commit"]]
                 found[commit.hash].append({**row, "at": commit.at, "author": commit.author})
             known = {**known, **found}
+        small = [(commit, rows) for commit, rows in known.items() if len(rows) <= _CACHED_VERSIONS]
         # In one step, because other threads read it; the oldest go first.
-        self._known = dict(list(known.items())[-_CACHED_COMMITS:])
+        self._known = dict(small[-_CACHED_COMMITS:])
         return [row for commit in commits for row in known[commit.hash]]
+
+    def _read(self, beads: Store, commits: Sequence[str]) -> Rows:
+        found = beads.history.versions_in(commits, self._agents, _MOST_VERSIONS)
+        if len(found) < _MOST_VERSIONS or len(commits) == 1:
+            return found
+        half = len(commits) // 2
+        return [*self._read(beads, commits[:half]), *self._read(beads, commits[half:])]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -15,8 +16,10 @@ from beads_dispatch.cli import main
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.outcomes import Dispatched, NoSlot, NothingEligible, Outcome
 from beads_dispatch.settings import DispatchLimits
+from beads_dispatch.store import FeedLock
 from beads_dispatch.store.databases import Databases
 from beads_dispatch.store.errors import StoreError
+from feeder.ownership import Owner
 from local import processes
 from local.dolt import DoltServer
 from local.processes import Process
@@ -28,6 +31,8 @@ from tests.support import wait_for
 from tools import toolchain
 
 NAMES = ("alpha", "beta", "gamma")
+LONG_AGO = (datetime.now(UTC) - timedelta(hours=2)).replace(tzinfo=None)
+ORPHANED = f'{{"dispatch": {{"claim": "some", "attempt": 1, "at": "{LONG_AGO:%Y-%m-%dT%H:%M:%SZ}"}}}}'
 
 
 @dataclass
@@ -129,23 +134,42 @@ def test_a_database_that_cannot_be_used_holds_up_no_other(
     assert len(agent.posts) == 3
 
 
-def test_a_database_that_cannot_be_written_holds_up_no_other(
-    server: Server, agent: support.Agent, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its beads stay in the queue."""
+@pytest.fixture
+def restricted(server: Server) -> Iterator[Databases]:
+    """Of a user who may not write in alpha."""
     beads = server.beads["alpha"]
     beads.sql("CREATE USER IF NOT EXISTS 'some'@'%%' IDENTIFIED BY 'x'")
     beads.sql("GRANT SELECT ON *.* TO 'some'@'%%'")
     beads.sql("GRANT INSERT, UPDATE, DELETE ON `beads_dispatch`.* TO 'some'@'%%'")
     for name in ("beta", "gamma"):
         beads.sql(f"GRANT INSERT, UPDATE, EXECUTE ON `{name}`.* TO 'some'@'%%'")
+    with contextlib.closing(Databases(replace(server.dolt, user="some", password="x"))) as store:
+        yield store
+
+
+def test_a_database_that_cannot_be_written_holds_up_no_other(
+    server: Server, restricted: Databases, agent: support.Agent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its beads stay in the queue."""
     for name in NAMES:
         server.beads[name].add(f"{name}-1")
-    with contextlib.closing(Databases(replace(server.dolt, user="some", password="x"))) as store:
-        run_once(store, agent)
-        assert agent.posts == ["beta-1", "gamma-1"]
+    run_once(restricted, agent)
+    assert agent.posts == ["beta-1", "gamma-1"]
     assert "the database alpha is left out" in caplog.text
-    assert beads.row("alpha-1")["status"] == "open"
+    assert server.beads["alpha"].row("alpha-1")["status"] == "open"
+
+
+@pytest.mark.parametrize("metadata", ["{}", ORPHANED], ids=["inactive", "orphaned"])
+def test_reap_goes_on_where_a_database_cannot_be_written(
+    server: Server, restricted: Databases, caplog: pytest.LogCaptureFixture, metadata: str
+) -> None:
+    """Whatever it would write: the beads of the others are reaped."""
+    for name in NAMES:
+        server.beads[name].add(f"{name}-1", status="in_progress", updated_at=LONG_AGO, metadata=metadata)
+    found = reaper.run_once(restricted, DispatchLimits(), datetime.now(UTC))
+    assert sorted(found.blocked + found.reopened) == ["beta-1", "gamma-1"] and "alpha-1" in found.left_alone
+    assert server.beads["alpha"].row("alpha-1")["status"] == "in_progress"
+    assert "the database alpha is left out" in caplog.text
 
 
 def test_a_suspended_database_is_passed_over(server: Server, store: Databases, agent: support.Agent) -> None:
@@ -195,13 +219,28 @@ def test_a_database_may_have_an_odd_name(server: Server, store: Databases, agent
 
 def test_reap_looks_in_each(server: Server, store: Databases) -> None:
     """Inactive beads are blocked where they are; not in a database whose config suspends reap."""
-    long_ago = datetime.now(UTC) - timedelta(hours=2)
     for name in NAMES:
-        server.beads[name].add(f"{name}-1", status="in_progress", updated_at=long_ago.replace(tzinfo=None))
+        server.beads[name].add(f"{name}-1", status="in_progress", updated_at=LONG_AGO)
     server.beads["beta"].sql("REPLACE INTO config (`key`, value) VALUES (%s, 'reap')", suspension.KV_KEY)
     found = reaper.run_once(store, DispatchLimits(), datetime.now(UTC))
     assert sorted(found.blocked) == ["alpha-1", "gamma-1"]
     assert [server.beads[name].row(f"{name}-1")["status"] for name in NAMES] == ["blocked", "in_progress", "blocked"]
+
+
+def test_beads_of_the_same_id_are_told_apart(server: Server, store: Databases, tmp_path: pathlib.Path) -> None:
+    """The job of one runs; the other is inactive, and is blocked."""
+    server.beads["alpha"].add("x-1")
+    command = {"command": "until [ -e ended ]; do sleep 0.1; done", "folder": str(tmp_path)}
+    backend = agents.backend(settings.AgentSettings("", backend="command", options=command))
+    outcomes = Dispatcher(store, backend, DispatchLimits(), lambda: datetime.now(UTC), lambda seconds: None).run_once()
+    assert isinstance(outcomes[0], Dispatched)
+    server.beads["beta"].add("x-1", status="in_progress", updated_at=LONG_AGO)
+    now = datetime.now(UTC)
+    assert len(store.overview([DispatchLimits()], now + timedelta(minutes=1)).agents["agent"].in_progress) == 2
+    found = reaper.run_once(store, DispatchLimits(), now + timedelta(hours=1), backend)
+    assert found.blocked == ["x-1"]
+    (tmp_path / "ended").touch()
+    assert [server.beads[name].row("x-1")["status"] for name in ("alpha", "beta")] == ["in_progress", "blocked"]
 
 
 def test_a_job_is_told_of_its_database(server: Server, store: Databases, tmp_path: pathlib.Path) -> None:
@@ -284,6 +323,40 @@ def test_a_database_has_one_feeder(
     wait_for(lambda: reads(of_all), "the feeder of all reads")
     (recovered,) = wait_for(lambda: sink.about("b-1")[1:], "what came between them")
     assert (recovered.extensions["assignee"], recovered.extensions["recovered"]) == ("carol", "true")
+
+
+def test_a_database_that_is_not_there_yet_holds_up_no_other(
+    server: Server, sink: support.Sink, tmp_path: pathlib.Path, feeder: list[Process]
+) -> None:
+    """Of those that DOLT_DATABASE names; its beads of the time before count as published."""
+    process = start(server, sink, tmp_path, feeder, DOLT_DATABASE="alpha,later")
+    wait_for(lambda: reads(process), "the feeder reads")
+    server.beads["alpha"].add("a-1", assignee="bob")
+    wait_for(lambda: sink.about("a-1"), "a change of the other")
+    server.make("later").add("l-1", assignee="bob")
+    wait_for(lambda: sink.about("l-1"), "a change of the new one")
+
+
+def test_a_database_that_comes_later_is_locked_too(
+    server: Server, sink: support.Sink, tmp_path: pathlib.Path, feeder: list[Process], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Within a minute; where a feeder of its own was first, that is said."""
+    stop = threading.Event()
+    owner = Owner(server.dolt, stop)
+    with contextlib.closing(owner):
+        assert owner.take()
+        server.make("epsilon")
+        owner._store.find_databases()
+        owner._take_new_ones()
+        refused = start(server, sink, tmp_path, feeder, DOLT_DATABASE="epsilon")
+        wait_for(lambda: not refused.running, "the second one ends", 30)
+        assert "the feed 'epsilon' belongs to another feeder" in refused.log.read_text()
+        server.make("zeta")
+        with contextlib.closing(FeedLock(server.dolt.of("zeta"))) as other:
+            assert other.add("zeta")
+            owner._store.find_databases()
+            owner._take_new_ones()
+        assert "the database zeta has a feeder of its own" in caplog.text
 
 
 def test_the_command_looks_at_one(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -273,7 +273,7 @@ def test_more_differences_than_are_published_at_once(beads: Beads, monkeypatch: 
     beads.store.feed_state.begin(beads.store.feed_state.executed(), "start")
     beads.insert(names, assignee="bob")
     recovery = gap_recovery.GapRecovery(beads.store, lambda seconds: False)
-    recovery.begin()
+    recovery.begin(beads.store.feed_state.executed())
     rounds: list[list[str]] = []
     while recovery.pending:
         read = binlog.Position(beads.store.feed_state.executed())

@@ -210,7 +210,7 @@ def test_one_job_of_which_nothing_is_told_hides_no_other(
     dispatch.run_once()
     agent.phases = {job(beads, "x-0"): "odd", job(beads, "x-1"): "failed"}
     clock.passed += timedelta(minutes=5)
-    assert watch.look(clock) and watch.running == {"x-2"}
+    assert watch.look(clock) and watch.running == {("", "x-2")}
     assert [event.extensions["cause"] for event in sink.of_type(events.REAP_REQUESTED)] == ["job"]
     assert reap() == ReapResult(reopened=["x-1"])
 
@@ -279,7 +279,7 @@ def test_the_feeder_knows_whose_job_runs(
     """As the backend told last; of one that cannot be reached, nothing."""
     beads.add("x-1")
     dispatch.run_once()
-    assert watch.look() and watch.running == {"x-1"}
+    assert watch.look() and watch.running == {("", "x-1")}
     agent.phase = "completed"
     watch.look()
     assert watch.running == set()

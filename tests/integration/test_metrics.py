@@ -148,7 +148,7 @@ def test_the_longest_inactivity_is_shown(beads: Beads, scrape: Callable[[], Samp
     limits = settings.DispatchLimits(reap_after_minutes=120, reap_only_ours=True)
     with support.closing(store.Store(beads.dolt)) as own:
         ours = samples(metrics.Scrape(own, [limits], HealthState()).page())
-        running = samples(metrics.Scrape(own, [settings.DispatchLimits()], HealthState(), lambda: {"x-1"}).page())
+        running = samples(metrics.Scrape(own, [settings.DispatchLimits()], HealthState(), lambda: {("", "x-1")}).page())
     assert (of(ours, "beads_inactive_seconds"), of(ours, "beads_reap_after_seconds")) == (0, 120 * 60)
     assert of(running, "beads_inactive_seconds") < 5 * 60
 

@@ -55,7 +55,7 @@ def test_an_import_of_many_beads_does_not_fill_the_memory(monkeypatch: pytest.Mo
     timing = outcome_metrics.AssignToPost(["timed"])
     rows = tuple(RowChange("issues", None, {**MINE, "id": f"x-{number}"}) for number in range(50))
     timing.look(Transaction("s:1", "beads", rows))
-    assert list(timing._assigned) == [f"x-{number}" for number in range(40, 50)]
+    assert list(timing._assigned) == [("beads", f"x-{number}") for number in range(40, 50)]
 
 
 @pytest.mark.parametrize(("step", "kinds"), [
