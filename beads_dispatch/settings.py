@@ -194,6 +194,25 @@ def dolt(env: Environment) -> DoltSettings:
     return found
 
 
+def served(env: Environment, name: str) -> DoltSettings:
+    """The connection to one of the databases that are served. Raises SettingsError."""
+    found = server(env)
+    if found.databases and found.databases != (ALL,) and name not in found.databases:
+        raise SettingsError(f"{name!r} is not served; the databases are {', '.join(found.databases)}.")
+    return found.of(name)
+
+
+def console(env: Environment) -> DoltSettings:
+    """The connection to the database that the console shows: of several the one in CONSOLE_DATABASE, or else the
+    workspace's own. Raises SettingsError."""
+    if not server(env).databases:
+        return dolt(env)
+    name = env.get("CONSOLE_DATABASE") or str(_workspace(env).get("dolt_database") or "")
+    if not name:
+        raise SettingsError("DOLT_DATABASE names several, and the console shows one. Set CONSOLE_DATABASE to it.")
+    return served(env, name)
+
+
 def server(env: Environment) -> DoltSettings:
     """As dolt, of one or several databases. Raises SettingsError."""
     workspace = _workspace(env)

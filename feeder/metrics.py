@@ -1,8 +1,9 @@
 """What the feeder answers Prometheus at GET /metrics. The only importer of prometheus_client.
 
 The feeder's own counters are in REGISTRY. What only Dolt knows is asked at a scrape, by `Scrape`: at most once in
-CACHE_SECONDS, and for no longer than PATIENCE_SECONDS. When Dolt does not answer in time, its metrics are left out and
-beads_feeder_dolt_up is 0: an old number that looks like a new one would be worse than none.
+CACHE_SECONDS. A scrape waits for PATIENCE_SECONDS; where many databases take longer, it shows the answer before. When
+Dolt does not answer within HANGS_SECONDS, its metrics are left out and beads_feeder_dolt_up is 0: an old number that
+looks like a new one would be worse than none.
 """
 
 import functools
@@ -28,6 +29,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 CACHE_SECONDS = 5.0  # less than the usual scrape interval; several scrapers cost Dolt no more than one
 PATIENCE_SECONDS = 0.8  # Prometheus waits 10 s, a probe that comes meanwhile 1 s
+HANGS_SECONDS = 10.0
+_OLD_SECONDS = 90.0  # three scrapes at the usual interval
 
 CAUSES = ("change", "slot", "due", "tick", "resume")  # of a dispatch request
 
@@ -144,10 +147,12 @@ class OverviewCache:
         self._answered = threading.Event()
         self._answered.set()
         self._answer: store.Overview | None = None
+        self._answered_at = float("-inf")
         self._asked = float("-inf")
 
     def overview(self) -> store.Overview | None:
-        """The newest answer, CACHE_SECONDS old at most; None when there is none in time.
+        """The newest answer, CACHE_SECONDS old at most, or the one before it while Dolt takes long; None where it
+        hangs.
 
         One question is asked at a time, and nobody waits twice for one that hangs.
         """
@@ -157,7 +162,10 @@ class OverviewCache:
                 self._asked = time.monotonic()
                 threading.Thread(target=self._find_out, name="metrics", daemon=True).start()
             patience = self._asked + PATIENCE_SECONDS - time.monotonic()
-        return self._answer if self._answered.wait(max(patience, 0.0)) else None
+        if self._answered.wait(max(patience, 0.0)):
+            return self._answer
+        now = time.monotonic()
+        return self._answer if now - self._asked < HANGS_SECONDS and now - self._answered_at < _OLD_SECONDS else None
 
     def _find_out(self) -> None:
         answer = None
@@ -166,7 +174,7 @@ class OverviewCache:
         except store.StoreError as exc:
             logger.debug(str(exc), extra=log.context(action=Action.METRICS))  # the feed logs it
         finally:
-            self._answer = answer
+            self._answer, self._answered_at = answer, time.monotonic()
             self._answered.set()
 
 

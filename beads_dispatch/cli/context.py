@@ -101,14 +101,9 @@ class Context:
 
     @functools.cached_property
     def dolt(self) -> settings.DoltSettings:
-        """Raises SettingsError, CommandError."""
+        """Raises SettingsError."""
         name = getattr(self.arguments, "database", None)
-        if name is None:
-            return settings.dolt(self.env)
-        found = settings.server(self.env)
-        if found.databases and found.databases != (settings.ALL,) and name not in found.databases:
-            raise CommandError(f"{name!r} is not served; the databases are {', '.join(found.databases)}")
-        return found.of(name)
+        return settings.dolt(self.env) if name is None else settings.served(self.env, name)
 
     @functools.cached_property
     def store(self) -> Store:

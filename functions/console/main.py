@@ -16,7 +16,7 @@ from functions.console.site import Site
 log.configure("console")
 
 try:
-    SITE = Site(settings.dolt(os.environ), agents_file.agents(os.environ), os.environ)
+    SITE = Site(settings.console(os.environ), agents_file.agents(os.environ), os.environ)
 except settings.SettingsError as exc:
     sys.exit(f"console cannot start: {exc}")
 

@@ -380,3 +380,17 @@ def test_what_needs_one_refuses_several() -> None:
         settings.dolt({"DOLT_HOST": "h", "DOLT_DATABASE": "a,b"})
     found = settings.server({"DOLT_HOST": "h", "DOLT_DATABASE": "a, b", "FEED_NAME": "team"})
     assert (found.databases, found.feed, found.of("b").published_feed) == (("a", "b"), "*/team", "b/team")
+
+
+def test_the_console_shows_one(server: Server) -> None:
+    """With the state of the feed of all; that of CONSOLE_DATABASE, or of the workspace."""
+    workspace = {"BEADS_DIR": str(server.beads["beta"].workspace.beads_dir), "DOLT_DATABASE": "*"}
+    for env, name in ((workspace, "beta"), ({**workspace, "CONSOLE_DATABASE": "alpha"}, "alpha")):
+        found = settings.console({**env, "DOLT_PORT": str(server.port)})
+        assert (found.database, found.feed) == (name, "*")
+    for env, words in (
+        ({"DOLT_DATABASE": "*"}, "Set CONSOLE_DATABASE"),
+        ({"DOLT_DATABASE": "a,b", "CONSOLE_DATABASE": "c"}, "the databases are a, b"),
+    ):
+        with pytest.raises(settings.SettingsError, match=words):
+            settings.console({"DOLT_HOST": "h", **env})

@@ -140,3 +140,28 @@ def test_a_dolt_that_is_down_is_asked_again_when_the_answer_is_old() -> None:
     assert cache.overview() is None and len(answers) == 1
     cache._asked -= metrics.CACHE_SECONDS
     assert cache.overview() is OVERVIEW
+
+
+def test_while_dolt_takes_long_its_last_answer_is_shown_and_none_when_it_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some 30 large databases take longer than a scrape waits, each time."""
+    monkeypatch.setattr(metrics, "CACHE_SECONDS", 0.0)
+    monkeypatch.setattr(metrics, "PATIENCE_SECONDS", 0.2)
+    answers = [store.Overview({}, Suspension(), {}, gtids) for gtids in ("1", "2")]
+    released = threading.Event()
+
+    def ask() -> store.Overview:
+        if asked := len(calls):
+            released.wait(10)
+        calls.append(asked)
+        return answers[asked]
+
+    calls: list[int] = []
+    cache = metrics.OverviewCache(ask)
+    assert cache.overview() is answers[0]
+    assert cache.overview() is answers[0]
+    monkeypatch.setattr(metrics, "HANGS_SECONDS", 0.0)
+    assert cache.overview() is None
+    monkeypatch.setattr(metrics, "CACHE_SECONDS", 60.0)
+    monkeypatch.setattr(metrics, "PATIENCE_SECONDS", 10.0)
+    released.set()
+    assert cache.overview() is answers[1]
