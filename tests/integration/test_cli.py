@@ -194,6 +194,18 @@ BROKEN: dict[Callable[[Beads], None], tuple[str, str]] = {
 }
 
 
+def test_an_id_is_text_in_the_statement_that_fixes_its_bead(beads: Beads, ask: Command) -> None:
+    """Whoever pastes it changes that bead alone."""
+    for bead in ("x-1", "x' OR ''='", "x\\"):
+        beads.add(bead, pinned=1)
+    beads.commit("pinned")
+    for bead, fixed in (("x' OR ''='", 1), ("x\\", 2)):
+        program, command, statement = shlex.split(ask("explain", "--json", "--", bead).json["fix"])
+        assert (program, command) == ("bd", "sql")
+        beads.sql(statement)
+        assert beads.sql("SELECT COUNT(*) AS n FROM issues WHERE pinned = 0") == [{"n": fixed}]
+
+
 @pytest.mark.parametrize("break_it", BROKEN, ids=lambda function: function.__name__)
 def test_explain_names_the_unmet_condition_and_the_command_that_fixes_it(
     beads: Beads, ask: Command, break_it: Callable[[Beads], None]

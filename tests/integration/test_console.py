@@ -18,7 +18,7 @@ from beads_dispatch.agents_file import ConfiguredAgent
 from beads_dispatch.cli import main
 from beads_dispatch.store import Hold
 from functions.console import site as site_module
-from functions.console import timeline, what_if
+from functions.console import timeline, view, what_if
 from functions.console.site import PAGES, Site
 from local import processes
 from tests.conftest import Beads
@@ -382,6 +382,19 @@ class TestTimeline:
                 monkeypatch.setattr(timeline, "_COMMITS", 1000)
             query = {"before": older[0].removeprefix("?before=")}
         assert list(dict.fromkeys(found))[:5] == ["x-4", "x-3", "x-2", "x-1", "x-0"]
+
+    def test_of_a_commit_of_many_beads_some_are_shown(
+        self, beads: Beads, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An import must not fill the memory; commits beside it are shown whole."""
+        monkeypatch.setattr(view, "_MOST_VERSIONS", 3)
+        monkeypatch.setattr(timeline, "_COMMITS", 3)
+        for names in (("x-1", "x-2"), ("y-1", "y-2", "y-3", "y-4", "y-5"), ("z-1", "z-2")):
+            for name in names:
+                beads.add(name)
+            beads.commit("some")
+        found = re.findall("[xyz]-[0-9]", visitor.get("/timeline").text)
+        assert Counter(name[0] for name in dict.fromkeys(found)) == {"x": 2, "y": 3, "z": 2}
 
 
 class TestDay:
