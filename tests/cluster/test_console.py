@@ -11,8 +11,10 @@ pytestmark = pytest.mark.cluster
 def test_the_console_starts_when_somebody_looks(deployed: Deployed) -> None:
     """Every page answers; nothing else is started; afterwards there is no pod."""
     bead = deployed.beads.add("look-1", assignee="", title="A bead to look at")
-    with deployed.namespace.console() as (host, port):
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"host": f"{host}:{port}"}, timeout=60)
+    with (
+        deployed.namespace.console() as (host, port),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"host": f"{host}:{port}"}, timeout=60) as client,
+    ):
         assert deployed.namespace.function_pods() == []
         for page in ("/", "/queue", f"/bead?id={bead}", "/timeline", "/day", "/what-if"):
             answer = client.get(page)

@@ -1,5 +1,6 @@
 """The README's commands for a cluster, as they stand there but for the namespace."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -39,6 +40,8 @@ def test_the_image_is_built() -> None:
 @pytest.mark.parametrize("command", INSTALL)
 def test_the_install_commands_are_accepted(deployed: Deployed, command: str, tmp_path: pathlib.Path) -> None:
     """With an overlay that is a copy of the example, and a folder of passwords."""
+    if os.environ.get("BROKER") and "apply" in command:
+        pytest.skip("the overlay is the one of the default Broker, and a Broker's class cannot be changed")
     shutil.copytree(ROOT / "knative", tmp_path / "knative")
     mine = tmp_path / "knative" / "overlays" / "mine"
     shutil.copytree(ROOT / "knative" / "overlays" / "example", mine)
