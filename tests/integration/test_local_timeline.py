@@ -9,11 +9,11 @@ def test_a_step_is_shown_that_was_committed_after_its_event(beads: Beads) -> Non
     """The binlog may tell of a change before Dolt's history does; no later event may come."""
     shown: list[str] = []
     timeline = SystemTimeline(beads.dolt, "agent", shown.append)
-    beads.add("x-1")
+    beads.add("shown-1")
     beads.commit("assigned")
     timeline.observe(changed("open"))
     assert [line.split()[2] for line in shown] == ["assigned", "event"]
-    beads.sql("UPDATE issues SET status = 'closed' WHERE id = 'x-1'")
+    beads.sql("UPDATE issues SET status = 'closed' WHERE id = 'shown-1'")
     timeline.observe(changed("closed"))
     timeline.check()
     assert len(shown) == 2
@@ -26,4 +26,4 @@ def test_a_step_is_shown_that_was_committed_after_its_event(beads: Beads) -> Non
 
 def changed(status: str) -> events.Event:
     extensions = {"assignee": "agent", "status": status}
-    return events.Event(status, "/dolt/x", events.ISSUE_CHANGED, "x-1", extensions, {"title": "A haiku"})
+    return events.Event(status, "/dolt/x", events.ISSUE_CHANGED, "shown-1", extensions, {"title": "A haiku"})
