@@ -13,10 +13,9 @@ from beads_dispatch.store import Commit, Rows, Store
 
 _STATEMENT_SECONDS = 20.0  # a page of a long history takes some seconds; people do not wait longer
 _PARAMETER_LIMIT = 255  # characters, as a bead's id in bd
-_CACHED_COMMITS = 20_000  # what they changed is kept: some 20 MB
+_CACHED = 40_000  # commits, and the versions in them, that are kept: some 20 MB
 _COMMITS_AT_ONCE = 500
-_MOST_VERSIONS = 5000  # of one commit; an import may change any number of beads
-_CACHED_VERSIONS = 500  # of one commit, or they are read again
+_MOST_VERSIONS = 1000  # of one commit; an import may change any number of beads
 
 
 class PageError(Exception):
@@ -69,9 +68,15 @@ class Versions:
                 commit = missing[row["commit"]]
                 found[commit.hash].append({**row, "at": commit.at, "author": commit.author})
             known = {**known, **found}
-        small = [(commit, rows) for commit, rows in known.items() if len(rows) <= _CACHED_VERSIONS]
+        kept: dict[str, Rows] = {}
+        room = _CACHED
+        for newest in reversed(known):
+            room -= 1 + len(known[newest])
+            if room < 0:
+                break
+            kept[newest] = known[newest]
         # In one step, because other threads read it; the oldest go first.
-        self._known = dict(small[-_CACHED_COMMITS:])
+        self._known = dict(reversed(kept.items()))
         return [row for commit in commits for row in known[commit.hash]]
 
     def _read(self, beads: Store, commits: Sequence[str]) -> Rows:

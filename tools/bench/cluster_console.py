@@ -1,7 +1,7 @@
 """The console on a cluster, as a browser shows it: from no pod, and warm. python -m tools.bench.cluster_console
 
 The moment of the first paint is Chromium's own, from the moment the address was entered; 10,000 beads of one agent are
-open, and as many others. The aim is 3 s from no pod and 200 ms warm, which is another page in the same tab.
+open, and as many others. The aim is 3 s from no pod, and 200 ms warm: each page a second time, in the same tab.
 """
 
 import sys
@@ -12,6 +12,7 @@ from tools import browser, cluster, world
 from tools.bench import generate, report
 
 AIM_COLD_MS, AIM_WARM_MS = 3000, 200
+_PAGES = ("/queue", "/timeline", "/day", "/")
 _FIRST_PAINT = """() => new Promise(found => new PerformanceObserver(list => {
   for (const entry of list.getEntries()) if (entry.name === "first-contentful-paint") found(entry.startTime);
 }).observe({type: "paint", buffered: true}))"""
@@ -30,7 +31,7 @@ def main() -> int:
     if why:
         print(f"this cannot be measured here: {why}", file=sys.stderr)
         return 1
-    found: dict[str, list[float]] = {"from no pod": [], "warm": []}
+    found: dict[str, list[float]] = {"from no pod": [], **{f"warm {path}": [] for path in _PAGES}}
     with world.world() as here:
         generate.fill(here, 2 * options.beads, options.beads)
         with (
@@ -43,13 +44,17 @@ def main() -> int:
                 context = chromium.new_context()  # which knows nothing yet
                 tab, address = context.new_page(), f"http://{host}:{port}"
                 found["from no pod"].append(first_paint(tab, f"{address}/"))
-                found["warm"] += [first_paint(tab, f"{address}{path}") for path in ("/queue", "/timeline", "/day", "/")]
+                for path in _PAGES:  # the pod's first one of a page may read what it keeps afterwards
+                    first_paint(tab, f"{address}{path}")
+                for path in _PAGES:
+                    found[f"warm {path}"].append(first_paint(tab, f"{address}{path}"))
                 context.close()
                 print(f"{number + 1} of {options.samples}: {found['from no pod'][-1]:.0f} ms", flush=True)
     figures = {name: report.summary(values) for name, values in found.items()}
     report.table(f"the console's first paint, ms; {options.beads} open beads", figures)
     report.write("cluster_console", {"unit": "ms", "beads": options.beads, **figures})
-    return int(figures["from no pod"]["p50"] > AIM_COLD_MS or figures["warm"]["p50"] > AIM_WARM_MS)
+    warm = max(figures[f"warm {path}"]["p50"] for path in _PAGES)
+    return int(figures["from no pod"]["p50"] > AIM_COLD_MS or warm > AIM_WARM_MS)
 
 
 if __name__ == "__main__":
