@@ -205,8 +205,9 @@ def served(env: Environment, name: str) -> DoltSettings:
 def console(env: Environment) -> DoltSettings:
     """The connection to the database that the console shows: of several the one in CONSOLE_DATABASE, or else the
     workspace's own. Raises SettingsError."""
-    if not server(env).databases:
-        return dolt(env)
+    found = server(env)
+    if not found.databases:
+        return found
     name = env.get("CONSOLE_DATABASE") or str(_workspace(env).get("dolt_database") or "")
     if not name:
         raise SettingsError("DOLT_DATABASE names several, and the console shows one. Set CONSOLE_DATABASE to it.")

@@ -12,6 +12,7 @@ from beads_dispatch.cli.timeline import Step, steps_in
 from local.terminal import clock
 
 STEPS = ("assigned", "event", "claimed", "dispatched", "closed")
+_READ_AGAIN = 20  # beads at a check; after an import of thousands, the newest
 _SETTLED_SECONDS = 10.0  # after a change's event its commit is in Dolt's history, on a busy machine too
 
 
@@ -51,6 +52,7 @@ class SystemTimeline:
             self._steps.name(event.subject, (event.data or {}).get("title", ""))
             assigned = event.extensions.get("assignee") == self._assignee
             if assigned or self._steps.knows(event.subject):
+                self._last_event.pop(event.subject, None)  # the newest is the last one
                 self._last_event[event.subject] = time.monotonic()
                 self._read(event.subject)
             if assigned and event.extensions.get("status") == "open":
@@ -59,10 +61,10 @@ class SystemTimeline:
     def check(self) -> None:
         """Read again the beads of the last events: an event may come before Dolt's history has its commit."""
         with self._lock, contextlib.suppress(store.StoreError):  # HoldWatch names it
-            for bead_id, at in list(self._last_event.items()):
+            recent = list(self._last_event.items())[-_READ_AGAIN:]
+            for bead_id, _ in recent:
                 self._read(bead_id)
-                if time.monotonic() - at > _SETTLED_SECONDS:
-                    del self._last_event[bead_id]
+            self._last_event = {bead: at for bead, at in recent if time.monotonic() - at <= _SETTLED_SECONDS}
 
     def posted(self, bead_id: str) -> None:
         """Take note that the agent received a bead."""

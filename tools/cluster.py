@@ -128,9 +128,16 @@ class Namespace:
     @contextlib.contextmanager
     def console(self) -> Iterator[tuple[str, int]]:
         """The console's host name, and the port of this machine that leads to the ingress which serves it."""
-        ingress = self.kubectl("get", "service", "console", "-o", "jsonpath={.spec.externalName}").split(".")
-        with Namespace(ingress[1]).forwarded(ingress[0]) as port:
+        ingress = self.kubectl("get", "service", "console", "-o", "jsonpath={.spec.externalName}")
+        with _forwarded(ingress) as port:
             yield f"console.{self.name}.svc.cluster.local", port
+
+    @contextlib.contextmanager
+    def broker(self) -> Iterator[str]:
+        """The URL, on this machine, at which the Broker takes events."""
+        address = urlsplit(self.get("broker", "default")["status"]["address"]["url"])
+        with _forwarded(str(address.hostname)) as port:
+            yield f"http://127.0.0.1:{port}{address.path}"
 
     def until_zero(self, seconds: float = 180) -> None:
         """Wait until no function has a pod, not even one that is ending."""
@@ -139,6 +146,14 @@ class Namespace:
             if time.monotonic() > deadline:
                 raise ClusterError(f"there are still function pods after {seconds:g} s: {self.function_pods()}")
             time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def _forwarded(host: str) -> Iterator[int]:
+    """The port of this machine that leads to port 80 of a Service, by its host name: service.namespace.svc.…"""
+    service, namespace, *_ = host.split(".")
+    with Namespace(namespace).forwarded(service) as port:
+        yield port
 
 
 class PodWatch:

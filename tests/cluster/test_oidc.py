@@ -1,6 +1,5 @@
 """Events are authenticated where the cluster does it: docs/security.md's commands, under the running system."""
 
-import contextlib
 import os
 import pathlib
 import re
@@ -62,13 +61,6 @@ def set_feature(value: str) -> None:
     KNATIVE.kubectl("patch", "configmap", "config-features", "--type=merge", f'-p={{"data":{{"{FEATURE}":"{value}"}}}}')
 
 
-@contextlib.contextmanager
-def ingress(deployed: Deployed) -> Iterator[str]:
-    """The Broker's address, as it is on this machine."""
-    with KNATIVE.forwarded("broker-ingress") as port:
-        yield f"http://127.0.0.1:{port}/{deployed.namespace.name}/default"
-
-
 def post(url: str, token: str = "") -> int:
     """A change event from somebody else: the HTTP status of the Broker's answer."""
     headers = {
@@ -79,7 +71,7 @@ def post(url: str, token: str = "") -> int:
 
 
 def test_events_without_a_token_are_refused(authenticated: Deployed) -> None:
-    with ingress(authenticated) as url:
+    with authenticated.namespace.broker() as url:
         assert [post(url), post(url, "nonsense")] == [401, 401]
 
 

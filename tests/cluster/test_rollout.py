@@ -44,10 +44,7 @@ def test_an_older_version_is_upgraded(tmp_path: pathlib.Path) -> None:
     checkout, image = os.environ.get("PREVIOUS", ""), os.environ.get("PREVIOUS_IMAGE", "")
     if not checkout or not image:
         pytest.skip("needs PREVIOUS and PREVIOUS_IMAGE")
-    if (
-        os.environ.get("BROKER")
-        and not (pathlib.Path(checkout) / "knative" / "overlays" / os.environ["BROKER"]).exists()
-    ):
+    if not (pathlib.Path(checkout) / "knative" / "overlays" / os.environ.get("BROKER", "")).exists():
         pytest.skip("that version has no overlay for this Broker")
     with load.running(tmp_path, image, pathlib.Path(checkout) / "knative") as system:
         older = layout(system)

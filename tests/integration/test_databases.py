@@ -271,8 +271,11 @@ def start(server: Server, sink: support.Sink, tmp_path: pathlib.Path, running: l
     return running[-1]
 
 
-def reads(process: Process) -> bool:
-    return "reading the binlog" in process.log.read_text()
+def started(server: Server, sink: support.Sink, tmp_path: pathlib.Path, running: list[Process], **more: str) -> Process:
+    """As start, once it reads the binlog."""
+    process = start(server, sink, tmp_path, running, **more)
+    wait_for(lambda: "reading the binlog" in process.log.read_text(), "the feeder reads")
+    return process
 
 
 def test_one_feeder_serves_all_databases_as_they_come_and_go(
@@ -280,8 +283,7 @@ def test_one_feeder_serves_all_databases_as_they_come_and_go(
 ) -> None:
     """Events name theirs, one of a bead id in two databases too; after a restart nothing comes again, and what came
     meanwhile does."""
-    process = start(server, sink, tmp_path, feeder)
-    wait_for(lambda: reads(process), "the feeder reads")
+    process = started(server, sink, tmp_path, feeder)
     server.beads["alpha"].add("x-1")
     server.beads["beta"].add("x-1", assignee="bob")
     wait_for(lambda: len(sink.about("x-1")) == 2, "both changes")
@@ -310,8 +312,7 @@ def test_a_database_has_one_feeder(
     server: Server, sink: support.Sink, tmp_path: pathlib.Path, feeder: list[Process]
 ) -> None:
     """Of its own, or of all; and the next one goes on from what the one before published."""
-    alone = start(server, sink, tmp_path, feeder, DOLT_DATABASE="beta")
-    wait_for(lambda: reads(alone), "the first feeder reads")
+    alone = started(server, sink, tmp_path, feeder, DOLT_DATABASE="beta")
     server.beads["beta"].add("b-1", assignee="bob")
     wait_for(lambda: sink.about("b-1"), "the change")
     refused = start(server, sink, tmp_path, feeder)
@@ -319,8 +320,7 @@ def test_a_database_has_one_feeder(
     assert refused.kill() == os.EX_CONFIG and "the feed 'beta' belongs to another feeder" in refused.log.read_text()
     alone.stop()
     server.beads["beta"].sql("UPDATE issues SET assignee = 'carol' WHERE id = 'b-1'")
-    of_all = start(server, sink, tmp_path, feeder)
-    wait_for(lambda: reads(of_all), "the feeder of all reads")
+    started(server, sink, tmp_path, feeder)
     (recovered,) = wait_for(lambda: sink.about("b-1")[1:], "what came between them")
     assert (recovered.extensions["assignee"], recovered.extensions["recovered"]) == ("carol", "true")
 
@@ -329,8 +329,7 @@ def test_a_database_that_is_not_there_yet_holds_up_no_other(
     server: Server, sink: support.Sink, tmp_path: pathlib.Path, feeder: list[Process]
 ) -> None:
     """Of those that DOLT_DATABASE names; its beads of the time before count as published."""
-    process = start(server, sink, tmp_path, feeder, DOLT_DATABASE="alpha,later")
-    wait_for(lambda: reads(process), "the feeder reads")
+    started(server, sink, tmp_path, feeder, DOLT_DATABASE="alpha,later")
     server.beads["alpha"].add("a-1", assignee="bob")
     wait_for(lambda: sink.about("a-1"), "a change of the other")
     server.make("later").add("l-1", assignee="bob")

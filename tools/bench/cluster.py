@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import yaml
@@ -170,10 +169,8 @@ def hello_world(namespace: Namespace, image: str) -> Iterator[str]:
     """A hello world behind the Broker; gives the URL, on this machine, at which the Broker takes its events."""
     namespace.apply(*_hello_manifests(namespace, image))
     cluster.until_ready(namespace)
-    address = urlsplit(namespace.get("broker", "default")["status"]["address"]["url"])  # service.namespace.svc.…
-    service, where = str(address.hostname).split(".")[:2]
-    with Namespace(where).forwarded(service) as port:
-        yield f"http://127.0.0.1:{port}{address.path}"
+    with namespace.broker() as url:
+        yield url
 
 
 def _hello_manifests(namespace: Namespace, image: str) -> list[dict[str, Any]]:
