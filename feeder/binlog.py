@@ -238,7 +238,9 @@ class Stream:
         if len(self._opened) == 2:
             raise StreamLost("the connection was lost")
         database = arguments.pop("db", None)  # PyMySQL warns about this old name
-        connection = store.connect(self._dolt, **arguments, database=database, read_timeout=STALL_SECONDS)
+        # Both: EventPacket reads with the limit of whatever was done last, and that was to write the request.
+        limits = {"read_timeout": STALL_SECONDS, "write_timeout": STALL_SECONDS}
+        connection = store.connect(self._dolt, **arguments, database=database, **limits)
         self._opened.append(connection)
         if self._closed:
             self.close()

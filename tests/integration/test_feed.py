@@ -352,6 +352,24 @@ def test_a_server_without_binlog_is_refused_with_the_command_that_sets_it(tmp_pa
         server.stop()
 
 
+def test_a_stream_without_changes_lives_on_its_heartbeat(tmp_path: pathlib.Path) -> None:
+    """It comes after 30 s, which is as long as a statement may take: the stream waits longer."""
+    server = DoltServer(toolchain.dolt(), tmp_path, processes.free_port())
+    server.start()
+    try:
+        connection = store.connect(server.connection(), database=None)
+        connection.query("CREATE DATABASE beads")
+        dolt = server.connection("beads")
+        with support.closing(store.Store(dolt)) as own:
+            position = binlog.Position(own.feed_state.executed())
+        with support.closing(binlog.Stream(dolt, position)) as stream:
+            assert isinstance(next(iter(stream)), binlog.Heartbeat)
+        connection.query("CREATE DATABASE other")  # with the next write Dolt sees that the reader is gone, and can stop
+        connection.close()
+    finally:
+        server.stop()
+
+
 def test_metadata_that_is_nested_deep_is_no_obstacle(
     beads: Beads, sink: support.Sink, feed: Callable[[], Running]
 ) -> None:

@@ -70,7 +70,7 @@ def main() -> int:
     percent = round(quiet["CPU s"] / (minutes * 60) * 100, 3)
     figures = {"beads": BEADS, "ticks": hour, "minutes": minutes, "quiet": {**quiet, "core %": percent}, **end, **whole}
     report.write("idle", figures)
-    return 1 if end["requests"] else 0
+    return 1 if end["requests"] or quiet["connections"] else 0  # the feed's connection lives on heartbeats
 
 
 def _cost(proxy: CountingProxy, pid: int, during: Callable[[], None]) -> dict[str, float]:
