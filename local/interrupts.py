@@ -21,6 +21,16 @@ def interrupt_once(message: str = "") -> None:
     _handle(interrupt)
 
 
+def exit_once() -> None:
+    """Make the first signal end this process, with everything that it started; those that follow are ignored."""
+
+    def leave(number: int, frame: object) -> None:
+        ignore()
+        sys.exit(128 + number)
+
+    _handle(leave)
+
+
 def ignore() -> None:
     """From now on the stop is in progress."""
     _handle(lambda number, frame: None)  # not SIG_IGN, which children would inherit

@@ -106,11 +106,6 @@ class Process:
             os.killpg(self._child.pid, number)
 
 
-def end_cleanly_on_sigterm() -> None:
-    """SIGTERM ends this process as Ctrl-C does, with everything that it started. For the main thread."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-
-
 def program(name: str) -> pathlib.Path:
     """The path of dolt or bd: DOLT or BD in the environment, else on PATH. Raises StartError."""
     variable = name.upper()

@@ -11,7 +11,7 @@ from typing import Any
 
 from beads_dispatch import log
 from beads_dispatch.cli import day
-from local import processes
+from local import interrupts
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -23,7 +23,7 @@ def options(description: str | None, **defaults: float | str) -> argparse.Namesp
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default: {default}")
     found = parser.parse_args()
     log.configure("bench", level="ERROR")
-    processes.end_cleanly_on_sigterm()
+    interrupts.exit_once()
     return found
 
 

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Collection
 
 from beads_dispatch import log
-from local import processes
+from local import interrupts
 from tools import world
 from tools.chaos import checks
 
@@ -56,7 +56,7 @@ def begin(parser: argparse.ArgumentParser, noun: str, known: Collection[str]) ->
     options.names = options.names or list(known)
     print(f"seed {options.seed}", flush=True)
     log.configure("chaos", level="CRITICAL")
-    processes.end_cleanly_on_sigterm()
+    interrupts.exit_once()
     return options
 
 
