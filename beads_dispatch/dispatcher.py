@@ -83,7 +83,7 @@ class Dispatcher:
         `trace`: what the pass belongs to; without it one begins. `slot_freed`: wait a little for the slot. Raises
         StoreError when Dolt cannot be reached: then the event is to be sent again.
         """
-        self.store.refresh()
+        self.store.begin_pass()
         self._trace = trace or begun()
         outcomes: list[Outcome] = []
         wait = SLOT_WAIT_SECONDS if slot_freed else 0

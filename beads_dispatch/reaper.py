@@ -97,7 +97,7 @@ def ask_each(beads: Sequence[Bead], ask: Callable[[Bead], object]) -> None:
 
 def run_once(store: Store, limits: DispatchLimits, now: datetime, backend: Backend | None = None) -> ReapResult:
     """One pass at the moment `now`. Raises StoreError when Dolt cannot be reached."""
-    store.refresh()
+    store.begin_pass()
     suspended = store.control.suspension().reap
     if suspended:
         return ReapResult(suspended=suspended)

@@ -59,7 +59,7 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         return _run(os.environ, stop)
-    except (settings.SettingsError, preflight.Unfit, Taken) as exc:
+    except (settings.SettingsError, preflight.Unfit, store.NewerLayout, Taken) as exc:
         print(f"feeder cannot start: {exc}", file=sys.stderr)
         return os.EX_CONFIG
 

@@ -26,13 +26,15 @@ def wait_for_position(
     """Wait for Dolt, check its settings, make `owner` the feed's only feeder, return the stored position (a GTID set);
     None when `stop` is set first.
 
-    Raises preflight.Unfit, ownership.Taken.
+    Raises preflight.Unfit, store.NewerLayout, ownership.Taken.
     """
     backoff = Backoff()
     while not stop.is_set():
         health.touch()
         try:
             position = _position(beads, health, owner)
+        except store.NewerLayout:
+            raise
         except store.StoreError as exc:
             stop.wait(backoff.failed(f"{exc}; waiting for it", Action.FEED_DOWN, refused=exc.refused))
         else:
@@ -44,7 +46,7 @@ def wait_for_position(
 
 def _position(beads: store.Store, health: HealthState, owner: ownership.Owner | None) -> str | None:
     preflight.require(beads.server.variables())
-    preflight.require_layout(beads.feed_state.layout())
+    beads.feed_state.require_layout()
     if owner and not owner.take():
         return None
     stored = beads.feed_state.position()

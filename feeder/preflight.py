@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from beads_dispatch import log, store
 from beads_dispatch.log import Action
-from beads_dispatch.store import layout, server_check
+from beads_dispatch.store import server_check
 
 logger = log.get("feeder")
 
@@ -22,16 +22,6 @@ def require(variables: Mapping[str, str]) -> None:
     found = findings(variables)
     if found:
         raise Unfit(" ".join(found))
-
-
-def require_layout(found: layout.StateLayout | None) -> None:
-    """Raises Unfit where a newer version of the feeder has changed `beads_dispatch` so that this one cannot use it."""
-    if found and found.oldest > layout.VERSION:
-        raise Unfit(
-            f"{store.STATE_DATABASE} has layout {found.version}, made by a newer version of the feeder: it needs one"
-            f" that knows layout {found.oldest} at least, and this one knows {layout.VERSION}. Run the newer version"
-            " again."
-        )
 
 
 def findings(variables: Mapping[str, str]) -> list[str]:

@@ -38,6 +38,7 @@ GRANT INSERT ON `beads`.`events` TO 'beads-dispatch'@'%';
 GRANT EXECUTE ON PROCEDURE `beads`.`dolt_add` TO 'beads-dispatch'@'%';
 GRANT EXECUTE ON PROCEDURE `beads`.`dolt_commit` TO 'beads-dispatch'@'%';
 GRANT SELECT ON `beads_dispatch`.`switches` TO 'beads-dispatch'@'%';
+GRANT SELECT ON `beads_dispatch`.`layout` TO 'beads-dispatch'@'%';
 GRANT SELECT ON `beads_dispatch`.`feeders` TO 'beads-dispatch'@'%';
 GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`agent_holds` TO 'beads-dispatch'@'%';
 GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`turns` TO 'beads-dispatch'@'%';
@@ -50,6 +51,7 @@ GRANT EXECUTE ON PROCEDURE `beads`.`dolt_add` TO 'beads-reap'@'%';
 GRANT EXECUTE ON PROCEDURE `beads`.`dolt_commit` TO 'beads-reap'@'%';
 GRANT SELECT, UPDATE ON `beads_dispatch`.`feeders` TO 'beads-reap'@'%';
 GRANT SELECT ON `beads_dispatch`.`switches` TO 'beads-reap'@'%';
+GRANT SELECT ON `beads_dispatch`.`layout` TO 'beads-reap'@'%';
 GRANT SELECT, INSERT, UPDATE ON `beads_dispatch`.`agent_holds` TO 'beads-reap'@'%';
 
 -- operator: the console. It reads, and writes nothing.

@@ -11,7 +11,7 @@ from beads_dispatch.store.claims import Claims
 from beads_dispatch.store.connection import STATEMENT_SECONDS, Line, connect
 from beads_dispatch.store.control import Control
 from beads_dispatch.store.eligible import Eligible, Probe
-from beads_dispatch.store.errors import ClaimLost, StoreError
+from beads_dispatch.store.errors import ClaimLost, NewerLayout, StoreError
 from beads_dispatch.store.feed_state import PAGE, Deaths, FeedState, Published
 from beads_dispatch.store.feeders import BEAT_SECONDS, Beat, FeederReport, Feeders, FeedLock
 from beads_dispatch.store.history import History
@@ -127,6 +127,11 @@ class Store:
         self._session.rows("START TRANSACTION READ ONLY")
         yield
         self._session.rows("ROLLBACK")  # after an error the connection is closed instead, by `close`
+
+    def begin_pass(self) -> None:
+        """As refresh. Raises StoreError, NewerLayout where only a newer version can use our own tables."""
+        self.refresh()
+        self.feed_state.require_layout()
 
     def refresh(self) -> None:
         """Drop connections that died since they were last used, so that a pass does not begin on one."""

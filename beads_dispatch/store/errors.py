@@ -13,6 +13,13 @@ class StoreError(Exception):
         self.refused = refused  # the server answered; otherwise it could not be reached
 
 
+class NewerLayout(StoreError):
+    """A newer version has changed our own tables so that this one cannot use them. The text says what to run."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, refused=True)
+
+
 class ClaimLost(Exception):
     """Somebody else changed the bead first. Concurrency at work, not an error."""
 

@@ -7,10 +7,11 @@ which versions can still use them.
 from dataclasses import dataclass
 
 from beads_dispatch.store import feeders
+from beads_dispatch.store.errors import NewerLayout
 from beads_dispatch.store.session import STATE_DATABASE, Session
 
 VERSION = 2  # 1: that of 0.1.0, which had no table `layout`
-OLDEST = 1  # the layout that a feeder must know at least to work with this one
+OLDEST = 1  # the layout that a feeder or a function must know at least to work with this one
 
 # `feed` is DoltSettings.feed: several databases may share a server, and several deployments a database.
 _TABLES = (
@@ -54,6 +55,16 @@ def read(session: Session) -> StateLayout | None:
     for row in session.state_rows("SELECT version, oldest FROM {state}.layout WHERE id = 1"):
         return StateLayout(row["version"], row["oldest"])
     return None
+
+
+def require(session: Session) -> None:
+    """Raises NewerLayout where a newer version changed `beads_dispatch` so that this one cannot use it; StoreError."""
+    found = read(session)
+    if found and found.oldest > VERSION:
+        raise NewerLayout(
+            f"{STATE_DATABASE} has layout {found.version}, made by a newer version of the feeder: it needs one that"
+            f" knows layout {found.oldest} at least, and this one knows {VERSION}. Run the newer version again."
+        )
 
 
 def prepare(session: Session, found: frozenset[str]) -> None:

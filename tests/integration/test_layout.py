@@ -6,9 +6,13 @@ from datetime import datetime
 
 import pytest
 
-from beads_dispatch.store import STATE_DATABASE, Hold, PublishedState, layout
+from beads_dispatch import reaper
+from beads_dispatch.settings import DispatchLimits
+from beads_dispatch.store import STATE_DATABASE, Hold, NewerLayout, PublishedState, layout
 from beads_dispatch.store.layout import StateLayout
+from tests import support
 from tests.conftest import Beads
+from tests.integration.conftest import Clock, DispatcherFactory
 from tests.integration.test_owner import Start, start, until_it_ends, until_it_reads  # noqa: F401 - a fixture
 
 _OF_0_1_0 = (
@@ -78,3 +82,20 @@ def test_a_newer_layout_is_refused_where_this_version_cannot_use_it(beads: Beads
     beads.sql(f"UPDATE {STATE_DATABASE}.layout SET oldest = 1")
     until_it_reads(start())
     assert beads.store.feed_state.layout() == StateLayout(9, 1)
+
+
+def test_the_passes_refuse_what_the_feeder_refuses(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """A function that was left behind, or rolled back alone, claims and reaps nothing, and says what to run."""
+    beads.store.feed_state.prepare()
+    beads.sql(f"UPDATE {STATE_DATABASE}.layout SET version = 9, oldest = 8")
+    beads.add("x-1")
+    with pytest.raises(NewerLayout, match=r"layout 9.* knows layout 8 at least"):
+        make_dispatcher().run_once()
+    with pytest.raises(NewerLayout):
+        reaper.run_once(beads.store, DispatchLimits(), clock())
+    assert not agent.posts
+    beads.sql(f"UPDATE {STATE_DATABASE}.layout SET oldest = 1")
+    make_dispatcher().run_once()
+    assert agent.posts == ["x-1"]
