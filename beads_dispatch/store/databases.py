@@ -1,7 +1,7 @@
 """The beads of several databases of one server, as if they were one: what a pass and the feeder see.
 
 One connection for all, which goes from database to database. A database that refuses a statement (it is being migrated,
-it is broken, it is not granted) is left out, and the others go on.
+it is broken, it is not granted), or does not answer while the server does, is left out, and the others go on.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ logger = log.get("store")
 
 _LIST_SECONDS = 60.0  # between two looks at which databases there are; the feeder is told of each by the binlog
 _LEFT_OUT_SECONDS = 5.0
+_HANGS_TIMES = 10  # as long as a statement may take, a database that does not answer is left out: it costs a tenth
 _ROOT = "_working"  # the end of the name of a variable of Dolt's, after a database's
 _NEEDED = {"issues", "events", "dependencies", "config"}  # bd's tables
 _NOT_BEADS = {"information_schema", "mysql", "performance_schema", "sys", "dolt", STATE_DATABASE}
@@ -120,13 +121,21 @@ class Databases(Store):
         return found
 
     def leave_out(self, name: str, exc: StoreError) -> None:
-        """A database refused something. Raises `exc` where it was the server that could not be reached."""
-        if not exc.refused:
+        """A database refused something, or did not answer. Raises `exc` where it was the server that could not be
+        reached."""
+        hangs = exc.timed_out and self._answers_now()
+        if not exc.refused and not hangs:
             raise exc
         if name not in self._left_out:
             text = f"the database {name} is left out until it can be used: {exc}"
             logger.warning(text, extra=log.context(action=Action.DATABASE, database=name))
-        self._left_out[name] = time.monotonic() + _LEFT_OUT_SECONDS
+        self._left_out[name] = time.monotonic() + (_HANGS_TIMES * self._seconds if hangs else _LEFT_OUT_SECONDS)
+
+    def _answers_now(self) -> bool:
+        """Whether the server does."""
+        with contextlib.suppress(StoreError):
+            return bool(self._session.rows("SELECT 1"))
+        return False
 
     def work(self, assignee: str) -> dict[str, _Work]:
         """What each database has for the agent, of those that have something."""

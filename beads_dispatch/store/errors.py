@@ -7,10 +7,11 @@ class StoreError(Exception):
     The text holds the server's error number and message, never a statement's values.
     """
 
-    def __init__(self, message: str, code: int = 0, *, refused: bool = False) -> None:
+    def __init__(self, message: str, code: int = 0, *, refused: bool = False, timed_out: bool = False) -> None:
         super().__init__(message)
         self.code = code  # MySQL's error number; 0 without one
         self.refused = refused  # the server answered; otherwise it could not be reached
+        self.timed_out = timed_out  # it was reached, and a statement took too long
 
 
 class NewerLayout(StoreError):

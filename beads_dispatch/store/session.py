@@ -112,7 +112,7 @@ class ReadSession:
                 # Dead, or of before a change: on Dolt a connection that was open before bd migrated its schema answers
                 # error 1105 for as long as it lives.
                 self.close()
-            raise _store_error(self.dolt, code, text) from exc
+            raise _store_error(self.dolt, code, text, timed_out=_is_timeout(exc)) from exc
         except OSError as exc:
             self.close()
             raise _store_error(self.dolt, 0, exc) from exc
@@ -224,7 +224,12 @@ def naive(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None, microsecond=0)
 
 
-def _store_error(dolt: settings.DoltSettings, code: object, text: object) -> StoreError:
+def _is_timeout(exc: pymysql.Error) -> bool:
+    """PyMySQL raises 2013 for it, as for a connection that was cut."""
+    return isinstance(exc.__context__, TimeoutError)
+
+
+def _store_error(dolt: settings.DoltSettings, code: object, text: object, *, timed_out: bool = False) -> StoreError:
     where = f"Dolt at {dolt.host}:{dolt.current_port()}, database {dolt.database}, user {dolt.user}"
     number = code if isinstance(code, int) else 0
     if code == _NO_TLS:
@@ -234,5 +239,5 @@ def _store_error(dolt: settings.DoltSettings, code: object, text: object) -> Sto
             number,
         )
     if code in _UNREACHABLE:
-        return StoreError(f"cannot reach {where} ({text or code})", number)
+        return StoreError(f"cannot reach {where} ({text or code})", number, timed_out=timed_out)
     return StoreError(f"{where} refused a statement: error {code}: {text}", number, refused=True)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -132,6 +133,30 @@ def test_a_database_that_cannot_be_used_holds_up_no_other(
     server.beads[broken].sql("RENAME TABLE away TO issues")
     wait_for(lambda: run_once(store, agent) and f"{broken}-1" in agent.posts, "it is served again")
     assert len(agent.posts) == 3
+
+
+def test_a_database_that_does_not_answer_holds_up_no_other(
+    server: Server, agent: support.Agent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It costs a pass one statement's time, and then none; a server that does not answer is waited for."""
+    for name in NAMES:
+        server.beads[name].add(f"{name}-1")
+    server.beads["alpha"].sql("RENAME TABLE issues TO away")
+    server.beads["alpha"].sql("CREATE VIEW issues AS SELECT away.* FROM away WHERE SLEEP(5) = 0")
+    with contextlib.closing(Databases(server.dolt, statement_seconds=1)) as hasty:
+        try:
+            assert isinstance(run_once(hasty, agent)[-1], NothingEligible)
+            assert {*agent.posts} == {"beta-1", "gamma-1"}
+            assert len([line for line in caplog.messages if "the database alpha is left out" in line]) == 1
+            started = time.monotonic()
+            run_once(hasty, agent)
+            assert time.monotonic() - started < 1
+        finally:
+            server.beads["alpha"].sql("DROP VIEW issues")
+            server.beads["alpha"].sql("RENAME TABLE away TO issues")
+        cut = StoreError("cut", 2013)
+        with pytest.raises(StoreError, match="cut"):
+            hasty.leave_out("beta", cut)
 
 
 @pytest.fixture
