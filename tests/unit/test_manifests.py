@@ -289,7 +289,9 @@ class TestPods:
                 annotations = template["metadata"]["annotations"]
                 assert annotations["autoscaling.knative.dev/min-scale"] == "0"
                 assert annotations["autoscaling.knative.dev/max-scale"] == "1"
-                assert template["spec"]["containerConcurrency"] > 1
+                (container,) = template["spec"]["containers"]
+                threads = {variable["name"]: variable.get("value") for variable in container["env"]}["THREADS"]
+                assert template["spec"]["containerConcurrency"] == int(threads) > 1
 
 
 class TestTriggers:

@@ -1,5 +1,7 @@
 """One feeder for many databases of a server, beside one for one of them: from an assignment to its POST, the feeder's
-memory, and its CPU while nothing happens. python -m tools.bench.databases [--databases 50] [--beads 2000]
+memory, connections to Dolt, and CPU while nothing happens.
+
+    python -m tools.bench.databases [--databases 50] [--beads 2000] [--agents 1]
 """
 
 import contextlib
@@ -34,9 +36,23 @@ def copy(here: World, databases: int) -> None:
     here.server.start()
 
 
+def agents_file(here: World, url: str, number: int) -> str:
+    """The path of a file with so many agents, all at one service; beads are assigned to the first."""
+    lines = [f'[agents.agent{at or ""}]\nurl = "{url}"\nmax_in_flight = {world.MANY}\n' for at in range(number)]
+    path = here.folder / "agents.toml"
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def connections(here: World) -> int:
+    """Those to Dolt, of all processes."""
+    with here.cursor() as cursor:
+        return cursor.execute("SHOW PROCESSLIST")
+
+
 @contextlib.contextmanager
-def system(here: World, agent: Agent, database: str) -> Iterator[System]:
-    environment = {"DOLT_DATABASE": database, "MAX_IN_FLIGHT": str(world.MANY)}
+def system(here: World, agent: Agent, database: str, agents: int) -> Iterator[System]:
+    environment = {"DOLT_DATABASE": database, "AGENTS_FILE": agents_file(here, agent.url, agents)}
     with here.system(agent.url, environment=environment) as running:
         time.sleep(5)  # past its start
         yield running
@@ -60,7 +76,7 @@ def samples(here: World, agent: Agent, where: list[str], number: int, prefix: st
 
 
 def main() -> int:
-    options = report.options(__doc__, databases=50, beads=2000, samples=40, rounds=2, minutes=3.0)
+    options = report.options(__doc__, databases=50, beads=2000, samples=40, rounds=2, agents=1, minutes=3.0)
     every = names(options.databases)
     found: dict[str, list[float]] = {"one": [], "several": []}
     feeder: dict[str, dict[str, float]] = {}
@@ -70,7 +86,7 @@ def main() -> int:
         for number in range(options.rounds):
             for kind, database, where in (("one", _FIRST, [_FIRST]), ("several", "*", every)):
                 print(f"round {number + 1} of {options.rounds}: {kind}", flush=True)
-                with system(here, agent, database) as running:
+                with system(here, agent, database, options.agents) as running:
                     found[kind] += samples(here, agent, where, options.samples, f"{kind}{number}")
                     pid = running.processes["feeder"].pid
                     if number == options.rounds - 1:
@@ -81,13 +97,14 @@ def main() -> int:
                             "core % while idle": round(spent / (options.minutes * 60) * 100, 3),
                             "MiB": round(resource_usage.rss_mib(pid), 1),
                             "peak MiB": round(resource_usage.rss_mib(pid, "VmHWM"), 1),
+                            "connections": connections(here),
                         }
     table = {kind: report.summary(taken) for kind, taken in found.items()}
     report.table(f"from an assignment to its POST, ms; {options.databases} databases x {options.beads} beads", table)
     report.table("the feeder", feeder)
     ratio = round(statistics.median(found["several"]) / statistics.median(found["one"]), 2)
     print(f"several / one: {ratio}")
-    sizes = {"databases": options.databases, "beads": options.beads}
+    sizes = {"databases": options.databases, "beads": options.beads, "agents": options.agents}
     report.write("databases", {**sizes, "unit": "ms", **table, "ratio": ratio, "feeder": feeder})
     return 0
 
