@@ -24,6 +24,8 @@ def secret(env: Environment, name: str) -> str:
         return content(path)
     except OSError as exc:
         raise SettingsError(f"{name}_FILE names {path}, which cannot be read ({exc.strerror}).") from None
+    except ValueError:  # its text shows a part of the secret
+        raise SettingsError(f"{name}_FILE names {path}, which cannot be read (it is not UTF-8 text).") from None
 
 
 def pem(env: Environment, name: str) -> str:
@@ -50,7 +52,7 @@ def usable_file(env: Environment, name: str, kind: Callable[[str], credentials.C
 
 
 def content(path: str | pathlib.Path) -> str:
-    """A file's text without the last line break."""
+    """A file's text without the last line break. Raises OSError, and ValueError where it is not UTF-8."""
     return pathlib.Path(path).read_text(encoding="utf-8").rstrip("\r\n")
 
 

@@ -5,6 +5,7 @@ file that holds it, and is never part of a repr.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -21,7 +22,7 @@ from beads_dispatch.setting_values import SettingsError as SettingsError
 from beads_dispatch.setting_values import is_http_url as is_http_url
 
 _PORT_FILE = "dolt-server.port"  # in a workspace's .beads folder
-_FEED_LENGTH = 64  # of DoltSettings.feed, as our tables hold it
+_FEED_LENGTH = 64  # characters of a feed's key, as our tables hold it
 
 ALL = "*"  # in DOLT_DATABASE: every database of the server that has bd's tables
 
@@ -75,7 +76,9 @@ class DoltSettings:
         return replace(self, database=database)
 
     def _key(self, what: str) -> str:
-        return what if self.feed_name in ("", what) else f"{what}/{self.feed_name}"
+        key = what if self.feed_name in ("", what) else f"{what}/{self.feed_name}"
+        # With `*` the names of the databases, which may have 64 characters themselves, are not known at the start.
+        return key if len(key) <= _FEED_LENGTH else hashlib.sha256(key.encode()).hexdigest()
 
     def current_port(self) -> int:
         """The port as the file holds it now; as it was at the start where there is no usable file just now."""
@@ -88,7 +91,7 @@ class DoltSettings:
         """The password as the file holds it now; as it was at the start where there is no file, or none just now."""
         try:
             return setting_values.content(self.password_file) if self.password_file else self.password
-        except OSError:
+        except (OSError, ValueError):
             return self.password
 
 
@@ -227,7 +230,7 @@ def server(env: Environment) -> DoltSettings:
             " dolt_database."
         )
     folder, written, several = beads_dir(env), env.get("DOLT_PORT"), _several(database)
-    found = DoltSettings(
+    return DoltSettings(
         host=host,
         port=setting_values.port(written or str(workspace.get("dolt_server_port") or 3306), "DOLT_PORT"),
         user=env.get("DOLT_USER") or str(workspace.get("dolt_server_user") or "root"),
@@ -239,12 +242,6 @@ def server(env: Environment) -> DoltSettings:
         port_file=folder / _PORT_FILE if folder and not written else None,
         feed_name=env.get("FEED_NAME", ""),
     )
-    if len(found.feed) > _FEED_LENGTH:
-        raise SettingsError(
-            f"FEED_NAME is {found.feed_name!r}: with the database's name and a slash it has {len(found.feed)}"
-            f" characters, and at most {_FEED_LENGTH} can be stored. Choose a shorter one."
-        )
-    return found
 
 
 def _several(database: str) -> tuple[str, ...]:
@@ -354,5 +351,5 @@ def _workspace(env: Environment) -> dict[str, object]:
     metadata.setdefault("dolt_server_host", "127.0.0.1")
     port = folder / _PORT_FILE
     if port.is_file():
-        metadata["dolt_server_port"] = port.read_text(encoding="utf-8").strip()
+        metadata["dolt_server_port"] = port.read_text(encoding="utf-8", errors="replace").strip()
     return metadata

@@ -52,8 +52,9 @@ def webhook_url() -> str:
     path = os.environ.get("WEBHOOK_URL_FILE", "")
     try:
         url = pathlib.Path(path).read_text(encoding="utf-8").strip()
-    except OSError as exc:
-        sys.exit(f"notify cannot start: WEBHOOK_URL_FILE names {path!r}, which cannot be read ({exc.strerror}).")
+    except (OSError, ValueError) as exc:
+        why = getattr(exc, "strerror", "it is not UTF-8 text")
+        sys.exit(f"notify cannot start: WEBHOOK_URL_FILE names {path!r}, which cannot be read ({why}).")
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         sys.exit(f"notify cannot start: {path} holds no http:// or https:// URL.")
     return url

@@ -42,6 +42,36 @@ def test_a_password_is_read_from_a_file_and_never_shown(tmp_path: pathlib.Path) 
     assert found.current_password() == "s3cret"
 
 
+def test_a_password_file_that_is_no_text_is_refused_without_its_content(tmp_path: pathlib.Path) -> None:
+    """Named with its setting at the start; while a process runs, the password that was read last is used."""
+    (tmp_path / "password").write_text("s3cret")
+    env = {"DOLT_HOST": "h", "DOLT_DATABASE": "d", "DOLT_PASSWORD_FILE": str(tmp_path / "password")}
+    running = settings.dolt(env)
+    (tmp_path / "password").write_bytes(b"n3w\xff")
+    assert running.current_password() == "s3cret"
+    with pytest.raises(settings.SettingsError, match=r"^DOLT_PASSWORD_FILE names .*not UTF-8") as refused:
+        settings.dolt(env)
+    assert "n3w" not in str(refused.value) and "xff" not in str(refused.value) and refused.value.__suppress_context__
+
+
+def test_a_port_file_that_holds_no_number_is_refused(tmp_path: pathlib.Path) -> None:
+    """Whatever its bytes are."""
+    (tmp_path / "dolt-server.port").write_bytes(b"33\xff")
+    with pytest.raises(settings.SettingsError, match=r"^DOLT_PORT is "):
+        settings.dolt(workspace(tmp_path, dolt_database="beads"))
+
+
+@pytest.mark.parametrize("databases", ["*", "beads", "a,b"])
+def test_a_feeds_key_is_never_longer_than_its_column(databases: str) -> None:
+    """Of the server and of each database, whose names may have 64 characters as well; and each has its own."""
+    found = settings.server({"DOLT_HOST": "h", "DOLT_DATABASE": databases, "FEED_NAME": "n" * 62})
+    keys = [found.feed, *(found.of(name).published_feed for name in ("beads", "d" * 63 + "1", "d" * 63 + "2"))]
+    assert max(map(len, keys)) <= 64
+    assert len({*keys}) == (4 if databases != "beads" else 3)  # one database alone has one key
+    short = settings.server({"DOLT_HOST": "h", "DOLT_DATABASE": databases, "FEED_NAME": "team"})
+    assert short.of("beads").published_feed == "beads/team"
+
+
 @pytest.mark.parametrize("name", ["DOLT_TLS_CA_FILE", "AGENT_CA_FILE", "AGENT_TOKEN_FILE"])
 def test_a_file_that_cannot_be_used_is_refused_at_the_start(
     name: str, tmp_path: pathlib.Path, certificates: Certificates
