@@ -25,6 +25,7 @@ UNKNOWN = "unknown"
 # The fields of DispatchRecord by their type in JSON.
 _TEXTS = ("claim", "at", "job", "outcome", "ended_at", "retry_at", "refused_at", "failed_at", "foreign")
 RECORD_NUMBERS = ("attempt", "failures", "outages", "others", "jobs")
+COUNT_DIGITS = 6  # at most, of these
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class DispatchRecord:
         if not isinstance(found, dict):
             return cls()
         return cls(
-            **{name: found[name] for name in _TEXTS if _is(str, found.get(name))},
-            **{name: found[name] for name in RECORD_NUMBERS if _is(int, found.get(name))},
+            **{name: found[name] for name in _TEXTS if isinstance(found.get(name), str)},
+            **{name: found[name] for name in RECORD_NUMBERS if _is_count(found.get(name))},
         )
 
     @classmethod
@@ -129,5 +130,5 @@ def _parsed(value: Any) -> Any:
         return None
 
 
-def _is(kind: type, value: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**COUNT_DIGITS

@@ -22,6 +22,18 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def moment(written: object) -> datetime | None:
+    """What `timestamp` wrote, or another moment in ISO 8601, UTC-aware; UTC where it names no zone. None for everything
+    else: people may edit what holds it."""
+    if not isinstance(written, str):
+        return None
+    try:
+        found = datetime.fromisoformat(written)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):  # no date, or one that is outside the calendar in UTC
+        return None
+
+
 def one_line(text: str, limit: int = _ANSWER_LIMIT) -> str:
     """Text from elsewhere, made safe for a note: no line breaks or control characters, at most `limit`.
 

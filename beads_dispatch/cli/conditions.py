@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from beads_dispatch import notes
 from beads_dispatch.agents import Backend, Unreachable, slots
 from beads_dispatch.bead import Status
 from beads_dispatch.cli import terminal
@@ -167,11 +168,8 @@ def _deferred(found: Diagnosis) -> bool:
 def _retry_delay(found: Diagnosis, moment: datetime) -> str:
     record = found.bead.record
     refused = f"{record.failures} refusals in a row" if record.failures > 1 else "a refusal"
-    written = record.retry_at or ""
-    try:
-        ends = terminal.until(datetime.fromisoformat(written), moment)
-    except (ValueError, TypeError):  # people may edit metadata
-        ends = terminal.cut(written)
+    retry_at = notes.moment(record.retry_at)
+    ends = terminal.until(retry_at, moment) if retry_at else terminal.cut(record.retry_at or "")
     return f"after {refused} its retry delay ends at {ends}, or when anybody else changes it"
 
 

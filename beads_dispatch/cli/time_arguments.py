@@ -1,7 +1,9 @@
 """What people write for a moment of the past: a time, or how long ago; anything else may be a Dolt commit."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+
+from beads_dispatch import notes
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)(?:\s+ago)?")
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -19,9 +21,6 @@ def parse(written: str, now: datetime) -> datetime | None:
     try:
         if ago:
             return now - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2]])
-        if not re.match(r"\d{4}-\d\d", written):
-            return None
-        found = datetime.fromisoformat(written.upper())
-    except (ValueError, OverflowError):
+    except OverflowError:
         return None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    return notes.moment(written.upper()) if re.match(r"\d{4}-\d\d", written) else None

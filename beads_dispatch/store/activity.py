@@ -207,11 +207,8 @@ class ActivityReads:
 
 
 def _claimed_at(bead: Bead) -> datetime | None:
-    """When a bead with a claim of ours was claimed; None also where that is not a moment: people may edit metadata."""
-    try:
-        return datetime.fromisoformat(bead.record.at or "").astimezone(UTC) if bead.record.claim else None
-    except ValueError:
-        return None
+    """When a bead with a claim of ours was claimed; None also where that is not a moment."""
+    return notes.moment(bead.record.at) if bead.record.claim else None
 
 
 def _lasts(bead: Bead, lasting: str) -> bool:

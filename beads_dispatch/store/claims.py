@@ -222,7 +222,7 @@ class Claims:
                 sets="i.status = 'blocked'",
                 where=(
                     "i.assignee = %(assignee)s AND i.status = 'in_progress' AND i.updated_at = %(seen)s"
-                    f" AND COALESCE({TOKEN}, '') = %(token)s"
+                    f" AND %(token)s IN ('', {TOKEN})"  # what is no text is nobody's claim
                 ),
                 params={
                     "assignee": bead.assignee,
@@ -296,4 +296,5 @@ class Claims:
 
 
 def _claimed_at(bead: Bead) -> datetime | None:
-    return naive(datetime.fromisoformat(bead.record.at)) if bead.record.at else None
+    at = notes.moment(bead.record.at)
+    return naive(at) if at else None

@@ -1,12 +1,11 @@
 """The queue: which beads are eligible, in which order, and what keeps one from being eligible. Reads only."""
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from beads_dispatch import settings
+from beads_dispatch import notes, settings
 from beads_dispatch.bead import Bead
 from beads_dispatch.store import predicate
 from beads_dispatch.store.predicate import BEAD, ORDER, RELATIONS, parameters
@@ -129,11 +128,8 @@ class Eligible:
             f" AND i.updated_at >= %(since)s AND {predicate.RETRY_AT} > %(now_text)s",
             {**parameters(assignee, after), "since": naive(after - _LONGEST_RETRY_DELAY)},
         )
-        found = set()
-        for row in rows:
-            with contextlib.suppress(ValueError):  # people may edit metadata
-                found.add(datetime.fromisoformat(row["at"]).astimezone(UTC))
-        return {moment for moment in found if moment > after}
+        found = (notes.moment(row["at"]) for row in rows)
+        return {moment for moment in found if moment is not None and moment > after}
 
     def _rows(
         self,

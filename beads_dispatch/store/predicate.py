@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from beads_dispatch import notes, settings
-from beads_dispatch.bead import RECORD_NUMBERS
+from beads_dispatch.bead import COUNT_DIGITS, RECORD_NUMBERS
 from beads_dispatch.store.records import OURS
 from beads_dispatch.store.schema import BdSchema
 from beads_dispatch.store.session import naive
@@ -55,7 +55,7 @@ _USABLE = " AND ".join(
     (
         f"COALESCE(JSON_TYPE({_DISPATCH}), 'NULL') IN ('OBJECT', 'NULL')",
         f"COALESCE(CHAR_LENGTH({_DISPATCH}), 0) <= {_RECORD_LIMIT}",
-        *(f"COALESCE({of_record(name)} REGEXP '^[0-9]{{1,6}}$', TRUE)" for name in RECORD_NUMBERS),
+        *(f"COALESCE({of_record(name)} REGEXP '^[0-9]{{1,{COUNT_DIGITS}}}$', TRUE)" for name in RECORD_NUMBERS),
     )
 )
 # Few, because each costs a millisecond for 10,000 beads in the queue; the others are for those at its head.

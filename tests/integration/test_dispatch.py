@@ -5,13 +5,14 @@ import os
 import random
 import subprocess
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from beads_dispatch import notes, outcomes, store, suspension
-from beads_dispatch.bead import Bead, DispatchRecord
+from beads_dispatch import notes, outcomes, reaper, settings, store, suspension
+from beads_dispatch.bead import RECORD_NUMBERS, Bead, DispatchRecord
 from beads_dispatch.cli import main
 from beads_dispatch.outcomes import (
     AgentFailed,
@@ -26,6 +27,8 @@ from beads_dispatch.outcomes import (
     Withdrawn,
 )
 from beads_dispatch.store.bead_change import BeadChange
+from feeder.eligibility_check import EligibilityCheck
+from feeder.requests import DueMoment, PendingRequest
 from tests import support
 from tests.conftest import Beads
 from tests.integration.conftest import Clock, DispatcherFactory
@@ -156,7 +159,7 @@ UNUSABLE = {
     "dispatch is long": json.dumps({"dispatch": {"note": "x" * 5000}}),
     **{
         f"{name} is {value}": f'{{"dispatch": {{"{name}": {value}}}}}'
-        for name in ("attempt", "failures", "outages", "others")
+        for name in RECORD_NUMBERS
         for value in ("-1", "1.5", "1e300", "99999999999999999999999", '"x"', '{"a": 1}', "[]", "true")
     },
 }
@@ -177,6 +180,16 @@ def test_a_row_that_cannot_be_used_delays_no_other(
     assert not beads.store.eligible.diagnose("agent", clock(), "x-1")[0].conditions["metadata"]
 
 
+def test_a_bead_in_progress_that_cannot_be_used_is_shown_and_reaped(beads: Beads, clock: Clock) -> None:
+    """Whatever it has as a claim: `status` shows it, and reap blocks it in time."""
+    claims = ("7", "{}", "null", "[]", "true", '""', f'"c", "note": {nested(1500)}')
+    for number, metadata in enumerate((*UNUSABLE.values(), *(f'{{"dispatch": {{"claim": {one}}}}}' for one in claims))):
+        beads.add(f"x-{number}", status="in_progress", metadata=metadata)
+    every = {*beads.rows()}
+    assert command(beads, "status") == 0
+    assert {*reaper.run_once(beads.store, settings.DispatchLimits(), clock()).blocked} == every
+
+
 def test_metadata_of_any_depth_beside_ours_is_no_obstacle(beads: Beads, make_dispatcher: DispatcherFactory) -> None:
     """Only our record is read of it; the rest stays."""
     beads.add("x-1", metadata=f'{{"theirs": {nested(1500)}}}')
@@ -184,31 +197,94 @@ def test_metadata_of_any_depth_beside_ours_is_no_obstacle(beads: Beads, make_dis
     assert beads.sql("SELECT JSON_LENGTH(metadata, '$.theirs') AS n FROM issues") == [{"n": 1}]
 
 
-def test_generated_metadata_at_the_head_of_the_queue(
-    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory
+# What may stand where a date of ours should be.
+NO_DATES = (
+    "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59Z", "2100-01-01", "1999",
+    "9999-99-99", "", "z" * 500, 7, -1, 10**25, 1e300, True, None, {"a": 1}, ["2026-07-15T09:30:00Z"],
+)  # fmt: skip
+FIELDS = [field.name for field in fields(DispatchRecord)]
+
+
+def test_a_date_that_cannot_be_used_fails_nothing(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
 ) -> None:
-    """Any JSON at all: the bead behind it is dispatched, and every read of the command line works."""
-    odd = {f"x-{seed}": any_metadata(random.Random(seed)) for seed in range(20)}
-    for bead, metadata in odd.items():
-        beads.add(bead, priority=0, metadata=json.dumps(metadata))
+    """Of an open bead or of one in progress: it is shown, the next due moment is known, a pass of dispatch and one of
+    reap go on, and `release` ends a claim."""
+    dated = [
+        {name: date for name in FIELDS if name not in (*RECORD_NUMBERS, "claim", "job", "outcome")} for date in NO_DATES
+    ]
+    now = clock().replace(tzinfo=None)
+    for number, found in enumerate(dated):
+        beads.add(f"open-{number}", metadata=json.dumps({"dispatch": found}), updated_at=now)
+    beads.add("x-last", priority=4)
+    everything_is_read(beads)
+    make_dispatcher(max_in_flight=len(dated) + 1).run_once()
+    assert agent.posts[-1] == "x-last"
+
+    for kind in ("released", "reaped"):
+        for number, found in enumerate(dated):
+            metadata = json.dumps({"dispatch": {**found, "claim": "c"}})
+            beads.add(f"{kind}-{number}", status="in_progress", metadata=metadata, updated_at=now)
+    assert command(beads, "status") == 0
+    for number in range(len(dated)):
+        assert command(beads, "release", f"released-{number}") == 0
+        assert beads.row(f"released-{number}")["status"] == "open"
+    clock.passed += timedelta(hours=1)
+    assert make_dispatcher().run_once()
+    result = reaper.run_once(beads.store, settings.DispatchLimits(), clock())
+    later = {f"reaped-{number}" for number, date in enumerate(NO_DATES) if (notes.moment(date) or clock()) > clock()}
+    assert {f"reaped-{number}" for number in range(len(dated))} - {*result.blocked, *result.reopened} == later
+
+
+def test_generated_metadata_fails_nothing(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """Any JSON at all, of open beads and of those in progress: the bead behind them is dispatched, reap ends each, the
+    next due moment is known, and each command ends without a traceback."""
+    odd = {f"x-{seed}": any_metadata(random.Random(seed)) for seed in range(24)}
+    for number, (bead, metadata) in enumerate(odd.items()):
+        status = "in_progress" if number % 2 else "open"
+        changed = clock().replace(tzinfo=None)
+        beads.add(bead, priority=0, metadata=json.dumps(metadata), status=status, updated_at=changed)
     beads.add("x-last")
-    make_dispatcher(max_in_flight=len(odd) + 1).run_once()
+    everything_is_read(beads)
+    for bead in list(odd)[:4]:
+        assert command(beads, "release", bead) in (0, 1)
+        assert command(beads, "dispatch", bead, BEADBOARD_URL=agent.url) in (0, 1)
+    make_dispatcher(max_in_flight=2 * len(odd)).run_once()
     assert agent.posts[-1] == "x-last"
     beads.commit("dispatched")
-    for command in (*(["explain", bead] for bead in odd), ["status"], ["reap"], ["replay", "--from", "10s"]):
-        assert main.run(command, {"BEADS_DIR": str(beads.workspace.beads_dir)}) == 0
+    clock.passed += timedelta(hours=1)
+    reaper.run_once(beads.store, settings.DispatchLimits(), clock())
+    assert {bead["status"] for bead in beads.rows().values()} <= {"open", "blocked"}
+    everything_is_read(beads)
+
+
+def everything_is_read(beads: Beads) -> None:
+    """By the feeder for its next due moment, and by each command that shows beads."""
+    DueMoment(EligibilityCheck(beads.store, settings.DispatchLimits(), None)).look(PendingRequest())
+    in_progress = {bead: row["status"] == "in_progress" for bead, row in beads.rows().items()}
+    shown = [bead for bead, begun in in_progress.items() if not begun]
+    for bead in (*shown, *[bead for bead, begun in in_progress.items() if begun][:1]):  # it reads all others of these
+        assert command(beads, "explain", bead) == 0
+    for words in ("status", "reap", "agents", "replay --from 10s", "release --outcome unknown --since 9999d"):
+        assert command(beads, *words.split()) == 0
+
+
+def command(beads: Beads, *words: str, **env: str) -> int:
+    """Run `beads-dispatch` on the workspace."""
+    return main.run(words, {"BEADS_DIR": str(beads.workspace.beads_dir), "BEADS_ACTOR": "ann", **env})
 
 
 def any_metadata(chance: random.Random, depth: int = 0) -> Any:
     """Random JSON, often with what looks like our record."""
-    plain = [None, True, -1, 0, 7, 10**25, 1.5, 1e300, "", "x", "2026-01-01T00:00:00Z", "9999-99-99", "\u0001😀"]
+    plain = [*NO_DATES, 0, 1.5, "x", "2026-01-01T00:00:00Z", "unknown", "posting", "\u0001😀", "\udc00"]
     kind = chance.random()
-    if depth > 3 or (depth and kind < 0.5):
+    if depth > 3 or (depth > 1 and kind < 0.7):
         return chance.choice(plain)
-    if kind < 0.15:
+    if kind < 0.1:
         return [any_metadata(chance, depth + 1) for _ in range(chance.randrange(4))]
-    names = ["claim", "attempt", "at", "job", "outcome", "failures", "outages", "retry_at", "refused_at", "others"]
-    found = {name: any_metadata(chance, depth + 1) for name in chance.sample(names, chance.randrange(6))}
+    found = {name: any_metadata(chance, depth + 2) for name in chance.sample(FIELDS, chance.randrange(9))}
     return {"dispatch": found, "theirs": any_metadata(chance, depth + 1)} if depth == 0 else found
 
 

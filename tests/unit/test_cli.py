@@ -45,6 +45,7 @@ def at(minute: float) -> datetime:
     ("2026-07-99", None),
     ("HEAD~3", None),
     ("99999999999999d", None),
+    ("9999-12-31T23:59:59-14:00", None),
     ("kpe4jjm0b8subue7g67jg61k93qc38av", None),
 ])  # fmt: skip
 def test_a_moment_is_a_time_or_how_long_ago(written: str, expected: datetime | None) -> None:

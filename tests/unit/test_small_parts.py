@@ -5,12 +5,14 @@ import json
 import logging
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from beads_dispatch import log, notes
-from beads_dispatch.bead import DispatchRecord
+from beads_dispatch.bead import RECORD_NUMBERS, DispatchRecord
 from feeder import emitter, preflight
 from feeder.supervision import Threads
 
@@ -52,6 +54,34 @@ def test_a_record_survives_its_json() -> None:
 def test_metadata_of_any_shape_is_an_empty_record(metadata: object) -> None:
     """People may edit metadata."""
     assert DispatchRecord.from_metadata(metadata) == DispatchRecord()
+
+
+@given(st.one_of(
+    st.text(), st.none(), st.booleans(), st.floats(), st.integers(), st.lists(st.text()), st.binary(),
+    st.datetimes(timezones=st.none() | st.timezones()).map(datetime.isoformat),
+))  # fmt: skip
+def test_any_value_is_a_moment_in_utc_or_none(written: object) -> None:
+    """No exception, whatever people write where a date of ours should be; what `timestamp` wrote is read again."""
+    found = notes.moment(written)
+    assert found is None or found.utcoffset() == timedelta()
+    assert found is None or notes.moment(f"{found:%Y-%m-%dT%H:%M:%SZ}".zfill(20)) == found.replace(microsecond=0)
+
+
+def test_a_moment_outside_the_calendar_is_none() -> None:
+    """In UTC it is in year 0 or 10,000; without a zone it is UTC, whatever this machine's is."""
+    assert notes.moment("9999-12-31T23:59:59-14:00") is None
+    assert notes.moment("0001-01-01T00:00:00+14:00") is None
+    assert notes.moment("1999") is None
+    assert notes.moment("2026-07-15T09:30:00") == datetime(2026, 7, 15, 9, 30, tzinfo=UTC)
+    assert notes.moment("2026-07-15T11:30:00+02:00") == datetime(2026, 7, 15, 9, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("count", [-1, 10**6, 10**25, 1e300, 1.0, True, "7", None, [7], {"a": 7}])
+def test_a_count_that_is_none_is_absent(count: object) -> None:
+    """As the predicate has it, which finds such a bead not eligible."""
+    for name in RECORD_NUMBERS:
+        assert DispatchRecord.from_json({name: count}) == DispatchRecord()
+        assert vars(DispatchRecord.from_json({name: 999_999}))[name] == 999_999
 
 
 def test_a_fit_server_passes_the_preflight() -> None:
