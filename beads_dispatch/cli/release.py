@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import replace
 
-from beads_dispatch import notes
-from beads_dispatch.bead import UNKNOWN, Bead, Status
+from beads_dispatch import notes, reaper
+from beads_dispatch.bead import POSTING, UNKNOWN, Bead, Status
 from beads_dispatch.cli import connection, terminal, time_arguments
 from beads_dispatch.cli.context import CommandError, Context, add_limits, now
 from beads_dispatch.cli.dispatch import Done
@@ -15,8 +15,8 @@ _DESCRIPTION = """\
 Ends the claim of beads-dispatch on a bead in progress and opens the bead again, with a note that names who did it. A
 bead that is closed or blocked stays so. The agent's job, if it runs, is not stopped.
 
-After an outage of the agent: --outcome unknown lists the beads whose POST got no usable answer, and with --yes releases
-them all.
+After an outage of the agent: --outcome unknown lists the beads whose POST got no usable answer, those among them that
+reap has blocked meanwhile and nobody has changed since, and with --yes opens them all again.
 """
 
 
@@ -41,7 +41,8 @@ def run(context: Context) -> int:
     if bead is None:
         raise NoSuchBead(bead_id, "this database")
     if bead.status != Status.IN_PROGRESS:
-        raise CommandError(f"{bead_id} is {bead.status}: only a bead in progress has a claim to release.")
+        fix = f" `bd update {bead_id} --status open` opens it." if bead.status == Status.BLOCKED else ""
+        raise CommandError(f"{bead_id} is {bead.status}: only a bead in progress has a claim to release.{fix}")
     if bead.record.claim is None:
         raise CommandError(
             f"{bead_id} is in progress without a claim of beads-dispatch. `bd update {bead_id} --status open` opens it."
@@ -59,9 +60,10 @@ def run(context: Context) -> int:
 
 def _run_bulk(context: Context) -> int:
     """A line for each bead; nothing is changed without --yes."""
-    found = list(_unknown(context))
+    found = list(_unresolved(context))
     for bead in found:
-        detail = f"{bead.id}, claimed {bead.record.at}: would be open again"
+        blocked = ", blocked by reap" if bead.status == Status.BLOCKED else ""
+        detail = f"{bead.id}, claimed {bead.record.at}{blocked}: would be open again"
         if context.arguments.yes:
             released = _release(context, bead)
             detail = f"{bead.id} is open again" if released else f"{bead.id} changed at this moment, and stays as it is"
@@ -73,18 +75,25 @@ def _run_bulk(context: Context) -> int:
     return 0
 
 
-def _unknown(context: Context) -> Iterable[Bead]:
-    since = time_arguments.parse(context.arguments.since, now())
+def _unresolved(context: Context) -> Iterable[Bead]:
+    """The beads whose job may run, for all that is known: in progress, or blocked by reap."""
+    moment, limits, activity = now(), context.limits, context.store.activity
+    since = time_arguments.parse(context.arguments.since, moment)
     if since is None:
         raise CommandError(
             f"--since {context.arguments.since!r} is not a moment such as '2026-07-15 09:30' or 2h (ago)"
         )
-    for bead, _ in context.store.activity.in_progress(context.limits.assignee, now()):
-        if bead.record.claim and bead.record.outcome == UNKNOWN and (bead.record.at or "") >= notes.timestamp(since):
+    for bead, _ in activity.in_progress(limits.assignee, moment):
+        # A POST that has begun may be under way: it is lost when its time has passed.
+        lost = bead.record.outcome == POSTING and reaper.is_unresolved(bead, limits, moment)
+        unknown = bead.record.outcome == UNKNOWN or lost
+        if bead.record.claim and unknown and (bead.record.at or "") >= notes.timestamp(since):
             yield bead
+    yield from activity.reaped_unresolved(limits.assignee, since)
 
 
 def _release(context: Context, bead: Bead) -> bool:
     actor = connection.actor(context.env, context.arguments.actor)
     record = replace(bead.record, job=None, outcome=None)
-    return context.store.claims.release(bead, notes.released(actor), record, now(), actor=actor)
+    unchanged = bead.status == Status.BLOCKED  # no claim of ours protects it
+    return context.store.claims.release(bead, notes.released(actor), record, now(), actor=actor, unchanged=unchanged)

@@ -5,9 +5,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from beads_dispatch import notes
-from beads_dispatch.bead import Bead, Status
+from beads_dispatch.bead import POSTING, UNKNOWN, Bead, Status
 from beads_dispatch.store.predicate import BEAD, REFUSED_AT, of_record
-from beads_dispatch.store.records import OURS, Activity
+from beads_dispatch.store.records import OURS, REAPER, Activity
 from beads_dispatch.store.session import ReadSession, Rows, naive
 
 # The fields of metadata.dispatch, as SQL on a row `i`.
@@ -99,6 +99,24 @@ class ActivityReads:
         )
         beads = self._with_activity(rows)
         return [bead for bead in beads if bead.last_activity is not None and bead.last_activity < before]
+
+    def reaped_unresolved(self, assignee: str, since: datetime) -> list[Bead]:
+        """Beads that were claimed at `since` or later and that reap blocked although their job may run: no answer to
+        their POST is known. Only those that nobody has changed, or shown activity on, since they were blocked."""
+        at_that_moment = "SELECT 1 FROM events e WHERE e.issue_id = i.id AND e.created_at = i.updated_at AND e.actor"
+        rows = self._session.rows(
+            f"SELECT {BEAD} FROM issues i WHERE i.assignee = %(assignee)s AND i.status = 'blocked' AND {TOKEN} IS NULL"
+            f" AND {OUTCOME} IN %(outcomes)s AND {_CLAIMED_AT} >= %(since)s"
+            f" AND EXISTS ({at_that_moment} = %(reaper)s) AND NOT EXISTS ({at_that_moment} <> %(reaper)s)"
+            f" AND {last_activity(self._session)} = i.updated_at ORDER BY {_CLAIMED_AT}, i.id",
+            {
+                "assignee": assignee,
+                "outcomes": (UNKNOWN, POSTING),
+                "since": notes.timestamp(since),
+                "reaper": REAPER,
+            },
+        )
+        return [Bead.from_row(row) for row in rows]
 
     def orphaned_claims(self, assignee: str, before: datetime) -> list[Bead]:
         """Beads whose claim has neither job nor outcome, was made before `before`, and where nobody else has been

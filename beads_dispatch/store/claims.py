@@ -119,8 +119,8 @@ class Claims:
     ) -> bool:
         """End our claim on a bead: `open` again, or `blocked`. False when the claim is no longer ours.
 
-        `unchanged`: also not when anybody wrote to the bead since it was read. Not `noted`: the claim's note goes
-        instead of another coming; both are in the audit row alone.
+        `unchanged`: also not when anybody wrote to the bead since it was read; for one that reap has blocked, which no
+        claim protects. Not `noted`: the claim's note goes instead of another coming; both are in the audit row alone.
         """
 
         def work(change: BeadChange) -> bool:
@@ -137,16 +137,17 @@ class Claims:
                 record=written,
                 # started_at was set by our claim where it is the claim's moment; bd clears it too.
                 sets="i.status = %(status)s, i.started_at = IF(i.started_at = %(claimed)s, NULL, i.started_at)",
-                where=f"i.status = 'in_progress' AND {TOKEN} = %(token)s"
+                where=f"i.status = %(was)s AND COALESCE({TOKEN}, '') = %(token)s"
                 + (" AND i.updated_at = %(seen)s" if unchanged else ""),
                 params={
+                    "was": bead.status,
                     "status": status,
                     "claimed": _claimed_at(bead),
-                    "token": bead.record.claim,
+                    "token": bead.record.claim or "",
                     "seen": naive(bead.updated_at),
                 },
             )
-            change.audit(bead.id, note, now, (Status.IN_PROGRESS, status))
+            change.audit(bead.id, note, now, (bead.status, status))
             return True
 
         return self._commit_unless_changed(actor, f"{actor}: give back {bead.id}", work)
@@ -296,5 +297,4 @@ class Claims:
 
 
 def _claimed_at(bead: Bead) -> datetime | None:
-    at = notes.moment(bead.record.at)
-    return naive(at) if at else None
+    return naive(at) if (at := notes.moment(bead.record.at)) else None

@@ -1,5 +1,6 @@
 """Lost answers, from the claim to the job: dispatch and reap on a real Dolt, with services that keep a list of jobs."""
 
+import json
 import os
 import random
 from collections import Counter
@@ -10,6 +11,7 @@ import pytest
 
 from beads_dispatch import agents, notes, reaper
 from beads_dispatch.bead import UNKNOWN
+from beads_dispatch.cli import main
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.outcomes import Dispatched, NothingEligible, OutcomeUnknown
 from beads_dispatch.reaper import ReapResult
@@ -64,6 +66,59 @@ def test_a_lost_answer_is_found_after_a_grace_period(
     relay.service.end(found.job, well=False)
     support.wait_for(lambda: backend.state(found.job or "").phase is agents.Phase.FAILED, "the end of the job")
     assert reap(beads, clock, backend) == ReapResult(reopened=["x-1"])
+
+
+def test_one_command_opens_also_what_reap_blocked_after_an_outage(
+    beads: Beads, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An hour's outage is over: the beads with an unknown outcome or a POST that had begun are listed, reap has blocked
+    the older ones, and all are opened again; not what somebody has changed since, nor a POST that may be under way."""
+
+    def lost(bead: str, minutes_ago: int, *, recorded: bool = True) -> None:
+        beads.add(bead)
+        clock.passed = -timedelta(minutes=minutes_ago)
+        claimed = beads.store.claims.claim(beads.store.eligible.first("agent", clock(), 1)[0], clock())
+        beads.store.claims.mark_posting(claimed)
+        if recorded:
+            beads.store.claims.record_unknown(claimed, "no answer", clock())
+
+    changes = {
+        "x-edited": ("update", "x-edited", "--priority", "0"),
+        "x-commented": ("comments", "add", "x-commented", "its job runs, I think"),
+        "x-reopened": ("update", "x-reopened", "--status", "in_progress"),
+        "x-unassigned": ("assign", "x-unassigned", ""),
+    }
+    for bead in ("x-blocked", "x-moved", *changes):
+        lost(bead, 36)
+    lost("x-begun", 35, recorded=False)
+    lost("x-old", 150)
+    clock.passed = timedelta()
+    assert reaper.run_once(beads.store, DispatchLimits(), clock()).blocked[0] == "x-old"
+    assert {row["status"] for row in beads.rows().values()} == {"blocked"}
+    for words in changes.values():
+        beads.workspace.run(*words, actor="bob")
+    beads.workspace.run("update", "x-reopened", "--status", "blocked", actor="bob")
+    beads.sql("UPDATE issues SET design = 'by SQL', updated_at = '2100-01-01' WHERE id = 'x-moved'")
+    lost("x-recent", 5)
+    lost("x-recent-begun", 5, recorded=False)
+    lost("x-under-way", 1, recorded=False)
+
+    expected = {"x-blocked", "x-begun", "x-recent", "x-recent-begun"}
+    env = {"BEADS_DIR": str(beads.workspace.beads_dir), "BEADS_ACTOR": "ann"}
+    release = ["release", "--outcome", "unknown", "--since", "2h", "--json"]
+    for arguments in (release, [*release, "--yes"]):
+        before = beads.rows()
+        capsys.readouterr()
+        assert main.run(arguments, env) == 0
+        assert {json.loads(line)["bead"] for line in capsys.readouterr().out.splitlines()} == expected
+        changed = {bead for bead, row in beads.rows().items() if row != before[bead]}
+        assert changed == (expected if "--yes" in arguments else set())
+    for bead in expected:
+        assert beads.row(bead)["status"] == "open" and record(beads, bead).outcome is None
+        assert beads.notes(bead)[-1] == notes.released("ann")
+    clock.passed = timedelta()
+    assert {bead.id for bead in beads.store.eligible.first("agent", clock(), None)} == expected
+    assert main.run(release, env) == 0 and not capsys.readouterr().out
 
 
 def test_while_the_service_is_away_nothing_is_decided(
