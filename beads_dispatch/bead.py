@@ -43,8 +43,8 @@ class DispatchRecord:
     ended_at: str | None = None  # when reap saw that the job had ended well, with the bead still in progress
     failures: int = 0  # refusals in a row that count against the bead
     outages: int = 0  # failures of the agent with this bead, since its last job
-    retry_at: str | None = None  # not before this moment, same form as `at`; with it also:
-    refused_at: str | None = None  # when the agent refused it last
+    retry_at: str | None = None  # not before this moment, same form as `at`
+    refused_at: str | None = None  # when the agent refused it last, or where `job` is set, when that job failed
     failed_at: str | None = None  # when its last job failed, within a minute of its start
     others: int = 0  # audit rows by others when it was refused, or started, last; more of them end the retry delay
     jobs: int = 0  # jobs since somebody else changed it

@@ -17,7 +17,7 @@ COSTLY_HOLD_SECONDS = (30, 300, 1800, 3600)
 IN_A_ROW = 3  # different beads, and none that went well in between: then the fault is the agent's
 NOTED_OUTAGES = 3  # failures of the agent with a bead that are noted on it; an outage may last a weekend
 LASTING = timedelta(seconds=60)  # a job that fails sooner may not have begun with its bead
-_WITHIN = timedelta(hours=1)
+_WITHIN = timedelta(days=7)  # "in a row" looks back so far, however slowly beads come
 
 
 @dataclass
@@ -79,12 +79,9 @@ class Breaker:
             self.close()
 
     def is_every_bead_refused(self, bead: Bead) -> bool:
-        """Whether a bead that was refused is one of several in a row. One that failed before, and others did not, does
-        not count among these."""
-        if bead.record.failures or bead.record.outages:
-            return False
-        others = [one for one in self._refused_in_a_row() if one.id != bead.id]
-        return len(others) >= IN_A_ROW - 1
+        """Whether a bead that was refused is one of several in a row, with none accepted in between."""
+        others = {one.key for one in self._refused_in_a_row()} - {bead.key}
+        return self._may_be_the_agents(bead) and len(others) >= IN_A_ROW - 1
 
     def refused(self, bead: Bead, note: str) -> Status:
         """Release a bead that was refused: a later retry, or `blocked` after the fifth refusal in a row. Returns its
@@ -92,9 +89,15 @@ class Breaker:
         failures = bead.record.failures + 1
         if failures < BLOCK_AT:
             record = replace(self._delayed(bead, failures), failures=failures)
-            self.store.claims.release(bead, note, record, self.clock(), actor=self.actor)
+            # In an outage in which refusals come and go, and are taken back.
+            noted = not self.hold.failures or bead.record.outages < NOTED_OUTAGES
+            self.store.claims.release(bead, note, record, self.clock(), actor=self.actor, noted=noted)
             return Status.OPEN
-        record = replace(bead.record, failures=0, outages=0)  # a person who opens it again gives it five new tries
+        # It stays one of those that were refused in a row: beads may come so slowly that each is blocked before the
+        # next one comes.
+        refused_at = notes.timestamp(self.clock()) if self._may_be_the_agents(bead) else None
+        # A person who opens it again gives it five new tries.
+        record = replace(bead.record, failures=0, outages=0, refused_at=refused_at)
         note = f"{note}\n{notes.blocked_after(failures)}"
         self.store.claims.release(bead, note, record, self.clock(), actor=self.actor, status=Status.BLOCKED)
         return Status.BLOCKED
@@ -103,7 +106,7 @@ class Breaker:
         """Release a bead whose job failed, with a retry delay. `soon`: within a minute of its start; the third bead in
         a row with such a job holds the agent, and none of them is counted. False when the claim was no longer ours."""
         if soon and self.read().failing and self.hold.active_at(self.clock()):
-            self._release_uncounted(bead, note)  # started before the hold
+            self.release_uncounted(bead, note)  # started before the hold
             return True
         if soon and (self.hold.failing or self._is_every_job_failing(bead)):
             self.agent_failed(bead, FAILS_ALL, note, costly=True)
@@ -117,33 +120,56 @@ class Breaker:
         """Hold dispatch, then release the bead without counting it, nor those with which it failed just before. Returns
         the seconds."""
         seconds = self.open(why, costly=costly)
-        for one in (*self._refused_in_a_row(), *self._failed_in_a_row()):
-            self.store.claims.take_back_failure(one, self.clock(), self.actor)
+        refused = self._refused_in_a_row()
+        for one in (*(one for one in refused if one.record.failures), *self._failed_in_a_row()):
+            if one.status == Status.OPEN:
+                self._take_back(one)
         if bead is not None:
-            self._release_uncounted(bead, note)
+            if bead.key in {one.key for one in refused}:
+                bead = replace(bead, record=replace(bead.record, failures=0))
+            self.release_uncounted(bead, note)
         return seconds
 
-    def _release_uncounted(self, bead: Bead, note: str) -> None:
+    def release_uncounted(self, bead: Bead, note: str, *, unchanged: bool = False) -> bool:
+        """Release a bead with which the agent failed. An outage may last a weekend: after a few such failures no other
+        is noted. `unchanged`: see Claims.release. False when the claim was no longer ours."""
         before = bead.record
         record = replace(before, outages=before.outages + 1)
         if before.job:  # it was started, and failed at once
             record = replace(record, jobs=max(before.jobs - 1, 0))
-        if record.outages == NOTED_OUTAGES:
-            note = f"{note}\n{notes.outage()}"
-        noted = record.outages <= NOTED_OUTAGES
-        self.store.claims.release(bead, note, record, self.clock(), actor=self.actor, noted=noted)
+        note, noted = _as_outage(note, record.outages)
+        return self.store.claims.release(
+            bead, note, record, self.clock(), actor=self.actor, noted=noted, unchanged=unchanged
+        )
+
+    def _take_back(self, bead: Bead) -> None:
+        note = notes.job_not_counted() if bead.record.failed_at else notes.not_counted()
+        note, noted = _as_outage(note, bead.record.outages + 1)
+        self.store.claims.take_back_failure(bead, note, self.clock(), actor=self.actor, noted=noted)
 
     def _delayed(self, bead: Bead, failures: int) -> DispatchRecord:
         minutes = RETRY_MINUTES[min(max(failures, 1), len(RETRY_MINUTES)) - 1]
         return replace(bead.record, retry_at=notes.timestamp(self.clock() + timedelta(minutes=minutes)))
 
     def _is_every_job_failing(self, bead: Bead) -> bool:
-        others = [one for one in self._failed_in_a_row() if one.id != bead.id]
+        others = {one.key for one in self._failed_in_a_row()} - {bead.key}
         return not bead.record.outages and len(others) >= IN_A_ROW - 1
 
+    def _may_be_the_agents(self, bead: Bead) -> bool:
+        """Whether that a bead is refused may be the agent's fault: it is the bead's where the agent failed with it
+        before, and has taken another one since, which ended the hold."""
+        return not bead.record.outages or self.hold.failures > 0
+
     def _refused_in_a_row(self) -> list[Bead]:
-        return self.store.activity.refused_in_a_row(self.assignee, self.clock() - _WITHIN)
+        found = self.store.activity.refused_in_a_row(self.assignee, self.clock() - _WITHIN)
+        return [bead for bead in found if self._may_be_the_agents(bead)]
 
     def _failed_in_a_row(self) -> list[Bead]:
         now = self.clock()
         return self.store.activity.failed_in_a_row(self.assignee, now - _WITHIN, notes.timestamp(now - LASTING))
+
+
+def _as_outage(note: str, outages: int) -> tuple[str, bool]:
+    """The note of a failure of the agent with a bead, the `outages`th one, and whether it is written on the bead."""
+    last = outages == NOTED_OUTAGES
+    return f"{note}\n{notes.outage()}" if last else note, outages <= NOTED_OUTAGES

@@ -264,9 +264,14 @@ class Dispatcher:
 
     def _rejected(self, bead: Bead, code: int, note: str) -> Rejected | AgentFailed:
         """Release a bead that the agent refused: a later retry, or `blocked` after the fifth refusal in a row. Unless
-        it is the third bead in a row that is refused: then the fault is the agent's, and no bead's."""
+        it is the third bead in a row that is refused, or the agent fails a status request now: then the fault is the
+        agent's, and no bead's."""
         if self._breaker.is_every_bead_refused(bead):
             return self._agent_failed(bead, f"{REFUSES_ALL} (HTTP {code})", note=note, costly=True)
+        try:
+            self.agent.probe()
+        except agents.Unreachable as exc:
+            return self._agent_failed(bead, str(exc), note=note)
         return Rejected(bead, code, blocked=self._breaker.refused(bead, note) is Status.BLOCKED)
 
     def _agent_failed(self, bead: Bead | None, why: str, note: str = "", *, costly: bool = False) -> AgentFailed:

@@ -204,8 +204,8 @@ class ClaimsOfAll(Claims):
     def release(self, bead: Bead, note: str, record: DispatchRecord, now: datetime, **options: Any) -> bool:
         return self._of(bead).release(bead, note, record, now, **options)
 
-    def take_back_failure(self, bead: Bead, now: datetime, actor: str) -> bool:
-        return self._of(bead).take_back_failure(bead, now, actor)
+    def take_back_failure(self, bead: Bead, note: str, now: datetime, **options: Any) -> bool:
+        return self._of(bead).take_back_failure(bead, note, now, **options)
 
     def withdraw(self, bead: Bead, why: str, now: datetime) -> bool:
         return self._of(bead).withdraw(bead, why, now)

@@ -23,6 +23,7 @@ _UNCHANGED = (
 )
 
 
+_AFTER_A_REFUSAL = (Status.OPEN, Status.BLOCKED, Status.IN_PROGRESS)
 _FOREIGN_LIMIT = 50  # moments: seconds in which somebody wrote to one bead with a clock that is ahead
 
 
@@ -148,16 +149,16 @@ class ActivityReads:
         return [bead for bead in map(Bead.from_row, rows) if notes.timestamp(bead.updated_at) == bead.record.at]
 
     def refused_in_a_row(self, assignee: str, since: datetime) -> list[Bead]:
-        """The open beads that the agent refused for the first time after it accepted one last, of those that changed
-        after `since`."""
+        """The beads that the agent refused after it accepted one last, of those that changed after `since`: open ones,
+        blocked ones, and those that it is sent again now."""
         beads = self._tried(assignee, since)
-        accepted = max((bead.record.at or "" for bead in beads if bead.record.claim and bead.record.job), default="")
+        accepted = max((bead.record.at or "" for bead in beads if bead.record.job), default="")
         return [
             bead
             for bead in beads
-            if bead.status == Status.OPEN
+            if bead.status in _AFTER_A_REFUSAL
+            and not bead.record.job  # one whose job failed was no refusal
             and (bead.record.refused_at or "") > accepted
-            and (bead.record.failures, bead.record.outages) == (1, 0)
         ]
 
     def failed_in_a_row(self, assignee: str, since: datetime, lasting: str) -> list[Bead]:

@@ -55,12 +55,14 @@ class BeadChange:
     ) -> int | None:
         """UPDATE one bead if `where` still holds; returns the new row_lock where the schema has one.
 
-        `undone`: the newest note of ours, which is taken away where nobody added another; `note` is not added then.
+        `note`: empty for none. `undone`: the newest note of ours, which is taken away where nobody added another;
+        `note` is not added then.
 
         Raises RowChanged when no row matched.
         """
         lock = secrets.randbits(63) | 1 if self._schema.row_lock else None
-        assignments = [_TAKE_NOTE_BACK if undone else _APPEND_NOTE, "i.updated_at = %(now)s"]
+        assignments = ["i.updated_at = %(now)s"]
+        assignments += [_TAKE_NOTE_BACK if undone else _APPEND_NOTE] if undone or note else []
         assignments += [_SET_RECORD] if record is not None else []
         assignments += ["i.row_lock = %(lock)s"] if lock is not None else []
         assignments += [sets] if sets else []

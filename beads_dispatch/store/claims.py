@@ -49,6 +49,7 @@ class Claims:
                 outages=before.outages,
                 jobs=0 if changed else before.jobs,
                 others=before.others,
+                refused_at=None if before.job else before.refused_at,  # or its job failed then
             )
             lock = change.update(
                 bead.id,
@@ -91,7 +92,7 @@ class Claims:
 
     def record_dispatched(self, bead: Bead, job_id: str, now: datetime) -> bool:
         """Record the job on a bead we claimed. False when the claim is no longer ours."""
-        record = replace(bead.record, job=job_id, failures=0, outages=0, jobs=bead.record.jobs + 1)
+        record = replace(bead.record, job=job_id, failures=0, outages=0, refused_at=None, jobs=bead.record.jobs + 1)
         return self._amend(bead, now, notes.dispatched(job_id), record, "record the job of")
 
     def mark_ended(self, bead: Bead, now: datetime) -> None:
@@ -152,26 +153,25 @@ class Claims:
 
         return self._commit_unless_changed(actor, f"{actor}: give back {bead.id}", work)
 
-    def take_back_failure(self, bead: Bead, now: datetime, actor: str) -> bool:
-        """A refusal, or a job that failed at once, was not the bead's fault: it is not counted, and the retry delay
-        ends. False when the bead changed."""
+    def take_back_failure(self, bead: Bead, note: str, now: datetime, *, actor: str, noted: bool = True) -> bool:
+        """Its refusals in a row, or a job that failed at once, were not the bead's fault: they are not counted, and the
+        retry delay ends. Not `noted`: the note is in the audit row alone. False when the bead changed."""
         before, failed = bead.record, bead.record.failed_at is not None
         record = replace(
             before,
-            failures=max(before.failures - (not failed), 0),
+            failures=before.failures if failed else 0,
             jobs=max(before.jobs - failed, 0),
             outages=before.outages + 1,
             retry_at=None,
             refused_at=None,
             failed_at=None,
         )
-        note = notes.job_not_counted() if failed else notes.not_counted()
 
         def work(change: BeadChange) -> bool:
             change.update(
                 bead.id,
                 now,
-                note=note,
+                note=note if noted else "",
                 record=record,
                 where="i.status = 'open' AND i.updated_at = %(seen)s AND i.assignee = %(assignee)s",
                 params={"seen": naive(bead.updated_at), "assignee": bead.assignee},

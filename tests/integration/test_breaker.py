@@ -92,7 +92,7 @@ def test_an_agent_that_refuses_every_bead_costs_few_and_counts_none(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
 ) -> None:
     """400 to everything, its own database is away: 3 beads at first, 4 in the first hour, none counted or blocked."""
-    names = queue(beads, 60)
+    names = queue(beads, 200)
     agent.behaviour = support.answers(400, b'{"error": "no such task"}')
     dispatch = make_dispatcher(health=True, max_in_flight=MANY)
     passes(dispatch, clock, 5)
@@ -101,15 +101,130 @@ def test_an_agent_that_refuses_every_bead_costs_few_and_counts_none(
     passes(dispatch, clock, 55)
     assert sorted(set(agent.posts)) == names[:4]
     found = [found.bead for found in beads.store.eligible.diagnose("agent", clock())]
-    assert {bead.status for bead in found} == {"open"} and len(found) == 60
+    assert {bead.status for bead in found} == {"open"} and len(found) == 200
     assert {(bead.record.failures, bead.record.retry_at) for bead in found} == {(0, None)}
     assert notes.not_counted() in beads.notes("x-000")
     agent.behaviour = support.job
     clock.passed += timedelta(hours=1)
     before = len(agent.posts)
+    dispatch.stopping = lambda: len(agent.posts) == before + 10
+    assert [type(outcome) for outcome in dispatch.run_once()[:-1]] == [Dispatched] * 10
+    assert not beads.store.control.hold("agent").failures
+
+
+@pytest.mark.parametrize("health", [True, False], ids=["beside AGENT_HEALTH_URL", "alone"])
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_beads_that_come_slowly_to_an_agent_that_refuses_every_bead_cost_few(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock, health: bool
+) -> None:
+    """One every 3 minutes, each tried again before the next one comes: at most 3 are counted, and none is blocked."""
+    names = [f"x-{index:03}" for index in range(QUEUE)]
+    agent.behaviour = support.answers(400, b'{"error": "no such task"}')
+    dispatch = make_dispatcher(health=health, max_in_flight=MANY)
+    clock.stop()
+    found: list[outcomes.Outcome] = []
+    for name in names:
+        beads.add(name)
+        found += passes(dispatch, clock, 3)
+    assert {outcome.bead.id for outcome in found if isinstance(outcome, Rejected)} <= set(names[:3])
+    assert beads.store.control.hold("agent").refusing
+    rows = [beads.row(name) for name in names]
+    assert {row["status"] for row in rows} == {"open"}
+    assert {found.bead.record.failures for found in beads.store.eligible.diagnose("agent", clock())} == {0}
+    agent.behaviour = support.job
+    clock.passed += timedelta(hours=1)
+    before = len(agent.posts)
     dispatch.run_once()
     assert sorted(agent.posts[before:]) == names
-    assert not beads.store.control.hold("agent").failures
+
+
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_beads_that_come_once_an_hour_to_an_agent_that_refuses_every_bead_cost_few(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """Each is refused five times before the next one comes: the two that are blocked by then count as well."""
+    names = [f"x-{index}" for index in range(6)]
+    agent.behaviour = support.answers(400)
+    dispatch = make_dispatcher(health=True, max_in_flight=MANY)
+    clock.stop()
+    for name in names:
+        beads.add(name)
+        passes(dispatch, clock, 60)
+    assert [beads.row(name)["status"] for name in names] == ["blocked"] * 2 + ["open"] * 4
+    assert beads.store.control.hold("agent").refusing
+
+
+@pytest.mark.parametrize("health", [True, False], ids=["beside AGENT_HEALTH_URL", "alone"])
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_a_short_queue_is_not_blocked_by_an_agent_whose_status_fails(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock, health: bool
+) -> None:
+    """Two beads, refused four times each before the status fails as well: all of these refusals are taken back."""
+    names = ["x-1", "x-2"]
+    for name in names:
+        beads.add(name)
+    agent.behaviour = support.answers(400)
+    dispatch = make_dispatcher(health=health, max_in_flight=MANY)
+    clock.stop()
+    passes(dispatch, clock, 20)
+    assert [beads.store.claims.read_back(name).record.failures for name in names] == [4, 4]  # type: ignore[union-attr]
+    with failing_status(agent):
+        passes(dispatch, clock, 40)
+    assert {beads.row(name)["status"] for name in names} == {"open"}
+    assert [beads.store.claims.read_back(name).record.failures for name in names] == [0, 0]  # type: ignore[union-attr]
+    assert "agent-status" in beads.store.control.hold("agent").reason
+    agent.behaviour = support.job
+    clock.passed += timedelta(minutes=10)
+    assert [type(outcome) for outcome in dispatch.run_once()[:2]] == [Dispatched, Dispatched]
+
+
+def test_a_refusal_whose_agent_fails_a_status_request_is_not_counted(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """Beside AGENT_HEALTH_URL nobody has asked BeadBoard itself before: it is asked after the first refusal."""
+    for name in ("x-1", "x-2"):
+        beads.add(name)
+    agent.behaviour = support.answers(400)
+    dispatch = make_dispatcher(health=True, max_in_flight=MANY)
+    with failing_status(agent):
+        found = passes(dispatch, clock, 60)
+    assert agent.posts == ["x-1"]
+    assert all(isinstance(outcome, AgentFailed | Held) for outcome in found)
+    assert beads.notes("x-1")[-1].startswith("dispatch failed HTTP 400")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_bad_beads_alone_are_blocked(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock, number: int
+) -> None:
+    """Refused five times by an agent whose status is well; also where an outage came before."""
+    names = queue(beads, number)
+    dispatch = make_dispatcher(health=True, max_in_flight=MANY)
+    clock.stop()
+    agent.behaviour = support.answers(503)
+    passes(dispatch, clock, 5)
+    agent.behaviour = support.answers(400)
+    clock.passed += timedelta(minutes=10)
+    passes(dispatch, clock, 50)
+    assert {beads.row(name)["status"] for name in names} == {"blocked"}
+
+
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_a_refusal_of_every_bead_that_follows_an_outage_costs_few(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """The beads with which the agent failed, and which it has not taken since, are counted no more than others."""
+    names = queue(beads, 6)
+    dispatch = make_dispatcher(health=True, max_in_flight=MANY)
+    clock.stop()
+    agent.behaviour = support.answers(503)
+    passes(dispatch, clock, 120)
+    agent.behaviour = support.answers(400)
+    found = passes(dispatch, clock, 60)
+    assert len({outcome.bead.id for outcome in found if isinstance(outcome, Rejected)}) <= 3
+    assert {beads.row(name)["status"] for name in names} == {"open"}
+    assert {found.bead.record.failures for found in beads.store.eligible.diagnose("agent", clock())} == {0}
 
 
 def test_three_refused_beads_with_an_accepted_one_between_are_their_own_fault(

@@ -9,7 +9,7 @@ from beads_dispatch import events, notes, reaper, settings
 from beads_dispatch.agents import beadboard
 from beads_dispatch.bead import DispatchRecord
 from beads_dispatch.dispatcher import Dispatcher
-from beads_dispatch.outcomes import Dispatched, Held, NoSlot, NothingEligible, StillRunning
+from beads_dispatch.outcomes import Dispatched, Held, NoSlot, NothingEligible, Rejected, StillRunning
 from beads_dispatch.reaper import ReapResult
 from beads_dispatch.store import Hold
 from feeder.emitter import Emitter
@@ -240,6 +240,23 @@ def test_two_bad_beads_hold_nobody(
     assert sorted(reap().reopened) == ["x-1", "x-2"]
     assert not beads.store.control.hold("agent").failures
     assert record(beads, "x-1").jobs == 1
+
+
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_beads_whose_jobs_failed_are_none_that_were_refused(
+    beads: Beads, dispatch: Dispatcher, reap: Reap, clock: Clock, agent: support.Agent
+) -> None:
+    """They have a retry delay as after a refusal, but the agent took them: the next refusal is that bead's own."""
+    names = ["x-1", "x-2"]
+    for name in names:
+        beads.add(name)
+    dispatch.run_once()
+    clock.passed += timedelta(minutes=5)
+    agent.phase = "failed"
+    assert sorted(reap().reopened) == names
+    agent.behaviour = support.answers(400)
+    beads.add("x-3")
+    assert kinds(dispatch.run_once()) == [Rejected, NothingEligible]
 
 
 def test_a_bead_that_is_opened_again_while_its_job_runs_starts_no_second_one(

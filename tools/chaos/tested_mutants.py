@@ -15,11 +15,13 @@ import pytest
 
 from beads_dispatch import breaker, reaper, suspension
 from beads_dispatch.agents import slots
-from beads_dispatch.bead import DispatchRecord
+from beads_dispatch.agents.beadboard import BeadBoard
+from beads_dispatch.bead import Bead, DispatchRecord
 from beads_dispatch.breaker import Breaker
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.settings import DoltSettings
 from beads_dispatch.store import activity, connection, schema
+from beads_dispatch.store.activity import ActivityReads
 from beads_dispatch.store.claims import Claims
 from beads_dispatch.store.feeders import Feeders
 from feeder import feed, preflight, request_feed
@@ -38,12 +40,17 @@ Patch = contextlib.AbstractContextManager[Any]
 _read_schema = schema.read
 _schemas: list[schema.BdSchema] = []
 _prepare_dispatcher = Dispatcher.__post_init__
+_refused_in_a_row = ActivityReads.refused_in_a_row
 _parse = DispatchRecord.from_json.__func__  # type: ignore[attr-defined]
 
 
 def _without_max_attempts(self: Dispatcher) -> None:
     self.limits = replace(self.limits, max_attempts=10**6)
     _prepare_dispatcher(self)
+
+
+def _refused_once(self: ActivityReads, *arguments: Any) -> list[Bead]:
+    return [bead for bead in _refused_in_a_row(self, *arguments) if bead.record.failures == 1]
 
 
 def _parse_or_raise(cls: type[DispatchRecord], found: Any) -> DispatchRecord:
@@ -73,6 +80,14 @@ TESTED: Mapping[str, tuple[Patch, str]] = {
     "beads that are all refused are counted": (
         mock.patch.object(Breaker, "is_every_bead_refused", lambda *_: False),
         f"{_BREAKER}an_agent_that_refuses_every_bead_costs_few_and_counts_none",
+    ),
+    "of beads in a row only those count that were refused once": (
+        mock.patch.object(ActivityReads, "refused_in_a_row", _refused_once),
+        f"{_BREAKER}beads_that_come_slowly_to_an_agent_that_refuses_every_bead_cost_few",
+    ),
+    "no status is requested after a refusal": (
+        mock.patch.object(BeadBoard, "probe", lambda _: None),
+        f"{_BREAKER}a_refusal_whose_agent_fails_a_status_request_is_not_counted",
     ),
     "refusals are not taken back": (
         mock.patch.object(Claims, "take_back_failure", lambda *_: None),
