@@ -287,7 +287,7 @@ def test_refusals_are_taken_back_when_the_agent_turns_out_to_be_away(
 def test_a_bead_that_its_agent_opens_again_and_again_is_given_up(
     beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
 ) -> None:
-    """As many jobs as MAX_ATTEMPTS, then blocked with words; a person's change starts the count anew."""
+    """As many jobs as MAX_ATTEMPTS, then blocked with words; a person who opens it again gives it as many more."""
     beads.workspace.run("create", "A bead", "--id", "x-1", "--assignee", "agent", "--acceptance", "Works.", "--force")
     dispatch = make_dispatcher(max_attempts=3, max_in_flight=MANY)
 
@@ -306,6 +306,27 @@ def test_a_bead_that_its_agent_opens_again_and_again_is_given_up(
     assert until_blocked() == [Dispatched, Dispatched, Dispatched, GivenUp]
     beads.workspace.run("update", "x-1", "--status", "open", actor="ann")
     assert isinstance(dispatch.run_once()[0], Dispatched)
+
+
+@pytest.mark.parametrize("actor", ["ann", "agent"])
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_a_change_by_a_person_starts_the_count_of_jobs_anew(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, actor: str
+) -> None:
+    """After 2 of 3 jobs: 3 more follow, and 1 more where its agent changed the bead."""
+    beads.workspace.run("create", "A bead", "--id", "x-1", "--assignee", "agent", "--acceptance", "Works.", "--force")
+    dispatch = make_dispatcher(max_attempts=3, max_in_flight=MANY)
+
+    def job() -> type:
+        outcome = dispatch.run_once()[0]
+        if isinstance(outcome, Dispatched):
+            beads.workspace.run("update", "x-1", "--status", "open", actor="agent")
+        return type(outcome)
+
+    assert [job(), job()] == [Dispatched] * 2
+    beads.workspace.run("update", "x-1", "--priority", "1", actor=actor)
+    more = 3 if actor == "ann" else 1
+    assert [job() for _ in range(more + 1)] == [*([Dispatched] * more), GivenUp]
 
 
 def test_one_command_ends_what_an_outage_left(

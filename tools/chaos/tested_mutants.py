@@ -101,6 +101,10 @@ TESTED: Mapping[str, tuple[Patch, str]] = {
         mock.patch.object(Dispatcher, "__post_init__", _without_max_attempts),
         f"{_BREAKER}a_bead_that_its_agent_opens_again_and_again_is_given_up",
     ),
+    "a person's change leaves the count of jobs as it is": (
+        mock.patch.object(Claims, "_changes_by_others", staticmethod(lambda *_: 0)),
+        f"{_BREAKER}a_change_by_a_person_starts_the_count_of_jobs_anew",
+    ),
     "an outage is noted each time": (
         mock.patch.object(breaker, "NOTED_OUTAGES", 10**6),
         f"{_ENDS}an_outage_of_a_weekend_writes_few_notes",
