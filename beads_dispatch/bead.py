@@ -111,6 +111,11 @@ class Bead:
         """Database and id: two databases may have a bead of the same id."""
         return self.database, self.id
 
+    @property
+    def path(self) -> str:
+        """The key as text, `alpha/x-1`: the id alone where one database is served."""
+        return f"{self.database}/{self.id}" if self.database else self.id
+
     def log_context(self) -> dict[str, Any]:
         """For `log.context(**…)`: what identifies the bead, none of its text."""
         where = {"database": self.database} if self.database else {}

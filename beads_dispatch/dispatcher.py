@@ -166,9 +166,9 @@ class Dispatcher:
         After a lost race one of the next few is chosen instead: dispatchers that met at the head of the queue would
         meet again at each bead, and all but one lose again.
         """
-        lost = [outcome.bead.id for outcome in so_far if isinstance(outcome, LostRace)]
-        withdrawn = [outcome.bead.id for outcome in so_far if isinstance(outcome, Withdrawn)]
-        running = [outcome.bead.id for outcome in so_far if isinstance(outcome, StillRunning)]
+        lost = [outcome.bead.path for outcome in so_far if isinstance(outcome, LostRace)]
+        withdrawn = [outcome.bead.path for outcome in so_far if isinstance(outcome, Withdrawn)]
+        running = [outcome.bead.path for outcome in so_far if isinstance(outcome, StillRunning)]
         skip = {*lost, *running, *(bead for bead in withdrawn if withdrawn.count(bead) >= _TRIES_PER_BEAD)}
         found = self.store.eligible.first(
             self.limits.assignee, self.clock(), _LOOK_AHEAD if lost else 1, sorted(skip), probe=self._breaker.probe

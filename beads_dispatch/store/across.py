@@ -80,7 +80,7 @@ class EligibleOfAll(Eligible):
     def first(
         self, assignee: str, now: datetime, limit: int | None, skip: Sequence[str] = (), *, probe: Probe | None = None
     ) -> list[Bead]:
-        """The first `limit` beads of the database whose turn it is."""
+        """The first `limit` beads of the database whose turn it is; `skip`: their paths."""
         turns = {name: turn for turn, name in enumerate(self._all.turns.after_last(assignee))}
         waiting = self._waiting(assignee)
         best: tuple[Any, ...] | None = None
@@ -88,8 +88,9 @@ class EligibleOfAll(Eligible):
         for name in sorted(waiting, key=lambda name: (waiting[name], turns[name])):
             if best is not None and probe is None and best <= (waiting[name], turns[name]):
                 break  # what follows has no better one
-            asked = self._all.each(lambda store: store.eligible.first(assignee, now, limit, skip, probe=probe), [name])
-            found = asked.get(name)
+            own = [path.removeprefix(f"{name}/") for path in skip if path.startswith(f"{name}/")]
+            ask = functools.partial(_first, assignee=assignee, now=now, limit=limit, skip=own, probe=probe)
+            found = self._all.each(ask, [name]).get(name)
             if not found:
                 continue
             outages = found[0].record.outages
@@ -128,6 +129,10 @@ class EligibleOfAll(Eligible):
             for name, work in found.items()
             if work.first is not None and name in own and not own[name].dispatch
         }
+
+
+def _first(store: "Store", **which: Any) -> list[Bead]:
+    return store.eligible.first(**which)
 
 
 class ActivityOfAll(ActivityReads):

@@ -15,7 +15,7 @@ from beads_dispatch import agents, events, reaper, settings, suspension
 from beads_dispatch.agents import beadboard
 from beads_dispatch.cli import main
 from beads_dispatch.dispatcher import Dispatcher
-from beads_dispatch.outcomes import Dispatched, NoSlot, NothingEligible, Outcome
+from beads_dispatch.outcomes import Dispatched, NoSlot, NothingEligible, Outcome, StillRunning
 from beads_dispatch.settings import DispatchLimits
 from beads_dispatch.store import FeedLock
 from beads_dispatch.store.databases import Databases
@@ -106,6 +106,20 @@ def test_databases_take_turns_within_a_priority(server: Server, store: Databases
     assert [each.bead.database for each in found if isinstance(each, Dispatched)] == ["gamma", "alpha", "beta"]
     for name, bead in (("alpha", "a-1"), ("beta", "b-1"), ("gamma", "g-1")):
         assert server.beads[name].notes(bead)[-1].startswith("dispatched: job=")
+
+
+def test_beads_of_equal_ids_are_two_beads(server: Server, store: Databases, agent: support.Agent) -> None:
+    """While the job of the one runs, although that bead was opened again, the other is dispatched."""
+    server.beads["alpha"].add("x-1", priority=0)
+    backend = beadboard.BeadBoard(settings.AgentSettings(agent.url, jobs_url=agent.url))
+    dispatch = Dispatcher(store, backend, DispatchLimits(max_in_flight=9), lambda: datetime.now(UTC), lambda _: None)
+    assert isinstance(dispatch.run_once()[0], Dispatched)
+    server.beads["alpha"].workspace.run("update", "x-1", "--status", "open")
+    server.beads["beta"].add("x-1")
+    found = dispatch.run_once()
+    assert [(type(each), each.bead.key) for each in found if isinstance(each, StillRunning | Dispatched)] == [
+        (StillRunning, ("alpha", "x-1")), (Dispatched, ("beta", "x-1")),
+    ]  # fmt: skip
 
 
 def test_the_limit_is_that_of_all_together(server: Server, store: Databases, agent: support.Agent) -> None:
