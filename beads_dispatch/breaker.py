@@ -16,6 +16,7 @@ HOLD_LIMIT_SECONDS = 600
 COSTLY_HOLD_SECONDS = (30, 300, 1800, 3600)
 IN_A_ROW = 3  # different beads, and none that went well in between: then the fault is the agent's
 NOTED_OUTAGES = 3  # failures of the agent with a bead that are noted on it; an outage may last a weekend
+NOTED_JOBS = 2  # where a job was started: each has a note more
 LASTING = timedelta(seconds=60)  # a job that fails sooner may not have begun with its bead
 _WITHIN = timedelta(days=7)  # "in a row" looks back so far, however slowly beads come
 
@@ -137,14 +138,14 @@ class Breaker:
         record = replace(before, outages=before.outages + 1)
         if before.job:  # it was started, and failed at once
             record = replace(record, jobs=max(before.jobs - 1, 0))
-        note, noted = _as_outage(note, record.outages)
+        note, noted = _as_outage(note, record.outages, NOTED_JOBS if before.job else NOTED_OUTAGES)
         return self.store.claims.release(
             bead, note, record, self.clock(), actor=self.actor, noted=noted, unchanged=unchanged
         )
 
     def _take_back(self, bead: Bead) -> None:
         note = notes.job_not_counted() if bead.record.failed_at else notes.not_counted()
-        note, noted = _as_outage(note, bead.record.outages + 1)
+        note, noted = _as_outage(note, bead.record.outages + 1, NOTED_OUTAGES)
         self.store.claims.take_back_failure(bead, note, self.clock(), actor=self.actor, noted=noted)
 
     def _delayed(self, bead: Bead, failures: int) -> DispatchRecord:
@@ -169,7 +170,7 @@ class Breaker:
         return self.store.activity.failed_in_a_row(self.assignee, now - _WITHIN, notes.timestamp(now - LASTING))
 
 
-def _as_outage(note: str, outages: int) -> tuple[str, bool]:
-    """The note of a failure of the agent with a bead, the `outages`th one, and whether it is written on the bead."""
-    last = outages == NOTED_OUTAGES
-    return f"{note}\n{notes.outage()}" if last else note, outages <= NOTED_OUTAGES
+def _as_outage(note: str, outages: int, last: int) -> tuple[str, bool]:
+    """The note of a failure of the agent with a bead, the `outages`th one, and whether it is written on the bead, as
+    the first `last` ones are."""
+    return f"{note}\n{notes.outage()}" if outages == last else note, outages <= last

@@ -227,7 +227,8 @@ class Dispatcher:
             for seconds in _RELEASE_WAITS:
                 self.sleep(seconds)
                 with contextlib.suppress(StoreError):
-                    self.store.claims.release(claimed, notes.not_sent(), claimed.record, self.clock(), actor=DISPATCHER)
+                    record, now = claimed.record, self.clock()
+                    self.store.claims.release(claimed, notes.not_sent(), record, now, actor=DISPATCHER, once=True)
                     break
             raise
 
@@ -250,7 +251,8 @@ class Dispatcher:
             return OutcomeUnknown(claimed, str(exc), seconds)
         # Logged before it is recorded: with Dolt gone by now, this line is where the job can be found.
         logger.info("dispatched", extra=self._about(claimed, Action.DISPATCH, job=job))
-        self.store.claims.record_dispatched(claimed, notes.one_line(job), self.clock())
+        failing = self._breaker.hold.failing
+        self.store.claims.record_dispatched(claimed, notes.one_line(job), self.clock(), failing=failing)
         self._breaker.accepted()
         return Dispatched(claimed, job)
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 CLAIMED = "auto-dispatcher claimed at"
 DISPATCHED = "dispatched: job="
 DISPATCH_FAILED = "dispatch failed HTTP"
+OUTCOME_UNKNOWN = "dispatch outcome unknown:"
 WITHDRAWN = "auto-dispatcher withdrew its claim"
 CLAIM_EXPIRED = "auto-dispatcher claim expired"
 NO_PROGRESS = "reaper: no progress"
@@ -50,10 +51,14 @@ def dispatched(job_id: str) -> str:
     return f"{DISPATCHED}{job_id}"
 
 
-def of_claim(at: str | None, job: str | None) -> str | None:
-    """Both notes of a claim, as they stand on the bead; `at` as in the claim's note. None without a claim."""
-    claim = f"{CLAIMED} {at}" if at else None
-    return f"{claim}\n{dispatched(job)}" if claim and job else claim
+def since_claim(text: str, at: str | None) -> str | None:
+    """The end of a bead's notes, from the claim at that moment on: the claim's note, and what came of it. None where
+    there is no such claim, or somebody added a note."""
+    lines = text.split("\n")
+    claims = [number for number, line in enumerate(lines) if line == f"{CLAIMED} {at}"]
+    if not claims or not all(line.startswith((DISPATCHED, OUTCOME_UNKNOWN)) for line in lines[claims[-1] + 1 :]):
+        return None
+    return "\n".join(lines[claims[-1] :])
 
 
 def dispatch_failed(code: int, body: str) -> str:
@@ -86,7 +91,7 @@ def blocked_after(failures: int) -> str:
 
 
 def outcome_unknown(why: str) -> str:
-    return f"dispatch outcome unknown: {one_line(why)}"
+    return f"{OUTCOME_UNKNOWN} {one_line(why)}"
 
 
 def withdrawn(why: str) -> str:

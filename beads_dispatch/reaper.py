@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from beads_dispatch import agents, notes
 from beads_dispatch.agents import Backend, JobState, Phase
-from beads_dispatch.bead import UNKNOWN, Bead, DispatchRecord, Status
+from beads_dispatch.bead import UNKNOWN, Bead, Status
 from beads_dispatch.breaker import IN_A_ROW, LASTING, Breaker
 from beads_dispatch.settings import DispatchLimits
 from beads_dispatch.store import REAPER, Snapshot, Store, StoreError
@@ -123,7 +123,7 @@ class _Reaper:
         for bead in orphaned(self.store, self.limits, self.now):
             note = notes.claim_expired(self.limits.claim_timeout_seconds)
             with self._writing(bead):
-                self._done(bead, self.result.reopened, self._release(bead, note, bead.record))
+                self._done(bead, self.result.reopened, self._release(bead, note, once=True))
 
     def end_jobs(self, backend: Backend) -> None:
         """Act on jobs that ended and on outcomes that are unknown."""
@@ -163,13 +163,15 @@ class _Reaper:
             self.store.claims.mark_ended(bead, self.now)
         else:
             note = notes.job_ended(bead.record.job or "")
-            self._done(bead, self.result.blocked, self._release(bead, note, bead.record, Status.BLOCKED))
+            self._done(bead, self.result.blocked, self._release(bead, note, status=Status.BLOCKED))
 
     def _fail(self, bead: Bead, why: str) -> None:
         soon = (bead.record.at or "") > notes.timestamp(self.now - LASTING)
-        breaker = Breaker(self.store, self.limits.assignee, lambda: self.now, REAPER)
-        reopened = breaker.job_failed(bead, notes.job_failed(bead.record.job or "", why), soon=soon)
+        reopened = self._breaker().job_failed(bead, notes.job_failed(bead.record.job or "", why), soon=soon)
         self._done(bead, self.result.reopened, reopened)
+
+    def _breaker(self) -> Breaker:
+        return Breaker(self.store, self.limits.assignee, lambda: self.now, REAPER)
 
     def _resolve(self, bead: Bead, backend: Backend) -> None:
         """Find the job of a claim whose answer was lost."""
@@ -180,16 +182,19 @@ class _Reaper:
         # It was counted as a job when its outcome was unknown.
         jobs = max(bead.record.jobs - (bead.record.outcome == UNKNOWN), 0)
         record = replace(bead.record, outcome=None, jobs=jobs)
+        found = replace(bead, record=record)
         with self._writing(bead):
             if job is None:
-                self._done(bead, self.result.reopened, self._release(bead, notes.never_started(), record))
+                released = self._breaker().release_uncounted(found, notes.never_started(), unchanged=True)
+                self._done(bead, self.result.reopened, released)
             else:
-                found = replace(bead, record=record)
                 self._done(bead, self.result.found, self.store.claims.record_dispatched(found, job, self.now))
 
-    def _release(self, bead: Bead, note: str, record: DispatchRecord, status: Status = Status.OPEN) -> bool:
-        record = replace(record, job=None, ended_at=None)
-        return self.store.claims.release(bead, note, record, self.now, actor=REAPER, status=status, unchanged=True)
+    def _release(self, bead: Bead, note: str, *, status: Status = Status.OPEN, once: bool = False) -> bool:
+        record = replace(bead.record, job=None, ended_at=None)
+        return self.store.claims.release(
+            bead, note, record, self.now, actor=REAPER, status=status, unchanged=True, once=once
+        )
 
     @contextlib.contextmanager
     def _writing(self, bead: Bead) -> Iterator[None]:

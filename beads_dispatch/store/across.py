@@ -197,8 +197,8 @@ class ClaimsOfAll(Claims):
     def diagnose(self, bead: Bead, now: datetime) -> Diagnosis | None:
         return self._of(bead).diagnose(bead, now)
 
-    def record_dispatched(self, bead: Bead, job_id: str, now: datetime) -> bool:
-        return self._of(bead).record_dispatched(bead, job_id, now)
+    def record_dispatched(self, bead: Bead, job_id: str, now: datetime, *, failing: bool = False) -> bool:
+        return self._of(bead).record_dispatched(bead, job_id, now, failing=failing)
 
     def mark_ended(self, bead: Bead, now: datetime) -> None:
         self._of(bead).mark_ended(bead, now)

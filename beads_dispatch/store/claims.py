@@ -90,9 +90,11 @@ class Claims:
         """As read_back, with the conditions that hold; None when it was deleted."""
         return next(iter(Eligible(self._session.elsewhere).diagnose(bead.assignee, now, bead.id)), None)
 
-    def record_dispatched(self, bead: Bead, job_id: str, now: datetime) -> bool:
-        """Record the job on a bead we claimed. False when the claim is no longer ours."""
-        record = replace(bead.record, job=job_id, failures=0, outages=0, refused_at=None, jobs=bead.record.jobs + 1)
+    def record_dispatched(self, bead: Bead, job_id: str, now: datetime, *, failing: bool = False) -> bool:
+        """Record the job on a bead we claimed. `failing`: so far each job fails, so that this one ends no outage. False
+        when the claim is no longer ours."""
+        outages, jobs = bead.record.outages if failing else 0, bead.record.jobs + 1
+        record = replace(bead.record, job=job_id, failures=0, outages=outages, refused_at=None, jobs=jobs)
         return self._amend(bead, now, notes.dispatched(job_id), record, "record the job of")
 
     def mark_ended(self, bead: Bead, now: datetime) -> None:
@@ -117,11 +119,13 @@ class Claims:
         status: Status = Status.OPEN,
         unchanged: bool = False,
         noted: bool = True,
+        once: bool = False,
     ) -> bool:
         """End our claim on a bead: `open` again, or `blocked`. False when the claim is no longer ours.
 
         `unchanged`: also not when anybody wrote to the bead since it was read; for one that reap has blocked, which no
-        claim protects. Not `noted`: the claim's note goes instead of another coming; both are in the audit row alone.
+        claim protects. Not `noted`: the claim's notes go instead of another coming; they are in the audit rows alone.
+        `once`: so too where the same note was the newest before the claim.
         """
 
         def work(change: BeadChange) -> bool:
@@ -134,7 +138,7 @@ class Claims:
                 bead.id,
                 now,
                 note=note if noted else "",
-                undone=None if noted else notes.of_claim(bead.record.at, bead.record.job),
+                undone=self._undone(change, bead, note, once=once) if once or not noted else None,
                 record=written,
                 # started_at was set by our claim where it is the claim's moment; bd clears it too.
                 sets="i.status = %(status)s, i.started_at = IF(i.started_at = %(claimed)s, NULL, i.started_at)",
@@ -271,6 +275,13 @@ class Claims:
         """The moments on the bead that are later than the claim, see DispatchRecord.foreign."""
         rows = change.rows(foreign(self._session), {"id": bead.id, "now": naive(now)})
         return ",".join(notes.timestamp(row["at"].replace(tzinfo=UTC)) for row in rows) or None
+
+    @staticmethod
+    def _undone(change: BeadChange, bead: Bead, note: str, *, once: bool) -> str | None:
+        """Our notes since the claim; with `once` only where the same note stands before it."""
+        text = change.rows("SELECT notes FROM issues WHERE id = %(id)s", {"id": bead.id})[0]["notes"] or ""
+        found = notes.since_claim(text, bead.record.at)
+        return found if found and (not once or text.removesuffix(found).endswith(f"{note}\n")) else None
 
     @staticmethod
     def _changes_by_others(change: BeadChange, bead: Bead) -> int:

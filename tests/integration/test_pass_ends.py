@@ -1,9 +1,10 @@
 """A pass that ends early, and one that Dolt fails, on a real Dolt with a real HTTP agent."""
 
+import itertools
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,14 +12,15 @@ from typing import Any
 import httpx
 import pytest
 
-from beads_dispatch import breaker, dispatcher, events, notes, outcomes, settings, store
+from beads_dispatch import breaker, dispatcher, events, notes, outcomes, reaper, settings, store
 from beads_dispatch.agents import beadboard
 from beads_dispatch.bead import Bead
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.outcomes import Dispatched, PassEnded
 from local import processes
 from local.processes import Process
-from tests import support
+from tests import agent_servers, support
+from tests.agent_servers import A2AService, Relay, passes_on
 from tests.conftest import Beads
 from tests.integration.conftest import Clock, DispatcherFactory
 from tools.proxies import FaultyProxy
@@ -150,30 +152,125 @@ def test_where_dolt_stays_away_the_mark_stays(
     assert beads.row("x-00")["status"] == "in_progress" and agent.posts == []
 
 
-@pytest.mark.parametrize("code", [503, 429, 400])
-@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
-def test_an_outage_of_a_weekend_writes_few_notes(
-    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock, code: int
-) -> None:
-    """At most 10 on a bead, whose own words stay; each try is in its audit trail."""
-    names = queue(beads, 3)
-    beads.sql("UPDATE issues SET notes = 'a person wrote this'")
-    beads.commit("words")
-    agent.behaviour = support.answers(code)
-    dispatch = make_dispatcher(health=True, max_in_flight=MANY)
+def in_hours(hours: float, beads: Beads, clock: Clock, each: Callable[[], object]) -> None:
+    """Do `each` again and again, as holds allow."""
     clock.stop()
-    ends = clock() + timedelta(hours=60)
+    ends = clock() + timedelta(hours=hours)
     while clock() < ends:
-        dispatch.run_once()
+        each()
         hold = beads.store.control.hold("agent")
         clock.passed += max((hold.until or clock()) - clock(), timedelta(seconds=30))
-    assert len(agent.posts) > 10 * len(names)
+
+
+def with_words(beads: Beads, number: int) -> list[str]:
+    names = queue(beads, number)
+    beads.sql("UPDATE issues SET notes = 'a person wrote this'")
+    beads.commit("words")
+    return names
+
+
+def assert_few_notes(beads: Beads, names: list[str]) -> None:
+    """At most 10 on each, whose own words stay; each try is in its audit trail."""
     for name in names:
         assert beads.notes(name)[0] == "a person wrote this"
         assert 1 < len(beads.notes(name)) <= 11, beads.notes(name)
         assert beads.row(name)["status"] == "open"
         assert len(beads.actors(name)) > 2 * breaker.NOTED_OUTAGES
-    agent.behaviour = support.job
+
+
+@pytest.mark.parametrize("kind", ["503", "400", "400 and no status"])
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_an_outage_of_a_weekend_writes_few_notes(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock, kind: str
+) -> None:
+    """Whether the agent fails or refuses, or the one by turns with a status that fails."""
+    names = with_words(beads, 3)
+    agent.behaviour = support.answers(int(kind[:3]))
+    dispatch = make_dispatcher(health=True, max_in_flight=MANY)
+    whole, turn = agent.report_load, itertools.count()
+
+    def once() -> None:
+        fails = kind == "400 and no status" and next(turn) % 2
+        agent.report_load = lambda on: on.answer(502) if fails and "agent-status" in on.path else whole(on)
+        dispatch.run_once()
+
+    in_hours(60 if len(kind) == 3 else 24, beads, clock, once)
+    assert len(agent.posts) > 10 * len(names)
+    assert_few_notes(beads, names)
+    agent.behaviour, agent.report_load = support.job, whole
     clock.passed += timedelta(hours=1)
     assert {type(outcome) for outcome in dispatch.run_once()[:3]} == {outcomes.Dispatched}
     assert all(beads.notes(name)[-2].startswith(notes.CLAIMED) for name in names)
+
+
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_a_weekend_of_lost_requests_writes_few_notes(beads: Beads, clock: Clock) -> None:
+    """Each is cut before it arrives, and the service tells later that it has no such task."""
+    (name,) = with_words(beads, 1)
+    with support.closing(Relay(A2AService())) as relay:
+        backend = agent_servers.backend("a2a", relay.url)
+        relay.behaviour = support.hangs_up
+        dispatch = Dispatcher(beads.store, backend, settings.DispatchLimits(), clock, clock.sleep)
+
+        def once() -> None:
+            reaper.run_once(beads.store, settings.DispatchLimits(), clock(), backend)
+            dispatch.run_once()
+
+        in_hours(60, beads, clock, once)
+        reaper.run_once(beads.store, settings.DispatchLimits(), clock(), backend)
+        assert len(relay.received) > 50
+        assert_few_notes(beads, [name])
+        assert beads.store.claims.read_back(name).record.jobs == 0  # type: ignore[union-attr]
+        relay.behaviour = passes_on
+        clock.passed += timedelta(hours=1)
+        assert type(dispatch.run_once()[0]) is Dispatched
+
+
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_a_day_of_jobs_that_fail_at_once_writes_few_notes(beads: Beads, agent: support.Agent, clock: Clock) -> None:
+    """The agent takes each bead, and its job ends within a minute."""
+    names = with_words(beads, 3)
+    backend = beadboard.BeadBoard(settings.AgentSettings(agent.url, jobs_url=agent.url))
+    agent.phase = "failed"
+    dispatch = Dispatcher(beads.store, backend, settings.DispatchLimits(max_in_flight=MANY), clock, clock.sleep)
+
+    def once() -> None:
+        dispatch.run_once()
+        clock.passed += timedelta(seconds=5)
+        reaper.run_once(beads.store, settings.DispatchLimits(), clock(), backend)
+
+    in_hours(24, beads, clock, once)
+    assert len(agent.posts) > 20
+    assert_few_notes(beads, names)
+
+
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_dolt_that_fails_before_each_post_writes_few_notes(
+    beads: Beads, agent: support.Agent, failing: tuple[Dispatcher, FaultyProxy]
+) -> None:
+    """Its second connection fails at each pass, and the first one releases the claim: the first time is noted."""
+    dispatch, proxy = failing
+    (name,) = with_words(beads, 1)
+    dispatch.sleep = lambda seconds: setattr(proxy, "mode", "pass")
+    for _ in range(10):
+        with pytest.raises(store.StoreError):
+            dispatch.run_once()
+    assert agent.posts == []
+    assert_few_notes(beads, [name])
+    assert beads.notes(name)[-1] == notes.not_sent()
+    beads.workspace.run("note", name, "ann looked at it", actor="ann")
+    with pytest.raises(store.StoreError):
+        dispatch.run_once()
+    assert beads.notes(name)[-1] == notes.not_sent() and "ann looked at it" in beads.notes(name)
+
+
+@pytest.mark.parametrize("workspace", ["1.3.0"], indirect=True)
+def test_a_dispatcher_that_dies_after_each_claim_leaves_few_notes(beads: Beads, clock: Clock) -> None:
+    """Reap releases each of its claims, and notes that once."""
+    (name,) = with_words(beads, 1)
+    clock.stop()
+    for _ in range(10):
+        beads.store.claims.claim(beads.store.eligible.first("agent", clock(), 1)[0], clock())
+        clock.passed += timedelta(minutes=5)
+        assert reaper.run_once(beads.store, settings.DispatchLimits(), clock()).reopened == [name]
+    assert_few_notes(beads, [name])

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from beads_dispatch import breaker, reaper, suspension
+from beads_dispatch import breaker, notes, reaper, suspension
 from beads_dispatch.agents import slots
 from beads_dispatch.agents.beadboard import BeadBoard
 from beads_dispatch.bead import Bead, DispatchRecord
@@ -108,6 +108,14 @@ TESTED: Mapping[str, tuple[Patch, str]] = {
     "an outage is noted each time": (
         mock.patch.object(breaker, "NOTED_OUTAGES", 10**6),
         f"{_ENDS}an_outage_of_a_weekend_writes_few_notes",
+    ),
+    "a lost request is noted each time": (
+        mock.patch.object(breaker, "NOTED_OUTAGES", 10**6),
+        f"{_ENDS}a_weekend_of_lost_requests_writes_few_notes",
+    ),
+    "a claim that was not sent is noted each time": (
+        mock.patch.object(notes, "since_claim", lambda *_: None),
+        f"{_ENDS}dolt_that_fails_before_each_post_writes_few_notes",
     ),
     "a pass has no end": (
         mock.patch.object(Dispatcher, "_ended", lambda *_: None),
