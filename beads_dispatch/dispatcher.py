@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from beads_dispatch import agents, log, notes, settings
+from beads_dispatch import agents, log, notes
 from beads_dispatch.agents import slots
 from beads_dispatch.bead import Bead, Status
 from beads_dispatch.breaker import Breaker
@@ -214,8 +214,7 @@ class Dispatcher:
             record = replace(claimed.record, jobs=0, failures=0, outages=0)  # a person who opens it starts anew
             self.store.claims.release(claimed, note, record, now, actor=DISPATCHER, status=Status.BLOCKED)
             return GivenUp(claimed, claimed.record.jobs)
-        where = {settings.DATABASE: claimed.database} if claimed.database else {}
-        return self._start_job(claimed, {**(found.hints if found else {}), **where})
+        return self._start_job(claimed, {**(found.hints if found else {}), **agents.whereabouts(claimed)})
 
     @contextlib.contextmanager
     def _released_where_dolt_fails(self, claimed: Bead) -> Iterator[None]:

@@ -176,7 +176,7 @@ class _Reaper:
     def _resolve(self, bead: Bead, backend: Backend) -> None:
         """Find the job of a claim whose answer was lost."""
         try:
-            job = backend.find(bead.record.claim or "", bead.id)
+            job = backend.find(bead.record.claim or "", bead.id, agents.whereabouts(bead))
         except agents.CannotTell:
             return
         # It was counted as a job when its outcome was unknown.

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Protocol, cast
 
 from beads_dispatch import settings
+from beads_dispatch.bead import Bead
 
 # 4xx that are not about the bead: about our identity, our request rate, or a busy agent (409).
 _NOT_THE_BEAD = frozenset({401, 403, 407, 408, 409, 425, 429})
@@ -84,8 +85,9 @@ class Backend(Protocol):
     def state(self, job: str) -> JobState:
         """How far a job is; a job that the backend has lost has FAILED. Raises Unreachable."""
 
-    def find(self, claim: str, bead: str) -> str | None:
+    def find(self, claim: str, bead: str, hints: Mapping[str, str] | None = None) -> str | None:
         """The job of a claim, of that bead in progress, whose answer was lost; None where it was never started.
+        `hints`: the bead's database, for a backend that can only find a job by starting it.
 
         Raises Unreachable, CannotTell.
         """
@@ -96,6 +98,11 @@ class Backend(Protocol):
     def probe(self) -> None:
         """After a failure: find out by a request that costs no bead whether it can work, where `load` does not show
         it. Raises Unreachable."""
+
+
+def whereabouts(bead: Bead) -> dict[str, str]:
+    """The hint that names a bead's database, where several are served."""
+    return {settings.DATABASE: bead.database} if bead.database else {}
 
 
 # By the name in the settings: module and class. A module is imported when an agent uses it.

@@ -74,7 +74,7 @@ class A2A:
             return JobState(Phase.FAILED, f"{_FAILED[state]}: {words}" if words else _FAILED[state])
         raise Unreachable(f"/tasks answered HTTP {code} without a state that is known")
 
-    def find(self, claim: str, bead: str) -> str | None:
+    def find(self, claim: str, bead: str, hints: Mapping[str, str] | None = None) -> str | None:
         """The first task of the claim's context: an agent may have made more of them there.
 
         Raises Unreachable, or CannotTell where the agent lists none, or not by context.

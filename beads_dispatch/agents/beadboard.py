@@ -34,7 +34,7 @@ class BeadBoard:
             jobs_api.state(self._http, self._agent.jobs_url, job) if self._agent.jobs_url else JobState(Phase.UNKNOWN)
         )
 
-    def find(self, claim: str, bead: str) -> str | None:
+    def find(self, claim: str, bead: str, hints: Mapping[str, str] | None = None) -> str | None:
         """BeadBoard keeps nothing of ours on a job. Raises CannotTell."""
         raise CannotTell("BeadBoard cannot be asked for the job of a claim")
 

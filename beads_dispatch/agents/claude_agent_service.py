@@ -41,7 +41,7 @@ class ClaudeAgentService:
         """By /jobs/{id}. Raises Unreachable."""
         return jobs_api.state(self._http, self._agent.url, job)
 
-    def find(self, claim: str, bead: str) -> str | None:
+    def find(self, claim: str, bead: str, hints: Mapping[str, str] | None = None) -> str | None:
         """It lists no jobs. Raises CannotTell."""
         raise CannotTell("claude-agent-service cannot be asked for the job of a claim")
 

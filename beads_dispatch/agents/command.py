@@ -72,7 +72,7 @@ class Command:
             return JobState(Phase.SUCCEEDED, output)
         return JobState(Phase.FAILED, f"{how}; {output}")
 
-    def find(self, claim: str, bead: str) -> str | None:
+    def find(self, claim: str, bead: str, hints: Mapping[str, str] | None = None) -> str | None:
         """The job of a claim, where one was started. Raises Unreachable."""
         with self._usable_output():
             return claim if any(self._file(claim, kind).exists() for kind in ("running", "ended")) else None

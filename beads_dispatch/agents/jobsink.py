@@ -66,15 +66,15 @@ class JobSink:
             return JobState(Phase.FAILED, "the Job does not exist any more")
         raise Unreachable(f"{job} answered HTTP {answer.code}, which tells no state of a Job")
 
-    def find(self, claim: str, bead: str) -> str:
+    def find(self, claim: str, bead: str, hints: Mapping[str, str] | None = None) -> str:
         """The job of a claim, by the same POST, which starts it where it was not: a GET cannot tell the two apart, as
         it answers 500 for a Job that does not exist and for a Kubernetes that gives no answer. The bead is in progress
-        and wants exactly this one job. A job that is started so gets no hints.
+        and wants exactly this one job. A job that is started so gets none of bd's hints.
 
         Raises Unreachable.
         """
         try:
-            return self.start(bead, claim)
+            return self.start(bead, claim, hints=hints)
         except Refused as exc:
             raise Unreachable(f"the event was refused: HTTP {exc.code}") from exc
         except AgentError as exc:

@@ -6,8 +6,11 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from beads_dispatch.bead import DispatchRecord
+from beads_dispatch import notes
+from beads_dispatch.bead import Bead, DispatchRecord
 from beads_dispatch.store.errors import RowChanged
+from beads_dispatch.store.predicate import CHANGES_BY_OTHERS
+from beads_dispatch.store.records import OURS
 from beads_dispatch.store.schema import BdSchema
 from beads_dispatch.store.session import Cursor, Params, Rows, naive
 
@@ -40,6 +43,18 @@ class BeadChange:
         """A query inside the transaction."""
         self._cursor.execute(sql, params)
         return list(self._cursor.fetchall())
+
+    def changes_by_others(self, bead: Bead) -> int:
+        """How often people changed the bead, as the audit trail has it."""
+        counted = f"SELECT {CHANGES_BY_OTHERS} AS others FROM issues i WHERE i.id = %(id)s"
+        return int(self.rows(counted, {"id": bead.id, "ours": (*OURS, bead.assignee)})[0]["others"])
+
+    def notes_since_claim(self, bead: Bead, after: str = "") -> str | None:
+        """Our notes on a bead since its claim, where they are the newest and, if `after` is given, that note is the one
+        before them."""
+        text = self.rows("SELECT notes FROM issues WHERE id = %(id)s", {"id": bead.id})[0]["notes"] or ""
+        found = notes.since_claim(text, bead.record.at)
+        return found if found and (not after or text.removesuffix(found).endswith(f"{after}\n")) else None
 
     def update(
         self,

@@ -13,7 +13,7 @@ from beads_dispatch.store.activity import TOKEN, foreign, last_activity
 from beads_dispatch.store.bead_change import BeadChange
 from beads_dispatch.store.eligible import Eligible
 from beads_dispatch.store.errors import ClaimLost, RowChanged
-from beads_dispatch.store.predicate import BEAD, CHANGES_BY_OTHERS, of_the_row, parameters
+from beads_dispatch.store.predicate import BEAD, of_the_row, parameters
 from beads_dispatch.store.records import DISPATCHER, OURS, REAPER, Diagnosis
 from beads_dispatch.store.session import Session, naive, retry_on_conflict
 
@@ -39,7 +39,7 @@ class Claims:
 
         def work(change: BeadChange) -> Bead:
             before = bead.record
-            changed = before.jobs > 0 and self._changes_by_others(change, bead) > before.others
+            changed = before.jobs > 0 and change.changes_by_others(bead) > before.others
             record = DispatchRecord(
                 claim=token,
                 attempt=before.attempt + 1,
@@ -132,13 +132,13 @@ class Claims:
             written = replace(record, claim=None)
             if record.retry_at:
                 # What others change from here on ends the retry delay.
-                others = self._changes_by_others(change, bead)
+                others = change.changes_by_others(bead)
                 written = replace(written, refused_at=notes.timestamp(now), others=others)
             change.update(
                 bead.id,
                 now,
                 note=note if noted else "",
-                undone=self._undone(change, bead, note, once=once) if once or not noted else None,
+                undone=change.notes_since_claim(bead, note if once else "") if once or not noted else None,
                 record=written,
                 # started_at was set by our claim where it is the claim's moment; bd clears it too.
                 sets="i.status = %(status)s, i.started_at = IF(i.started_at = %(claimed)s, NULL, i.started_at)",
@@ -264,7 +264,7 @@ class Claims:
 
         def work(change: BeadChange) -> bool:
             params = {"token": bead.record.claim}
-            written = replace(record, others=self._changes_by_others(change, bead))
+            written = replace(record, others=change.changes_by_others(bead))
             change.update(bead.id, now, note=note, record=written, where=f"{TOKEN} = %(token)s", params=params)
             change.audit(bead.id, note, now)
             return True
@@ -275,18 +275,6 @@ class Claims:
         """The moments on the bead that are later than the claim, see DispatchRecord.foreign."""
         rows = change.rows(foreign(self._session), {"id": bead.id, "now": naive(now)})
         return ",".join(notes.timestamp(row["at"].replace(tzinfo=UTC)) for row in rows) or None
-
-    @staticmethod
-    def _undone(change: BeadChange, bead: Bead, note: str, *, once: bool) -> str | None:
-        """Our notes since the claim; with `once` only where the same note stands before it."""
-        text = change.rows("SELECT notes FROM issues WHERE id = %(id)s", {"id": bead.id})[0]["notes"] or ""
-        found = notes.since_claim(text, bead.record.at)
-        return found if found and (not once or text.removesuffix(found).endswith(f"{note}\n")) else None
-
-    @staticmethod
-    def _changes_by_others(change: BeadChange, bead: Bead) -> int:
-        counted = f"SELECT {CHANGES_BY_OTHERS} AS others FROM issues i WHERE i.id = %(id)s"
-        return int(change.rows(counted, {"id": bead.id, "ours": (*OURS, bead.assignee)})[0]["others"])
 
     def _commit_unless_changed(self, actor: str, message: str, work: Callable[[BeadChange], bool]) -> bool:
         """As `_commit`, tried again after a conflict: for what must be recorded beside other people's writes. False

@@ -27,6 +27,7 @@ from local.processes import Process
 from local.system import environment_of
 from local.workspace import Workspace
 from tests import support
+from tests.agent_servers import JobSinkService
 from tests.conftest import Beads
 from tests.support import wait_for
 from tools import toolchain
@@ -291,6 +292,15 @@ def test_a_job_is_told_of_its_database(server: Server, store: Databases, tmp_pat
     assert found and found.record.job
     wait_for(lambda: backend.state(found.record.job or "").phase is not agents.Phase.RUNNING, "it ends")
     assert (tmp_path / "told").read_text() == "in beta\n"
+
+
+def test_a_job_that_reap_starts_is_told_of_its_database(server: Server, store: Databases) -> None:
+    """JobSink finds the job of a lost answer by starting it."""
+    with support.closing(JobSinkService()) as service:
+        backend = agents.backend(settings.AgentSettings(service.url, backend="jobsink"))
+        server.beads["beta"].add("b-1", status="in_progress", metadata=ORPHANED[:-2] + ', "outcome": "unknown"}}')
+        reaper.run_once(store, DispatchLimits(), datetime.now(UTC), backend)
+        assert [event["data"] for event in service.started] == [{"bead": "b-1", "actor": "agent", "database": "beta"}]
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.settings import DoltSettings
 from beads_dispatch.store import activity, connection, schema
 from beads_dispatch.store.activity import ActivityReads
+from beads_dispatch.store.bead_change import BeadChange
 from beads_dispatch.store.claims import Claims
 from beads_dispatch.store.feeders import Feeders
 from feeder import feed, preflight, request_feed
@@ -102,7 +103,7 @@ TESTED: Mapping[str, tuple[Patch, str]] = {
         f"{_BREAKER}a_bead_that_its_agent_opens_again_and_again_is_given_up",
     ),
     "a person's change leaves the count of jobs as it is": (
-        mock.patch.object(Claims, "_changes_by_others", staticmethod(lambda *_: 0)),
+        mock.patch.object(BeadChange, "changes_by_others", lambda *_: 0),
         f"{_BREAKER}a_change_by_a_person_starts_the_count_of_jobs_anew",
     ),
     "an outage is noted each time": (
