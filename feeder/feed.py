@@ -8,6 +8,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from beads_dispatch import log, settings, store
 from beads_dispatch.log import Action
@@ -25,6 +26,7 @@ _GAP_AT = 4  # refusals of the position in a row; a false alarm (1 in 8 connects
 _REFUSED_WAIT_SECONDS = 0.2
 _WRITING_SECONDS = 120.0  # for which a refusal because of a transaction that is being written does not count
 _JUMP_AT = 2  # failures at the same transaction
+_SECOND_TRY_SECONDS = 1.0  # before an event is tried again that failed as nobody expects
 
 
 class ChangeFeed:
@@ -176,10 +178,12 @@ class ChangeFeed:
             return False
         if not transaction.whole:
             self._passed_over(transaction.gtid, f"it has more than {binlog.MOST_ROWS} rows")
-        if transaction.ddl:
+        if transaction.database == store.STATE_DATABASE and transaction.ddl:
             self._restore_state()
-        if transaction.ddl or not transaction.whole:
             self._gap_recovery.begin()
+        elif transaction.ddl or not transaction.whole:
+            self._store.find_databases()  # one may have been made, dropped or restored
+            self._gap_recovery.begin(transaction.database)  # nothing where it is not served
         return True
 
     def _publish(self, transaction: changes.Transaction) -> bool:
@@ -193,13 +197,13 @@ class ChangeFeed:
             states[database, change.bead] = change.published_state
             self._gap_recovery.published(database, change)
         self._position.add(transaction.gtid)
-        self._on_published(transaction)
         self._health.position = str(self._position)
         # Storing the position is itself a transaction: advancing for it would never end.
         if transaction.database == store.STATE_DATABASE:
             self._checkpointer.pass_over(str(self._position))
         else:
             self._checkpointer.advance(str(self._position), states, published=published)
+        self._on_published(transaction)
         return True
 
     def _recover_gap(self, *, idle: bool) -> bool:
@@ -222,15 +226,32 @@ class ChangeFeed:
         return True
 
     def _emit(self, change: changes.Change, database: str) -> bool:
-        event = changes.to_event(change, database)
+        """Publish a change. One that the sink refuses for good is passed over, and one that fails twice as nobody
+        expects: a comparison would fail at it again. False when `stop` is set."""
+        fields = log.context(action=Action.SINK_DOWN, event=change.id, bead=change.bead, database=database)
         try:
-            if not retry_until_accepted(lambda: self._emitter.send(event), self._stop.wait, self._health.touch):
-                return False
-            metrics.CHANGES.labels(str(change.recovered).lower()).inc()
-        except EventRefused as exc:
+            return self._send_twice(change, database, fields)
+        except Exception as exc:  # noqa: BLE001 - whatever one change raises must not stop those after it
             metrics.REFUSED_EVENTS.inc()
-            text = f"the change event {event.id} is passed over: {exc}"
-            logger.error(text, extra=log.context(action=Action.SINK_DOWN, event=event.id, bead=change.bead))
+            why = str(exc) if isinstance(exc, EventRefused) else type(exc).__name__
+            logger.error(f"the change event {change.id} is passed over: {why}", extra=fields)
+            return True
+
+    def _send_twice(self, change: changes.Change, database: str, fields: dict[str, Any]) -> bool:
+        try:
+            return self._send(change, database)
+        except EventRefused:
+            raise
+        except Exception as exc:
+            text = f"publishing the change event {change.id} failed, trying once more: {type(exc).__name__}"
+            logger.error(text, exc_info=exc, extra=fields)
+            return not self._stop.wait(_SECOND_TRY_SECONDS) and self._send(change, database)
+
+    def _send(self, change: changes.Change, database: str) -> bool:
+        event = changes.to_event(change, database)
+        if not retry_until_accepted(lambda: self._emitter.send(event), self._stop.wait, self._health.touch):
+            return False
+        metrics.CHANGES.labels(str(change.recovered).lower()).inc()
         return True
 
     def _restore_state(self) -> None:

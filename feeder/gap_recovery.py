@@ -3,6 +3,8 @@
 The binlog shows no gap where it was switched off for a while, and none where a backup was restored. So at each connect,
 after a change of the schema (a restored backup is one), and once an hour: once everything that the server had executed
 is read, a bead that still differs from its published state has changed outside the binlog.
+
+A comparison holds up change events for about a second at once: then what was committed meanwhile is read first.
 """
 
 import time
@@ -18,6 +20,7 @@ from feeder.changes import Change
 logger = log.get("feeder")
 
 AT_ONCE = 1000  # beads that differ, and are published before more are looked for: with a page, this bounds the memory
+AT_ONCE_SECONDS = 1.0  # of comparing
 SETTLE_SECONDS = 1.0  # a change can be read a moment before its GTID is in gtid_executed; far above that moment
 EVERY_SECONDS = 3600.0  # a million beads take 11 s
 _LOGGED = 100_000  # beads between two lines about the progress
@@ -33,13 +36,16 @@ class GapRecoveries:
         self._make = make
         self._of: dict[str, GapRecovery] = {}
 
-    def begin(self) -> None:
-        """Compare each database once everything that the server has executed by now is read. Raises StoreError."""
-        databases = self._beads.databases()
-        self._of = {name: self._of.get(name) or self._make(one) for name, one in databases.items()}
-        executed = self._beads.feed_state.executed()  # of the server: no database is asked, which may be unusable now
-        for one in self._of.values():
-            one.begin(executed)
+    def begin(self, database: str | None = None) -> None:
+        """Compare each database, or this one and those that are new, once everything that the server has executed by
+        now is read. Raises StoreError."""
+        known, databases = self._of, self._beads.databases()
+        self._of = {name: known.get(name) or self._make(one) for name, one in databases.items()}
+        begun = [one for name, one in self._of.items() if database in (None, name) or name not in known]
+        if begun:
+            executed = self._beads.feed_state.executed()  # of the server: a database may be unusable now
+            for one in begun:
+                one.begin(executed)
 
     @property
     def is_due(self) -> bool:
@@ -57,15 +63,40 @@ class GapRecoveries:
             self._of[database].published(change)
 
     def changes_at(self, position: Position, save: Callable[[], None], *, idle: bool) -> Iterator[tuple[str, Change]]:
-        """As GapRecovery's, each with its database. Raises StoreError."""
+        """As GapRecovery's, each with its database, as far as nothing has to be read first. Raises StoreError."""
+        began = time.monotonic()
         for name, one in self._of.items():
-            if one.pending:
-                yield from ((name, change) for change in self._changes_of(name, position, save, idle=idle))
+            now_idle = idle
+            while one.can_go_on(position, idle=now_idle):
+                found = self._changes_of(name, position, save, idle=now_idle)
+                if found is None:
+                    break
+                yield from ((name, change) for change in found)
+                now_idle = False
+            if time.monotonic() - began > AT_ONCE_SECONDS:
+                self._read_first()
+                began, idle = time.monotonic(), False
 
-    def _changes_of(self, name: str, position: Position, save: Callable[[], None], *, idle: bool) -> list[Change]:
+    def _changes_of(
+        self, name: str, position: Position, save: Callable[[], None], *, idle: bool
+    ) -> list[Change] | None:
         """None where the database cannot be compared now."""
         one = self._of[name]
-        return self._beads.each(lambda _: list(one.changes_at(position, save, idle=idle)), [name]).get(name, [])
+        try:
+            return self._beads.each(lambda _: list(one.changes_at(position, save, idle=idle)), [name]).get(name)
+        except store.StoreError:
+            raise
+        except Exception as exc:
+            one.abandon()
+            text = f"the comparison of {name} failed, and is left to the next one: {type(exc).__name__}"
+            logger.error(text, exc_info=exc, extra=log.context(action=Action.GAP, database=name))
+            return None
+
+    def _read_first(self) -> None:
+        """Go on once everything that the server has executed by now is read."""
+        executed = self._beads.feed_state.executed()
+        for one in self._of.values():
+            one.read_first(executed)
 
 
 class GapRecovery:
@@ -90,6 +121,15 @@ class GapRecovery:
         self._due, self._suspects = executed, {}
         self._after, self._compared, self._begun_at = "", 0, time.monotonic()
 
+    def abandon(self) -> None:
+        """Leave what is left of it to the next comparison."""
+        self._due, self._suspects = None, {}
+
+    def read_first(self, executed: str) -> None:
+        """Where there is more to compare, read that GTID set first."""
+        if self._due is not None:
+            self._due = executed
+
     @property
     def is_due(self) -> bool:
         """Whether the last comparison is so long ago that another one is due."""
@@ -106,8 +146,13 @@ class GapRecovery:
         if suspect and suspect.after != change.after:
             self._suspects[change.bead] = replace(suspect, before=change.after)
 
+    def can_go_on(self, position: Position, *, idle: bool) -> bool:
+        """Whether there is something to compare or to publish at this position; see changes_at."""
+        awaited = self._settled if self._suspects else self._due
+        return awaited is not None and (idle or position.covers(awaited))
+
     def changes_at(self, position: Position, save: Callable[[], None], *, idle: bool) -> Iterator[Change]:
-        """The changes that the binlog is known not to hold at this position.
+        """The changes that the binlog is known not to hold at this position: some of them, after AT_ONCE_SECONDS.
 
         `idle`: the server has had nothing to send for long. `save` is called before a comparison, to store the
         published states. Raises StoreError.
@@ -120,22 +165,23 @@ class GapRecovery:
             self._suspects = {}
 
     def _compare(self, position: Position, save: Callable[[], None]) -> None:
-        """Suspect each bead that differs from its published state; again later where there are too many at once."""
+        """Suspect each bead that differs from its published state; the rest later where there is too much at once."""
         save()
         checkpoint.begin(self._beads, str(position), self._touch)  # a database that can be used only now
         rows: store.Rows = []
+        began = time.monotonic()
         while True:
             found, end = self._beads.feed_state.unpublished(self._after)
             rows += found
             self._touch()
             self._progress()
-            if end is None or len(rows) >= AT_ONCE:
+            if end is None or len(rows) >= AT_ONCE or time.monotonic() - began > AT_ONCE_SECONDS:
                 break
             self._after = end
             if self._wait(0):
-                return
+                return self.abandon()
         if rows and self._wait(SETTLE_SECONDS):
-            return
+            return self.abandon()
         self._settled = self._beads.feed_state.executed()
         sequence = changes.sequence_after(position.last)
         self._suspects = {change.bead: change for change in changes.recovered(rows, sequence)}

@@ -62,7 +62,8 @@ DEATHS = Gauge(
     registry=REGISTRY,
 )
 REFUSED_EVENTS = _counter(
-    "beads_feeder_refused_events_total", "Change events that the sink refused for good, and that are not sent again."
+    "beads_feeder_refused_events_total",
+    "Change events that are not sent again: the sink refused them for good, or they failed twice unexpectedly.",
 )
 SINK_ERRORS = _counter(
     "beads_feeder_sink_errors_total", "Events that the sink did not accept, each try counted; they are sent again."

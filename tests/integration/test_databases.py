@@ -17,9 +17,10 @@ from beads_dispatch.cli import main
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.outcomes import Dispatched, NoSlot, NothingEligible, Outcome, StillRunning
 from beads_dispatch.settings import DispatchLimits
-from beads_dispatch.store import FeedLock
+from beads_dispatch.store import FeedLock, Rows, feed_state
 from beads_dispatch.store.databases import Databases
 from beads_dispatch.store.errors import StoreError
+from feeder import binlog, gap_recovery
 from feeder.ownership import Owner
 from local import processes
 from local.dolt import DoltServer
@@ -29,6 +30,7 @@ from local.workspace import Workspace
 from tests import support
 from tests.agent_servers import JobSinkService
 from tests.conftest import Beads
+from tests.integration.test_feed import Running
 from tests.support import wait_for
 from tools import toolchain
 
@@ -355,6 +357,85 @@ def test_one_feeder_serves_all_databases_as_they_come_and_go(
     wait_for(lambda: sink.about("g-2"), "what came meanwhile")
     repeated = {event.id for event in sink.received[:before]} & {event.id for event in sink.received[before:]}
     assert len(repeated) <= 1, again.log.read_text()  # the last one, where its position was not stored yet
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The databases whose comparison has begun."""
+    begun: list[str] = []
+    begin = gap_recovery.GapRecovery.begin
+
+    def recorded(self: gap_recovery.GapRecovery, executed: str) -> None:
+        begun.extend(self._beads.databases())
+        begin(self, executed)
+
+    monkeypatch.setattr(gap_recovery.GapRecovery, "begin", recorded)
+    return begun
+
+
+def test_a_change_of_one_database_compares_no_other(
+    server: Server, sink: support.Sink, compared: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its schema, or one with too many rows; none is compared where the feed does not serve it."""
+    monkeypatch.setattr(binlog, "MOST_ROWS", 5)
+    alpha, beta, gamma = (server.beads[name] for name in NAMES)
+    with contextlib.closing(Running(server.dolt, sink.url)) as running:
+        running.wait_until_started(alpha)
+        running.wait_for(alpha, lambda: not running.feed._gap_recovery.pending, "the first comparison")
+
+        def compared_after(bead: str) -> set[str]:
+            """The databases whose comparison begins until a bead that is added now is published."""
+            alpha.add(bead, assignee="bob")
+            wait_for(lambda: sink.about(bead), "the change behind it")
+            found = {*compared}
+            compared.clear()
+            return found
+
+        assert compared_after("a-1") == {*NAMES}
+        for statement in ("CREATE DATABASE unserved", "CREATE TABLE unserved.issues (id INT PRIMARY KEY)",
+                          "ALTER TABLE unserved.issues ADD more INT", "DROP DATABASE unserved"):  # fmt: skip
+            alpha.sql(statement)
+        assert compared_after("a-2") == set()
+        alpha.sql("CREATE TABLE beta.other (id INT PRIMARY KEY)")
+        beta.sql("DROP TABLE other")
+        assert compared_after("a-3") == {"beta"}
+        gamma.insert([f"g-{number}" for number in range(6)], assignee="bob")
+        assert compared_after("a-4") == {"gamma"}
+        server.make("eta")
+        assert compared_after("a-5") == {"eta"}
+        alpha.sql("DROP DATABASE eta")
+        alpha.sql("CALL dolt_undrop('eta')")  # a restore, as the binlog shows it
+        assert compared_after("a-6") == {"eta"}
+        alpha.sql("CREATE TABLE beads_dispatch.other (id INT PRIMARY KEY)")
+        alpha.sql("DROP TABLE beads_dispatch.other")
+        assert compared_after("a-7") == {*NAMES, "eta"}
+        wait_for(lambda: all(sink.about(f"g-{number}") for number in range(6)), "the net change")
+
+
+def test_change_events_are_published_while_databases_are_compared(
+    server: Server, sink: support.Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is committed while a page is compared is published before the next page, of any database, is."""
+    monkeypatch.setattr(gap_recovery, "AT_ONCE_SECONDS", 0)
+    monkeypatch.setattr(feed_state, "PAGE", 10)
+    server.beads["alpha"].insert([f"a-{number:03}" for number in range(25)], assignee="bob")
+    pages: list[tuple[str, bool]] = []
+    unpublished = feed_state.FeedState.unpublished
+
+    def recorded(self: feed_state.FeedState, after: str) -> tuple[Rows, str | None]:
+        found = unpublished(self, after)
+        pages.append(
+            (self._published.partition("/")[0], all(sink.about(f"g-{number}") for number in range(len(pages))))
+        )
+        server.beads["gamma"].add(f"g-{len(pages) - 1}", assignee="bob")
+        return found
+
+    monkeypatch.setattr(feed_state.FeedState, "unpublished", recorded)
+    with contextlib.closing(Running(server.dolt, sink.url)) as running:
+        running.wait_for(server.beads["beta"], lambda: len(pages) >= 5, "all are compared")
+        wait_for(lambda: not running.feed._gap_recovery.pending, "the comparison ends")
+    assert pages == [("alpha", True)] * 3 + [("beta", True), ("gamma", True)]
+    assert not any(event.extensions.get("recovered") for event in sink.of_type(events.ISSUE_CHANGED))
 
 
 def test_a_database_has_one_feeder(

@@ -9,12 +9,13 @@ from unittest import mock
 import pytest
 
 from beads_dispatch import events, settings, store, suspension
+from beads_dispatch.store.databases import open_store
 from feeder import binlog, changes, checkpoint, gap_recovery, outcome_metrics, rows
 from feeder.eligibility_check import EligibilityCheck
 from feeder.emitter import Emitter
 from feeder.feed import ChangeFeed
 from feeder.health import HealthState
-from feeder.metrics import JUMPS
+from feeder.metrics import JUMPS, LAST_JUMP
 from feeder.packet import EventPacket
 from feeder.preflight import Unfit
 from feeder.request_feed import RequestFeed
@@ -44,7 +45,7 @@ class Running:
     """A feed in this process, as `python -m feeder` runs it, but stopped and started by the test."""
 
     def __init__(self, dolt: settings.DoltSettings, sink: str) -> None:
-        self.health, self.stop, self.store = HealthState(), threading.Event(), store.Store(dolt)
+        self.health, self.stop, self.store = HealthState(), threading.Event(), open_store(dolt)
         feeder = settings.FeederSettings(sink, {}, sink_timeout_seconds=support.PATIENCE_SECONDS)
         self._emitters = [Emitter(feeder), Emitter(feeder)]
         position = checkpoint.wait_for_position(self.store, self.health, self.stop)
@@ -54,7 +55,7 @@ class Running:
         self.feed = ChangeFeed(
             dolt, checkpointer, self._emitters[0], self.health, self.stop, on_published=outcomes.look
         )
-        self._check = Check(store.Store(dolt), settings.DispatchLimits(), None)
+        self._check = Check(open_store(dolt), settings.DispatchLimits(), None)
         requests = AgentRequests("agent", self._check, self._emitters[1])
         self.request_feed = RequestFeed(dolt, {"agent": requests.pending}, self.stop, on_read=timing.look)
         self._threads = [
@@ -413,4 +414,7 @@ def test_a_transaction_that_cannot_be_read_is_passed_over(
         text for record in caplog.records if "reading or publishing the transaction" in (text := record.getMessage())
     ]
     assert len(logged) == 2
-    assert all(str(beads.sql("SELECT @@server_uuid AS id")[0]["id"]) in text for text in logged)
+    ((gtid,),) = LAST_JUMP._metrics
+    assert gtid.startswith(str(beads.sql("SELECT @@server_uuid AS id")[0]["id"]))
+    assert all(f"reading or publishing the transaction {gtid} failed" in text for text in logged)
+    assert f"the transaction {gtid} is passed over: it cannot be read" in caplog.text

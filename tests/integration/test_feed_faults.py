@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from beads_dispatch import events, settings, store
+from beads_dispatch import events, log, settings, store
 from beads_dispatch.outcomes import AgentFailed, Dispatched, NothingEligible
 from beads_dispatch.store import feed_state
-from feeder import binlog, emitter, gap_recovery, health
+from feeder import binlog, changes, emitter, gap_recovery, health
 from feeder import checkpoint as checkpoints
 from feeder.changes import RowChange, Transaction
 from feeder.deaths import AT_ANY, DeathCounter
@@ -120,6 +120,70 @@ def test_an_event_that_the_sink_refuses_for_good_is_passed_over(
     (logged,) = [text for record in caplog.records if "is passed over" in (text := record.getMessage())]
     assert "answered HTTP 413, 10 times in a row" in logged
     assert str(beads.sql("SELECT @@server_uuid AS id")[0]["id"]) in logged
+
+
+def to_odd(change: changes.Change, database: str, *, build: Callable[..., events.Event]) -> events.Event:
+    if change.bead == "x-odd":
+        raise RecursionError("too deep")
+    return build(change, database)
+
+
+@pytest.mark.parametrize("found_by", ["the binlog", "comparing"])
+def test_an_event_that_cannot_be_built_is_passed_over(
+    beads: Beads,
+    sink: support.Sink,
+    running: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    found_by: str,
+) -> None:
+    """Whatever it raises, however its change is found: at the second failure, and what is behind it is published."""
+    refused, jumps = REFUSED_EVENTS._value.get(), JUMPS._value.get()
+    seen = f"{store.STATE_DATABASE}.seen"
+    if found_by == "comparing":
+        beads.add("x-odd", assignee="bob")
+        stored = f"SELECT COUNT(*) AS number FROM {seen} WHERE bead = 'x-odd'"
+        wait_for(lambda: beads.sql(stored)[0]["number"], "its published state is stored")
+        beads.sql(f"UPDATE {seen} SET assignee = 'carol' WHERE bead = 'x-odd'")
+    before = len(sink.about("x-odd"))
+    monkeypatch.setattr(changes, "to_event", functools.partial(to_odd, build=changes.to_event))
+    if found_by == "comparing":
+        another_schema(beads, monkeypatch)
+    else:
+        beads.add("x-odd", assignee="bob")
+    running.wait_for(beads, lambda: REFUSED_EVENTS._value.get() > refused, "the change is passed over")
+    beads.add("x-2", assignee="bob")
+    wait_for(lambda: sink.about("x-2"), "the change behind it")
+    published = f"SELECT assignee FROM {seen} WHERE bead = 'x-odd'"
+    wait_for(lambda: [row["assignee"] for row in beads.sql(published)] == ["bob"], "it counts as published")
+    assert (REFUSED_EVENTS._value.get(), JUMPS._value.get()) == (refused + 1, jumps)
+    assert len(sink.about("x-odd")) == before
+    (passed,) = [record for record in caplog.records if "is passed over: RecursionError" in record.getMessage()]
+    named = log.fields(passed)
+    assert named["bead"] == "x-odd" and named["event"] in passed.getMessage()
+    assert named["event"].startswith("recovered:") == (found_by == "comparing")
+
+
+def test_a_comparison_that_fails_is_left_to_the_next_one(
+    beads: Beads,
+    sink: support.Sink,
+    running: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever it raises: the feed goes on from where it is."""
+
+    def fails(*_: object) -> None:
+        raise RecursionError("too deep")
+
+    jumps = JUMPS._value.get()
+    running.wait_for(beads, lambda: not running.feed._gap_recovery.pending, "the first comparison")
+    monkeypatch.setattr(changes, "recovered", fails)
+    another_schema(beads, monkeypatch)
+    running.wait_for(beads, lambda: f"comparison of {beads.dolt.database} failed" in caplog.text, "the comparison")
+    beads.add("x-2", assignee="bob")
+    wait_for(lambda: sink.about("x-2"), "the change behind it")
+    assert JUMPS._value.get() == jumps and not running.feed._gap_recovery.pending
 
 
 @pytest.mark.parametrize(("answers", "taken"), [

@@ -29,7 +29,7 @@ from feeder import feed, preflight, request_feed
 from feeder.binlog import Position
 from feeder.eligibility_check import EligibilityCheck
 from feeder.feed import ChangeFeed
-from feeder.gap_recovery import GapRecovery
+from feeder.gap_recovery import GapRecoveries, GapRecovery
 from feeder.job_watch import JobWatch
 from feeder.ownership import Owner
 from feeder.supervision import Threads
@@ -42,6 +42,7 @@ _read_schema = schema.read
 _schemas: list[schema.BdSchema] = []
 _prepare_dispatcher = Dispatcher.__post_init__
 _refused_in_a_row = ActivityReads.refused_in_a_row
+_compare_all = GapRecoveries.begin
 _parse = DispatchRecord.from_json.__func__  # type: ignore[attr-defined]
 
 
@@ -72,9 +73,9 @@ def _nothing(*_: object) -> Iterator[None]:
     yield
 
 
-_BREAKER, _ENDS, _FEED, _FAULTS, _JOBS, _CLOCKS, _OWNER = (
+_BREAKER, _ENDS, _FEED, _FAULTS, _JOBS, _CLOCKS, _OWNER, _DATABASES = (
     f"tests/integration/test_{name}.py::test_"
-    for name in ("breaker", "pass_ends", "feed", "feed_faults", "jobs", "clocks", "owner")
+    for name in ("breaker", "pass_ends", "feed", "feed_faults", "jobs", "clocks", "owner", "databases")
 )
 
 TESTED: Mapping[str, tuple[Patch, str]] = {
@@ -134,12 +135,28 @@ TESTED: Mapping[str, tuple[Patch, str]] = {
         mock.patch.object(feed, "_JUMP_AT", 10**6),
         f"{_FEED}a_transaction_that_cannot_be_read_is_passed_over",
     ),
+    "an event that cannot be built stops the feed": (
+        mock.patch.object(ChangeFeed, "_emit", ChangeFeed._send),
+        f"{_FAULTS}an_event_that_cannot_be_built_is_passed_over",
+    ),
+    "a comparison that fails is made again and again": (
+        mock.patch.object(GapRecovery, "abandon", lambda _: None),
+        f"{_FAULTS}a_comparison_that_fails_is_left_to_the_next_one",
+    ),
+    "a change of any schema compares every database": (
+        mock.patch.object(GapRecoveries, "begin", lambda self, *_: _compare_all(self)),
+        f"{_DATABASES}a_change_of_one_database_compares_no_other",
+    ),
+    "change events wait for the comparison of all databases": (
+        mock.patch.object(GapRecoveries, "_read_first", lambda _: None),
+        f"{_DATABASES}change_events_are_published_while_databases_are_compared",
+    ),
     "a hole in the position is a gap": (
         mock.patch.object(Position, "without_holes", Position.__str__),
         f"{_FAULTS}a_position_with_a_hole_is_read_on_from",
     ),
     "what a transaction with too many rows changed is forgotten": (
-        mock.patch.object(GapRecovery, "begin", lambda _: None),
+        mock.patch.object(GapRecovery, "begin", lambda *_: None),
         f"{_FAULTS}a_transaction_with_too_many_rows_is_published_as_its_net_change",
     ),
     "a connected feed does not compare again": (
