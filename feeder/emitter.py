@@ -13,8 +13,8 @@ from feeder import metrics
 logger = log.get("feeder")
 
 FIRST_DELAY_SECONDS = 0.2
-LONGEST_DELAY_SECONDS = 30.0
-
+LONGEST_DELAY_SECONDS = 10.0  # Dolt that is back, or a password that was replaced, is noticed within 12 s
+_LONGEST_AT_SINK_SECONDS = 30.0  # for one event
 
 _REFUSALS = (400, 413, 431)  # the event's own fault: the sink will answer so for good
 MOST_REFUSALS = 10  # of one event, in a row; with the delays between them they take over a minute
@@ -85,13 +85,14 @@ class Emitter:
 class Backoff:
     """Delays between tries: they double, vary by a fifth, and start small again after a success."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_seconds: float = LONGEST_DELAY_SECONDS) -> None:
+        self._longest_seconds = longest_seconds
         self._tries = 0
         self._logged: set[str] = set()  # in this row of failures
 
     def next_seconds(self) -> float:
         """How long to wait before the next try."""
-        delay: float = min(FIRST_DELAY_SECONDS * 2 ** min(self._tries, 16), LONGEST_DELAY_SECONDS)
+        delay: float = min(FIRST_DELAY_SECONDS * 2 ** min(self._tries, 16), self._longest_seconds)
         self._tries += 1
         return delay * random.uniform(0.8, 1.2)
 
@@ -121,7 +122,7 @@ def retry_until_accepted(send: Callable[[], None], wait: Callable[[float], bool]
     `wait(seconds)` returns True when the process is to stop; then this returns False, and nothing was sent.
     Raises EventRefused after MOST_REFUSALS in a row.
     """
-    backoff, refusals = Backoff(), 0
+    backoff, refusals = Backoff(_LONGEST_AT_SINK_SECONDS), 0
     while True:
         touch()
         try:
