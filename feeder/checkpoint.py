@@ -46,7 +46,7 @@ def wait_for_position(
 
 def _position(beads: store.Store, health: HealthState, owner: ownership.Owner | None) -> str | None:
     preflight.require(beads.server.variables())
-    beads.feed_state.require_layout()
+    beads.require_layout()
     if owner and not owner.take():
         return None
     stored = beads.feed_state.position()

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from beads_dispatch import settings
+from beads_dispatch.store import layout
 from beads_dispatch.store.activity import ActivityReads
 from beads_dispatch.store.claims import Claims
 from beads_dispatch.store.connection import STATEMENT_SECONDS, Line, connect
@@ -131,7 +132,11 @@ class Store:
     def begin_pass(self) -> None:
         """As refresh. Raises StoreError, NewerLayout where only a newer version can use our own tables."""
         self.refresh()
-        self.feed_state.require_layout()
+        self.require_layout()
+
+    def require_layout(self) -> None:
+        """Raises NewerLayout where only a newer version can use our own tables."""
+        layout.require(self._session)
 
     def refresh(self) -> None:
         """Drop connections that died since they were last used, so that a pass does not begin on one."""

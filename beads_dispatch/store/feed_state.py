@@ -48,10 +48,6 @@ class FeedState:
         """The version of the tables; None where none is stored."""
         return layout.read(self._session)
 
-    def require_layout(self) -> None:
-        """Raises NewerLayout where only a newer version can use the tables."""
-        layout.require(self._session)
-
     def _create_database(self) -> None:
         try:
             self._session.rows(f"CREATE DATABASE IF NOT EXISTS {STATE_DATABASE}")
