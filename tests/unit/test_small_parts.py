@@ -43,6 +43,18 @@ def test_text_from_elsewhere_stays_on_one_line() -> None:
     assert notes.one_line("a\nb\r\nc\x1b[31m\u2028d\u202ee\x00") == "a b  c [31m d e "
 
 
+@pytest.mark.parametrize(
+    ("later", "found"),
+    [([], True), (["dispatched: job=7"], True), (["dispatch outcome unknown: cut"], True), (["ann: wait"], False)],
+)
+def test_the_notes_since_a_claim_are_ours_alone(later: list[str], found: bool) -> None:
+    """They may be taken away; not where a person wrote after the claim."""
+    claim = "auto-dispatcher claimed at 2026-07-15T09:30:00Z"
+    since = "\n".join([claim, *later])
+    assert notes.since_claim(f"words\n{since}", "2026-07-15T09:30:00Z") == (since if found else None)
+    assert notes.since_claim(f"words\n{since}", "2026-07-15T09:31:00Z") is None
+
+
 def test_a_record_survives_its_json() -> None:
     """What is written under metadata.dispatch is read again; absent fields are left out."""
     record = DispatchRecord(claim="t", attempt=2, at="2026-07-15T09:30:00Z", failures=1)
