@@ -46,6 +46,7 @@ class DoltServer:
         self._log_bin = self._log_bin if log_bin is None else log_bin
         for folder in (self._folder / "root", self._folder / "files", self._data):
             folder.mkdir(parents=True, exist_ok=True)
+        self._remove_lost_position()
         settings_file = self._folder / "config.yaml"
         config = {
             "log_level": "warning", "listener": self._listener,
@@ -76,6 +77,13 @@ class DoltServer:
         if self._process is not None:
             self._process.kill()
             self._process = None
+
+    def _remove_lost_position(self) -> None:
+        """Dolt writes the file with its binlog position in place. One that was killed meanwhile leaves it empty, and
+        with such a file it refuses to start ("unknown binlog position flavor"); without the file it counts from 1."""
+        position = self._data / ".doltcfg" / "binlog-position"
+        if position.is_file() and not position.read_bytes():
+            position.unlink()
 
     def _release_binlog_readers(self) -> None:
         """Write a row and delete it: Dolt notices that a binlog reader has left only at its next write, or at a

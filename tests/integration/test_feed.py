@@ -336,6 +336,31 @@ def test_a_real_gap_is_recovered(tmp_path: pathlib.Path, sink: support.Sink) -> 
         server.stop()
 
 
+def test_a_server_that_lost_its_binlog_position_is_followed_on(tmp_path: pathlib.Path, sink: support.Sink) -> None:
+    """Killed while it wrote the file, it starts without it, and counts its transactions from 1 again."""
+    server = DoltServer(toolchain.dolt(), tmp_path / "dolt", processes.free_port())
+    server.start()
+    try:
+        workspace = make_workspace("1.3.0", server, tmp_path / "workspace")
+        dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
+        with support.closing(Running(dolt, sink.url)) as running:
+            bead = workspace.create("t", "ok")
+            workspace.run("assign", bead, "bob")
+            wait_for(lambda: sink.about(bead), "the first change")
+            last = binlog.Position(running.store.feed_state.executed()).last
+            server.kill()
+            (position,) = tmp_path.glob("dolt/data/.doltcfg/binlog-position")
+            position.write_bytes(b"")
+            server.start()
+            for person in ("carol", "dave"):
+                workspace.run("assign", bead, person)
+                wait_for(lambda: published(sink, bead)[-1][1] == person, person)  # noqa: B023
+            assert [state[1] for state in published(sink, bead)] == ["bob", "carol", "dave"]
+            assert binlog.Position(running.store.feed_state.executed()).last < last
+    finally:
+        server.stop()
+
+
 def test_a_server_without_binlog_is_refused_with_the_command_that_sets_it(tmp_path: pathlib.Path) -> None:
     """The preflight, on a real server."""
     server = DoltServer(toolchain.dolt(), tmp_path, processes.free_port(), log_bin=False)
