@@ -33,8 +33,6 @@ _OVERLAYS = {"": "overlays/example", "rabbitmq": "overlays/rabbitmq"}  # by BROK
 DEFAULT_IMAGE = "dev.local/beads-dispatch:dev"
 READY_SECONDS = 240  # images are there; a Trigger whose subscriber came later is checked again within a minute
 
-# What that Pod Security level refuses is refused here. RabbitMQ's Broker runs pods of its own in the namespace.
-_LEVELS = {"": "restricted", "rabbitmq": "baseline"}
 _NEEDED = ("pingsources.sources.knative.dev", "services.serving.knative.dev", "brokers.eventing.knative.dev")
 USERS = ("feeder", "dispatch", "reap", "operator")
 
@@ -248,10 +246,10 @@ def installation(
         stack.callback(_run, "kubectl", "delete", "namespace", namespace.name, "--wait=false")
         # First what has queues in RabbitMQ, while its Secret is there: without it they are never deleted.
         stack.callback(namespace.kubectl, "delete", "trigger,broker", "--all", "--timeout=120s")
-        level = f"pod-security.kubernetes.io/enforce={_LEVELS[broker]}"
-        _run("kubectl", "label", "namespace", namespace.name, level)
-        for name, values in {"dolt": passwords, **({"rabbitmq": _rabbitmq()} if broker else {})}.items():
-            namespace.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values})
+        _enforce(namespace, "restricted")
+        namespace.apply(_secret("dolt", passwords))
+        if broker:
+            prepare_rabbitmq(namespace)
         yield Installation(namespace, dolt, addresses, passwords, environment or {}, schedules or {})
 
 
@@ -301,6 +299,23 @@ def _broker() -> str:
             f"BROKER is {broker!r}, expected {' or '.join(name for name in _OVERLAYS if name)}, or nothing"
         )
     return broker
+
+
+def prepare_rabbitmq(namespace: Namespace) -> None:
+    """What the overlay `rabbitmq` needs: its Secret, from RABBITMQ_URL, and a level that admits the Broker's own pods,
+    which run in the namespace. Raises ClusterError."""
+    _enforce(namespace, "baseline")
+    namespace.apply(_secret("rabbitmq", _rabbitmq()))
+
+
+def _enforce(namespace: Namespace, level: str) -> None:
+    """Have what that Pod Security level refuses refused here."""
+    label = f"pod-security.kubernetes.io/enforce={level}"
+    _run("kubectl", "label", "--overwrite", "namespace", namespace.name, label)
+
+
+def _secret(name: str, values: Mapping[str, str]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
 
 
 def _rabbitmq() -> dict[str, str]:

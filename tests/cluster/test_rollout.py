@@ -1,4 +1,5 @@
-"""Nothing is lost and nothing runs twice while every part is replaced under load: 500 assignments.
+"""No bead is lost, none runs twice and every change event arrives while every part is replaced under load: 500
+assignments, which go on until everything is Ready again.
 
 The upgrade needs another version: PREVIOUS is a checkout of it, and PREVIOUS_IMAGE its image, which the cluster has.
 """
@@ -12,7 +13,7 @@ import pytest
 from beads_dispatch import store
 from beads_dispatch.store.layout import VERSION
 from tests.cluster import load
-from tests.cluster.load import System, check_beads, under_load
+from tests.cluster.load import System, check_beads, check_events, under_load
 from tools import cluster
 
 pytestmark = pytest.mark.cluster
@@ -32,10 +33,11 @@ def test_feeder_and_functions_are_rolled_out(system: System) -> None:
         system.namespace.kubectl("rollout", "restart", "deployment/feeder")
         for name in ("dispatch", "reap"):
             system.namespace.kn("service", "update", name, "--env", "ROLLED_OUT=again", "--no-wait")
+        cluster.until_ready(system.namespace)
 
     names = under_load(system, "roll", roll_out)
     check_beads(system, names)
-    cluster.until_ready(system.namespace)
+    check_events(system, names, "rolled out")
     assert len(system.namespace.get("revisions")["items"]) == len(revisions) + 2
 
 
@@ -50,6 +52,7 @@ def test_an_older_version_is_upgraded(tmp_path: pathlib.Path) -> None:
         older = layout(system)
         names = under_load(system, "upgrade", lambda: system.installation.apply(cluster.image()))
         check_beads(system, names)
+        check_events(system, names, "upgraded")
         print(f"upgraded from layout {older} to {layout(system)}")
         assert older < layout(system) == VERSION
 
