@@ -31,7 +31,7 @@ def test_the_triggers_stay_when_the_class_is_changed(tmp_path: pathlib.Path, mon
     with load.running(tmp_path) as system:
         dispatched(system, "before")
         triggers = {one["metadata"]["name"]: one["metadata"]["uid"] for one in system.namespace.get("trigger")["items"]}
-        system.namespace.kubectl("delete", "broker", "default", "--timeout=60s")
+        system.namespace.kubectl("delete", "sinkbinding/feeder", "broker/default", "--timeout=60s")
         monkeypatch.setenv("BROKER", "rabbitmq")
         cluster.prepare_rabbitmq(system.namespace)
         system.installation.apply(cluster.image())
