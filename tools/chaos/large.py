@@ -133,7 +133,6 @@ def one_transaction(here: World, size: LargeSize) -> Check:
 
 def subscriber_hangs(here: World, size: LargeSize) -> Check:
     """No change event is answered for a while."""
-    until = time.monotonic() + size.hang_seconds
     released = threading.Event()
 
     def hangs(handler: object) -> None:
@@ -143,6 +142,7 @@ def subscriber_hangs(here: World, size: LargeSize) -> Check:
     soon = []
     with scene(here) as played:
         played.sink.choose = _for_changes(lambda event: hangs)
+        until = time.monotonic() + size.hang_seconds
         while time.monotonic() < until:
             soon.append(played.assign(60))
             time.sleep(min(5, size.hang_seconds / 5))
