@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,8 @@ from beads_dispatch.settings import DispatchLimits
 from beads_dispatch.store import FeedLock, Rows, feed_state
 from beads_dispatch.store.databases import Databases
 from beads_dispatch.store.errors import StoreError
-from feeder import binlog, gap_recovery
+from feeder import binlog, checkpoint, gap_recovery
+from feeder.health import HealthState
 from feeder.ownership import Owner
 from local import processes
 from local.dolt import DoltServer
@@ -30,7 +32,9 @@ from local.workspace import Workspace
 from tests import support
 from tests.agent_servers import JobSinkService
 from tests.conftest import Beads
+from tests.integration import test_users
 from tests.integration.test_feed import Running
+from tests.integration.test_users import USERS_SQL
 from tests.support import wait_for
 from tools import toolchain
 
@@ -267,6 +271,34 @@ def test_reap_looks_in_each(server: Server, store: Databases) -> None:
     found = reaper.run_once(store, DispatchLimits(), datetime.now(UTC))
     assert sorted(found.blocked) == ["alpha-1", "gamma-1"]
     assert [server.beads[name].row(f"{name}-1")["status"] for name in NAMES] == ["blocked", "in_progress", "blocked"]
+
+
+def test_each_user_works_where_users_sql_was_run(server: Server, store: Databases, agent: support.Agent) -> None:
+    """Run once for each of two databases, with the same passwords; the third one is left out."""
+    text = USERS_SQL.read_text()
+    for name in test_users.NAMES:
+        text = text.replace(f"{name.upper()}_PASSWORD", f"secret of {name}")
+    where = ["--host", server.dolt.host, "--port", str(server.port), "--user", "root", "--password", "", "--no-tls"]
+    for database in ("alpha", "beta"):
+        script = text.replace("`beads`.", f"`{database}`.")
+        subprocess.run([toolchain.dolt(), *where, "sql"], input=script, text=True, check=True)
+    store.feed_state.prepare()
+
+    def as_user(name: str) -> settings.DoltSettings:
+        return replace(server.dolt, user=f"beads-{name}", password=f"secret of {name}")
+
+    for name in NAMES:
+        server.beads[name].add(f"{name}-1")
+        server.beads[name].add(f"{name}-2", status="in_progress", updated_at=LONG_AGO)
+    with contextlib.closing(Databases(as_user("dispatch"))) as own:
+        run_once(own, agent)
+    assert {*agent.posts} == {"alpha-1", "beta-1"}
+    with contextlib.closing(Databases(as_user("reap"))) as own:
+        assert sorted(reaper.run_once(own, DispatchLimits(), datetime.now(UTC)).blocked) == ["alpha-2", "beta-2"]
+    owner = Owner(as_user("feeder"), threading.Event())
+    with contextlib.closing(Databases(as_user("feeder"))) as own, contextlib.closing(owner):
+        assert checkpoint.wait_for_position(own, HealthState(), threading.Event(), owner)
+        assert [*own.each(lambda one: one.versions())] == ["alpha", "beta"]
 
 
 def test_beads_of_the_same_id_are_told_apart(server: Server, store: Databases, tmp_path: pathlib.Path) -> None:
