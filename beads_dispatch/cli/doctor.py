@@ -107,7 +107,7 @@ def _state(context: Context, beads: Store) -> Iterator[Finding]:
     version = stored.version if stored else 1
     yield Finding(
         STATE_DATABASE,
-        not missing and version >= layout.VERSION and (not stored or stored.oldest <= layout.VERSION),
+        not missing and version >= layout.VERSION and (stored is None or stored.is_usable),
         f"{STATE_DATABASE} has no table {', '.join(missing)}" if missing else f"{STATE_DATABASE} has layout {version}",
         f"the tables of this version, layout {layout.VERSION}",
         "Start the feeder again, which makes them"

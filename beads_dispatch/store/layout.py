@@ -49,6 +49,11 @@ class StateLayout:
     version: int
     oldest: int
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether this version can work with them."""
+        return self.oldest <= VERSION
+
 
 def read(session: Session) -> StateLayout | None:
     """None where no version is stored: the tables of 0.1.0, or none. Raises StoreError."""
@@ -60,7 +65,7 @@ def read(session: Session) -> StateLayout | None:
 def require(session: Session) -> None:
     """Raises NewerLayout where a newer version changed `beads_dispatch` so that this one cannot use it; StoreError."""
     found = read(session)
-    if found and found.oldest > VERSION:
+    if found and not found.is_usable:
         raise NewerLayout(
             f"{STATE_DATABASE} has layout {found.version}, made by a newer version of the feeder: it needs one that"
             f" knows layout {found.oldest} at least, and this one knows {VERSION}. Run the newer version again."

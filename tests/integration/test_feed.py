@@ -1,5 +1,6 @@
 """The feed on a real Dolt and a real sink, on each bd version."""
 
+import contextlib
 import pathlib
 import shutil
 import threading
@@ -22,6 +23,7 @@ from feeder.request_feed import RequestFeed
 from feeder.requests import AgentRequests
 from local import processes
 from local.dolt import DoltServer
+from local.workspace import Workspace
 from tests import support
 from tests.conftest import Beads, make_workspace
 from tests.support import wait_for
@@ -309,13 +311,21 @@ def test_the_feeds_own_writes_are_not_events_and_cause_no_others(
     assert writes.call_count <= 1
 
 
-def test_a_real_gap_is_recovered(tmp_path: pathlib.Path, sink: support.Sink) -> None:
-    """The binlog's files are gone: what differs from the published state is published, marked as recovered."""
-    server = DoltServer(toolchain.dolt(), tmp_path / "dolt", processes.free_port())
+@contextlib.contextmanager
+def own_server(folder: pathlib.Path) -> Iterator[tuple[DoltServer, Workspace, settings.DoltSettings]]:
+    """A server that a test may stop, with a workspace of its own."""
+    server = DoltServer(toolchain.dolt(), folder / "dolt", processes.free_port())
     server.start()
     try:
-        workspace = make_workspace("1.3.0", server, tmp_path / "workspace")
-        dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
+        workspace = make_workspace("1.3.0", server, folder / "workspace")
+        yield server, workspace, settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
+    finally:
+        server.stop()
+
+
+def test_a_real_gap_is_recovered(tmp_path: pathlib.Path, sink: support.Sink) -> None:
+    """The binlog's files are gone: what differs from the published state is published, marked as recovered."""
+    with own_server(tmp_path) as (server, workspace, dolt):
         with support.closing(Running(dolt, sink.url)):
             bead = workspace.create("t", "ok")
             workspace.run("assign", bead, "bob")
@@ -332,33 +342,24 @@ def test_a_real_gap_is_recovered(tmp_path: pathlib.Path, sink: support.Sink) -> 
             workspace.run("assign", bead, "dave")
             wait_for(lambda: sink.about(bead)[2:], "the feed continues after the gap")
             assert published(sink, bead)[-1][1] == "dave"
-    finally:
-        server.stop()
 
 
 def test_a_server_that_lost_its_binlog_position_is_followed_on(tmp_path: pathlib.Path, sink: support.Sink) -> None:
     """Killed while it wrote the file, it starts without it, and counts its transactions from 1 again."""
-    server = DoltServer(toolchain.dolt(), tmp_path / "dolt", processes.free_port())
-    server.start()
-    try:
-        workspace = make_workspace("1.3.0", server, tmp_path / "workspace")
-        dolt = settings.dolt({"BEADS_DIR": str(workspace.beads_dir)})
-        with support.closing(Running(dolt, sink.url)) as running:
-            bead = workspace.create("t", "ok")
-            workspace.run("assign", bead, "bob")
-            wait_for(lambda: sink.about(bead), "the first change")
-            last = binlog.Position(running.store.feed_state.executed()).last
-            server.kill()
-            (position,) = tmp_path.glob("dolt/data/.doltcfg/binlog-position")
-            position.write_bytes(b"")
-            server.start()
-            for person in ("carol", "dave"):
-                workspace.run("assign", bead, person)
-                wait_for(lambda: published(sink, bead)[-1][1] == person, person)  # noqa: B023
-            assert [state[1] for state in published(sink, bead)] == ["bob", "carol", "dave"]
-            assert binlog.Position(running.store.feed_state.executed()).last < last
-    finally:
-        server.stop()
+    with own_server(tmp_path) as (server, workspace, dolt), support.closing(Running(dolt, sink.url)) as running:
+        bead = workspace.create("t", "ok")
+        workspace.run("assign", bead, "bob")
+        wait_for(lambda: sink.about(bead), "the first change")
+        last = binlog.Position(running.store.feed_state.executed()).last
+        server.kill()
+        (position,) = tmp_path.glob("dolt/data/.doltcfg/binlog-position")
+        position.write_bytes(b"")
+        server.start()
+        for person in ("carol", "dave"):
+            workspace.run("assign", bead, person)
+            wait_for(lambda: published(sink, bead)[-1][1] == person, person)  # noqa: B023
+        assert [state[1] for state in published(sink, bead)] == ["bob", "carol", "dave"]
+        assert binlog.Position(running.store.feed_state.executed()).last < last
 
 
 def test_a_server_without_binlog_is_refused_with_the_command_that_sets_it(tmp_path: pathlib.Path) -> None:
