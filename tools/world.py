@@ -162,9 +162,12 @@ def dispatcher(
     *,
     timeout_seconds: float = 5.0,
     max_in_flight: int = MANY,
+    health: bool = True,
 ) -> Iterator[Dispatcher]:
-    """A dispatcher whose passes run in this process; it sleeps on `clock` where that can sleep."""
-    agent = beadboard.BeadBoard(settings.AgentSettings(agent_url, f"{agent_url}/health", timeout_seconds))
+    """A dispatcher whose passes run in this process; it sleeps on `clock` where that can sleep. `health`: beside
+    AGENT_HEALTH_URL."""
+    health_url = f"{agent_url}/health" if health else None
+    agent = beadboard.BeadBoard(settings.AgentSettings(agent_url, health_url, timeout_seconds))
     limits = settings.DispatchLimits(max_in_flight=max_in_flight)
     sleep = clock.sleep if isinstance(clock, SimulatedClock) else time.sleep
     with contextlib.closing(store.Store(dolt)) as beads:
