@@ -105,9 +105,18 @@ def _state(context: Context, beads: Store) -> Iterator[Finding]:
     found = beads.server.tables(STATE_DATABASE)
     missing, stored = sorted(layout.STATE_TABLES - found), beads.feed_state.layout()
     version = stored.version if stored else 1
+    if stored and not stored.is_usable:
+        yield Finding(
+            STATE_DATABASE,
+            False,
+            f"{STATE_DATABASE} has layout {version}, made by a newer version",
+            f"a version that knows layout {stored.oldest}; this one knows {layout.VERSION}",
+            'Run the newer version again, here too; to go back see docs/runbook.md, "Roll back".',
+        )
+        return
     yield Finding(
         STATE_DATABASE,
-        not missing and version >= layout.VERSION and (stored is None or stored.is_usable),
+        not missing and version >= layout.VERSION,
         f"{STATE_DATABASE} has no table {', '.join(missing)}" if missing else f"{STATE_DATABASE} has layout {version}",
         f"the tables of this version, layout {layout.VERSION}",
         "Start the feeder again, which makes them"

@@ -13,7 +13,7 @@ import pytest
 
 from beads_dispatch import settings, store
 from beads_dispatch.cli import doctor, grants, main
-from beads_dispatch.store import STATE_DATABASE, server_check
+from beads_dispatch.store import STATE_DATABASE, layout, server_check
 from feeder import http, metrics, ownership
 from feeder.health import HealthState
 from local.workspace import Workspace
@@ -99,6 +99,10 @@ def test_what_is_wrong_is_named_with_what_is_needed(
     assert "no table ticks" in found["beads_dispatch"]["found"]
     beads.store.feed_state.prepare()
     report(beads, TICKS)
+    beads.sql(f"UPDATE {STATE_DATABASE}.layout SET version = 99, oldest = 98")
+    (one,) = failed(examine("--json", status=1)).values()
+    assert "layout 99" in one["found"] and "layout 98" in one["needed"] and "newer version" in one["fix"]
+    beads.sql(f"UPDATE {STATE_DATABASE}.layout SET version = {layout.VERSION}, oldest = {layout.OLDEST}")
     monkeypatch.setattr(doctor, "_SCHEMAS", (67, 68))
     assert failed(examine("--json", status=1)).keys() == {"bd's schema"}
     monkeypatch.setattr(doctor, "_SCHEMAS", (1, 2))
