@@ -54,6 +54,19 @@ def test_a_password_file_that_is_no_text_is_refused_without_its_content(tmp_path
     assert "n3w" not in str(refused.value) and "xff" not in str(refused.value) and refused.value.__suppress_context__
 
 
+def test_a_server_that_comes_back_on_another_port_is_found_by_its_port_file(tmp_path: pathlib.Path) -> None:
+    """Read for each connection; while it is away, or half written, the port that was there at the start is used."""
+    port = tmp_path / "dolt-server.port"
+    port.write_text("3399\n")
+    found = settings.dolt(workspace(tmp_path, dolt_database="beads"))
+    port.write_text("3400\n")
+    assert found.current_port() == 3400
+    port.write_text("")
+    assert found.current_port() == 3399
+    port.unlink()
+    assert found.current_port() == 3399
+
+
 def test_a_port_file_that_holds_no_number_is_refused(tmp_path: pathlib.Path) -> None:
     """Whatever its bytes are."""
     (tmp_path / "dolt-server.port").write_bytes(b"33\xff")

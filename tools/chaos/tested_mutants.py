@@ -4,28 +4,33 @@ For promises that a test shows in its own process; see tools.chaos.mutation_test
 """
 
 import contextlib
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
+import pymysql
 import pytest
 
-from beads_dispatch import breaker, notes, reaper, suspension
+from beads_dispatch import breaker, credentials, notes, reaper, suspension
 from beads_dispatch.agents import slots
 from beads_dispatch.agents.beadboard import BeadBoard
 from beads_dispatch.bead import Bead, DispatchRecord
 from beads_dispatch.breaker import Breaker
+from beads_dispatch.cli import conditions, resume
 from beads_dispatch.dispatcher import Dispatcher
 from beads_dispatch.settings import DoltSettings
-from beads_dispatch.store import activity, connection, schema
+from beads_dispatch.store import Hold, activity, connection, schema, server_check
 from beads_dispatch.store.activity import ActivityReads
 from beads_dispatch.store.bead_change import BeadChange
 from beads_dispatch.store.claims import Claims
+from beads_dispatch.store.feed_state import FeedState
 from beads_dispatch.store.feeders import Feeders
-from feeder import feed, preflight, request_feed
+from feeder import emitter, feed, pingsources, preflight, request_feed, rows
 from feeder.binlog import Position
 from feeder.eligibility_check import EligibilityCheck
 from feeder.feed import ChangeFeed
@@ -43,6 +48,7 @@ _schemas: list[schema.BdSchema] = []
 _prepare_dispatcher = Dispatcher.__post_init__
 _refused_in_a_row = ActivityReads.refused_in_a_row
 _compare_all = GapRecoveries.begin
+_connect = connection.connect
 _parse = DispatchRecord.from_json.__func__  # type: ignore[attr-defined]
 
 
@@ -66,6 +72,13 @@ def _read_schema_once(rows: Any) -> schema.BdSchema:
     if not _schemas:
         _schemas.append(_read_schema(rows))
     return _schemas[0]
+
+
+def _connect_or_plain(dolt: DoltSettings, **more: Any) -> Any:
+    try:
+        return _connect(dolt, **more)
+    except pymysql.Error:
+        return _connect(replace(dolt, tls_ca_file=None), **more)
 
 
 @contextlib.contextmanager
@@ -231,6 +244,74 @@ TESTED: Mapping[str, tuple[Patch, str]] = {
     "a lost answer is not looked for": (
         mock.patch.object(reaper._Reaper, "_resolve", lambda *_: None),
         "tests/integration/test_unknown_outcomes.py::test_a_lost_answer_is_found_after_a_grace_period",
+    ),
+    "what is dated years ahead is activity for years": (
+        mock.patch.object(Claims, "mark_seen", lambda *_: None),
+        f"{_CLOCKS}activity_dated_years_ahead_keeps_a_bead_in_progress_for_half_an_hour",
+    ),
+    "tokens and CAs are read once": (
+        mock.patch.object(credentials, "_content", functools.cache(credentials._content)),
+        "tests/unit/test_agent_client.py::test_token_and_ca_files_are_read_again_when_they_change",
+    ),
+    "the sink's CAs and token are read once": (
+        mock.patch.object(credentials, "_content", functools.cache(credentials._content)),
+        "tests/unit/test_sink.py::test_replaced_bundles_and_tokens_are_used_without_a_restart",
+    ),
+    "Dolt is used without TLS where it offers none": (
+        mock.patch.object(connection, "connect", _connect_or_plain),
+        "tests/integration/test_dolt_tls.py::test_a_server_without_tls_is_refused_with_the_way_out",
+    ),
+    "the port file is read once": (
+        mock.patch.object(DoltSettings, "current_port", lambda self: self.port),
+        "tests/unit/test_settings.py::test_a_server_that_comes_back_on_another_port_is_found_by_its_port_file",
+    ),
+    "two deployments share what suspends them": (
+        mock.patch.object(DoltSettings, "feed", property(lambda self: self.database)),
+        f"{_OWNER}a_feed_name_separates_two_deployments",
+    ),
+    "beads are copied in one go": (
+        mock.patch.object(FeedState, "_page_end", lambda *_: None),
+        f"{_FAULTS}beads_are_compared_and_copied_page_by_page",
+    ),
+    "an event that is refused is sent for ever": (
+        mock.patch.object(emitter, "MOST_REFUSALS", 10**6),
+        f"{_FAULTS}an_event_that_the_sink_refuses_for_good_is_passed_over",
+    ),
+    "columns that are not kept are decoded": (
+        mock.patch.object(rows, "_skip", lambda _: None),
+        f"{_FAULTS}the_columns_of_every_type_are_passed_over",
+    ),
+    "a pass goes on at SIGTERM": (
+        mock.patch.object(Dispatcher, "_ended", lambda *_: None),
+        f"{_ENDS}a_process_that_is_asked_to_stop_begins_no_other_bead",
+    ),
+    "a bulk release notes nothing": (
+        mock.patch.object(notes, "released", lambda _: ""),
+        f"{_BREAKER}one_command_ends_what_an_outage_left",
+    ),
+    "resume --now ends no hold": (
+        mock.patch.object(resume, "Hold", lambda: Hold(1)),
+        f"{_BREAKER}one_command_ends_what_an_outage_left",
+    ),
+    "a release forgets what reap has blocked": (
+        mock.patch.object(ActivityReads, "reaped_unresolved", lambda *_: []),
+        "tests/integration/test_unknown_outcomes.py::test_one_command_opens_also_what_reap_blocked_after_an_outage",
+    ),
+    "odd answers of the API server end the watch": (
+        mock.patch.object(pingsources, "_object", lambda value, _: value),
+        "tests/integration/test_suspend_mirror.py::test_an_odd_list_is_logged_once_and_asked_for_again",
+    ),
+    "who asks is not told that no feeder reports": (
+        mock.patch.object(conditions, "feeder_problem", lambda _: ""),
+        "tests/integration/test_cli.py::test_a_feeder_that_is_away_is_named_before_a_bead_that_is_eligible",
+    ),
+    "tables that the binlog breaks are not named": (
+        mock.patch.object(server_check, "surroundings", lambda *_: []),
+        "tests/integration/test_preflight.py::test_tables_that_the_binlog_breaks_are_named",
+    ),
+    "clocks may differ by any time": (
+        mock.patch.object(server_check, "CLOCK_TOLERANCE", timedelta.max),
+        "tests/integration/test_preflight.py::test_a_clock_that_differs_is_named",
     ),
     "nothing wakes the feeder at a defer date": (
         mock.patch.object(EligibilityCheck, "next_due", lambda *_: None),
