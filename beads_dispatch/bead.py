@@ -23,7 +23,9 @@ POSTING = "posting"
 UNKNOWN = "unknown"
 
 # The fields of DispatchRecord by their type in JSON.
-_TEXTS = ("claim", "at", "job", "outcome", "ended_at", "retry_at", "refused_at", "failed_at", "foreign")
+_TEXTS = (
+    "claim", "at", "job", "outcome", "ended_at", "retry_at", "refused_at", "failed_at", "foreign", "seen", "seen_at",
+)  # fmt: skip
 RECORD_NUMBERS = ("attempt", "failures", "outages", "others", "jobs")
 COUNT_DIGITS = 6  # at most, of these
 
@@ -38,6 +40,10 @@ class DispatchRecord:
     # What was dated later than that at the claim already, with commas between: written by a clock that is ahead, it is
     # no activity of the agent.
     foreign: str | None = None
+    # Where the claim, or activity after it, is dated ahead: the state of all activity (see store.activity.state) when
+    # reap saw that, and when it did, same form as `at`. While the state is the same, that is the newest activity.
+    seen: str | None = None
+    seen_at: str | None = None
     job: str | None = None  # the agent's job
     outcome: str | None = None  # POSTING until the answer is recorded, UNKNOWN when none came; None otherwise
     ended_at: str | None = None  # when reap saw that the job had ended well, with the bead still in progress
@@ -53,6 +59,11 @@ class DispatchRecord:
     def is_unsent(self) -> bool:
         """Whether the claim has neither job nor outcome: nothing was sent."""
         return self.claim is not None and not self.job and not self.outcome
+
+    @property
+    def claimed_at(self) -> str | None:
+        """When it was claimed, or where that is dated ahead, when reap saw it."""
+        return min(filter(None, (self.at, self.seen_at)), default=None)
 
     def to_json(self) -> str:
         """The JSON of `metadata.dispatch`."""

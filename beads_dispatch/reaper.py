@@ -47,6 +47,13 @@ def orphaned(store: Store, limits: DispatchLimits, now: datetime) -> list[Bead]:
     return store.activity.orphaned_claims(limits.assignee, now - limits.claim_timeout)
 
 
+def dated_ahead(store: Store, limits: DispatchLimits, now: datetime) -> list[Bead]:
+    """The beads with a claim whose newest activity is dated later than `now`: a pass would mark when it saw that.
+    Raises StoreError."""
+    claims = store.activity.claims(limits.assignee, to_reap=True)
+    return [bead for bead in claims if bead.last_activity is not None and bead.last_activity > now]
+
+
 def inactive(store: Store | Snapshot, limits: DispatchLimits, now: datetime) -> list[Bead]:
     """The beads that a pass would block, those with an orphaned claim among them. Raises StoreError."""
     return store.activity.inactive(limits.assignee, now - limits.reap_after, only_ours=limits.reap_only_ours)
@@ -76,7 +83,7 @@ def is_over(bead: Bead, state: JobState, now: datetime) -> bool:
 
 def is_unresolved(bead: Bead, limits: DispatchLimits, now: datetime) -> bool:
     """Whether a claim's outcome is unknown for so long that its backend knows by now whether it was started."""
-    return bool(bead.record.outcome) and (bead.record.at or "") <= notes.timestamp(now - limits.claim_timeout)
+    return bool(bead.record.outcome) and (bead.record.claimed_at or "") <= notes.timestamp(now - limits.claim_timeout)
 
 
 def ask_each(beads: Sequence[Bead], ask: Callable[[Bead], object]) -> None:
@@ -103,6 +110,7 @@ def run_once(store: Store, limits: DispatchLimits, now: datetime, backend: Backe
         return ReapResult(suspended=suspended)
     store.feeders.resume()
     reaper = _Reaper(store, limits, now)
+    reaper.see_dated_ahead()
     reaper.release_orphaned()
     if backend is not None:
         reaper.end_jobs(backend)
@@ -118,6 +126,12 @@ class _Reaper:
     result: ReapResult = field(default_factory=ReapResult)
     # Not to be blocked for inactivity: beads whose job runs, and those that this pass acted on, by their keys.
     spared: set[tuple[str, str]] = field(default_factory=set)
+
+    def see_dated_ahead(self) -> None:
+        """It counts as this moment from now on, and no longer as the present of each later pass."""
+        for bead in dated_ahead(self.store, self.limits, self.now):
+            with self._writing(bead):
+                self.store.claims.mark_seen(bead, self.now)
 
     def release_orphaned(self) -> None:
         for bead in orphaned(self.store, self.limits, self.now):
@@ -166,7 +180,7 @@ class _Reaper:
             self._done(bead, self.result.blocked, self._release(bead, note, status=Status.BLOCKED))
 
     def _fail(self, bead: Bead, why: str) -> None:
-        soon = (bead.record.at or "") > notes.timestamp(self.now - LASTING)
+        soon = (bead.record.claimed_at or "") > notes.timestamp(self.now - LASTING)
         reopened = self._breaker().job_failed(bead, notes.job_failed(bead.record.job or "", why), soon=soon)
         self._done(bead, self.result.reopened, reopened)
 

@@ -53,9 +53,10 @@ class EligibilityCheck:
             return 0
 
     def count_reapable(self) -> int:
-        """How many beads reap would release or block now."""
+        """How many beads reap would release, block or mark now."""
         now = datetime.now(UTC)
         self._beads.refresh()
         if self._beads.control.suspension().reap:
             return 0
-        return sum(len(find(self._beads, self._limits, now)) for find in (reaper.orphaned, reaper.inactive))
+        asked = (reaper.orphaned, reaper.inactive, reaper.dated_ahead)
+        return sum(len(find(self._beads, self._limits, now)) for find in asked)

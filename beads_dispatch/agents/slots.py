@@ -23,7 +23,9 @@ def is_free(store: Store, backend: agents.Backend, limits: DispatchLimits, now: 
         return False
     if load.running is not None:
         begun = notes.timestamp(now - limits.claim_timeout)
-        posting = [each for each in claims if each.record.outcome == POSTING and (each.record.at or "") >= begun]
+        posting = [
+            each for each in claims if each.record.outcome == POSTING and (each.record.claimed_at or "") >= begun
+        ]
         return load.running + len(posting) < limits.max_in_flight
     return sum(_is_taken(each, backend, now - limits.slot_silence) for each in claims) < limits.max_in_flight
 

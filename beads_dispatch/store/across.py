@@ -203,6 +203,9 @@ class ClaimsOfAll(Claims):
     def mark_ended(self, bead: Bead, now: datetime) -> None:
         self._of(bead).mark_ended(bead, now)
 
+    def mark_seen(self, bead: Bead, now: datetime) -> None:
+        self._of(bead).mark_seen(bead, now)
+
     def record_unknown(self, bead: Bead, why: str, now: datetime) -> bool:
         return self._of(bead).record_unknown(bead, why, now)
 

@@ -13,23 +13,27 @@ from beads_dispatch.store.session import ReadSession, Rows, naive
 # The fields of metadata.dispatch, as SQL on a row `i`.
 TOKEN, JOB, OUTCOME = of_record("claim"), of_record("job"), of_record("outcome")
 _CLAIMED_AT, _FAILED_AT = of_record("at"), of_record("failed_at")
+_SEEN, _SEEN_AT = of_record("seen"), of_record("seen_at")
 
 _IN_PROGRESS = "i.assignee = %(assignee)s AND i.status = 'in_progress'"
 
 # Beads in progress that did not change since `before`, which would be activity: first by columns alone, because other
-# people's beads in progress may be many, and a row holds texts.
+# people's beads in progress may be many, and a row holds texts. A change that reap saw may be dated later. UNION,
+# because with OR Dolt would read all beads of the agent.
 _UNCHANGED = (
-    f"(SELECT i.id FROM issues i WHERE {_IN_PROGRESS} AND i.updated_at < %(before)s) q JOIN issues i ON i.id = q.id"
+    f"(SELECT i.id FROM issues i WHERE {_IN_PROGRESS} AND i.updated_at < %(before)s UNION ALL"
+    f" SELECT i.id FROM issues i WHERE {_IN_PROGRESS} AND i.updated_at >= %(before)s AND {_SEEN} IS NOT NULL) q"
+    " JOIN issues i ON i.id = q.id"
 )
 
-
+_FORMAT = "%%Y-%%m-%%dT%%H:%%i:%%sZ"  # as notes.timestamp writes a moment
 _AFTER_A_REFUSAL = (Status.OPEN, Status.BLOCKED, Status.IN_PROGRESS)
 _FOREIGN_LIMIT = 50  # moments: seconds in which somebody wrote to one bead with a clock that is ahead
 
 
 def _after_claim(at: str, foreign: str = f"COALESCE({of_record('foreign')}, '')") -> str:
     """SQL: a moment is not among those that were there, dated ahead, when the bead was claimed."""
-    return f"FIND_IN_SET(DATE_FORMAT({at}, '%%Y-%%m-%%dT%%H:%%i:%%sZ'), {foreign}) = 0"
+    return f"FIND_IN_SET(DATE_FORMAT({at}, '{_FORMAT}'), {foreign}) = 0"
 
 
 def _sources(session: ReadSession) -> list[tuple[str, str, str]]:
@@ -40,13 +44,28 @@ def _sources(session: ReadSession) -> list[tuple[str, str, str]]:
     return found
 
 
-def last_activity(session: ReadSession, updated: str = "i.updated_at") -> str:
-    """SQL for the moment of the newest activity on a row `i`, in whose place `updated` may stand."""
+def last_activity(session: ReadSession) -> str:
+    """SQL for the moment of the newest activity on a row `i`: where nothing came since reap saw that some is dated
+    ahead, the moment at which it did."""
     newest = [
-        f"COALESCE((SELECT MAX({at}) FROM {table} WHERE o.issue_id = i.id AND {_after_claim(at)}), {updated})"
+        f"COALESCE((SELECT MAX({at}) FROM {table} WHERE o.issue_id = i.id AND {_after_claim(at)}), i.updated_at)"
         for table, at, _ in _sources(session)
     ]
-    return f"GREATEST({', '.join([updated, *newest])})"
+    # The first condition spares nearly all beads the second one.
+    is_seen = f"{_SEEN} IS NOT NULL AND {_SEEN} = {state(session)}"
+    seen_at = f"IF({is_seen}, STR_TO_DATE({_SEEN_AT}, '{_FORMAT}'), NULL)"
+    return f"CAST(COALESCE({seen_at}, GREATEST({', '.join(['i.updated_at', *newest])})) AS DATETIME)"
+
+
+def state(session: ReadSession) -> str:
+    """SQL for the state of all activity on a row `i`, as a short text: as long as it is the same, nobody wrote to the
+    bead, with whatever clock. The number of rows tells those of one second apart."""
+    parts = [
+        f"(SELECT CONCAT(COUNT(*), ' ', COALESCE(DATE_FORMAT(MAX({at}), '{_FORMAT}'), 'none')) FROM {table}"
+        " WHERE o.issue_id = i.id)"
+        for table, at, _ in _sources(session)
+    ]
+    return f"CONCAT_WS(' ', DATE_FORMAT(i.updated_at, '{_FORMAT}'), {', '.join(parts)})"
 
 
 def foreign(session: ReadSession) -> str:
@@ -79,7 +98,7 @@ class ActivityReads:
             f" WHERE {_IN_PROGRESS} AND {TOKEN} IS NOT NULL",
             {"assignee": assignee},
         )
-        return self._with_activity(rows)
+        return _with_activity(rows, self._resumed(rows))
 
     def last_job(self, assignee: str) -> Bead | None:
         """The agent's bead that was claimed last, of those whose job is known. Reads all of its beads."""
@@ -98,17 +117,20 @@ class ActivityReads:
             f"SELECT * FROM ({found}) p WHERE p.last_activity < %(before)s ORDER BY p.last_activity, p.id",
             {"assignee": assignee, "before": naive(before)},
         )
-        beads = self._with_activity(rows)
+        beads = _with_activity(rows, self._resumed(rows))
         return [bead for bead in beads if bead.last_activity is not None and bead.last_activity < before]
 
     def reaped_unresolved(self, assignee: str, since: datetime) -> list[Bead]:
         """Beads that were claimed at `since` or later and that reap blocked although their job may run: no answer to
         their POST is known. Only those that nobody has changed, or shown activity on, since they were blocked."""
         at_that_moment = "SELECT 1 FROM events e WHERE e.issue_id = i.id AND e.created_at = i.updated_at AND e.actor"
+        # In the same second, too: reap writes no comment.
+        commented = f"o.issue_id = i.id AND o.created_at >= i.updated_at AND {_after_claim('o.created_at')}"
         rows = self._session.rows(
             f"SELECT {BEAD} FROM issues i WHERE i.assignee = %(assignee)s AND i.status = 'blocked' AND {TOKEN} IS NULL"
             f" AND {OUTCOME} IN %(outcomes)s AND {_CLAIMED_AT} >= %(since)s"
             f" AND EXISTS ({at_that_moment} = %(reaper)s) AND NOT EXISTS ({at_that_moment} <> %(reaper)s)"
+            f" AND NOT EXISTS (SELECT 1 FROM comments o WHERE {commented})"
             f" AND {last_activity(self._session)} = i.updated_at ORDER BY {_CLAIMED_AT}, i.id",
             {
                 "assignee": assignee,
@@ -135,7 +157,7 @@ class ActivityReads:
         params = {"assignee": assignee, "before": naive(before), "before_text": notes.timestamp(before), "ours": OURS}
         claims = (
             f"SELECT {BEAD} FROM {_UNCHANGED} WHERE {TOKEN} IS NOT NULL AND {JOB} IS NULL AND {OUTCOME} IS NULL"
-            f" AND {_CLAIMED_AT} < %(before_text)s"
+            f" AND LEAST({_CLAIMED_AT}, COALESCE({_SEEN_AT}, {_CLAIMED_AT})) < %(before_text)s"
         )
         if not self._session.rows(claims, params):
             return []  # as nearly always; what follows reads all events
@@ -189,26 +211,25 @@ class ActivityReads:
 
     def in_progress(self, assignee: str, now: datetime) -> list[tuple[Bead, Activity]]:
         """The beads in progress for the agent, each with its newest activity, the longest inactive first. What is dated
-        later than `now` counts as now."""
-        resumed = self._resumed_at()
-        rows = self._session.rows(f"SELECT {BEAD} FROM issues i WHERE {_IN_PROGRESS}", {"assignee": assignee})
-        found = [(bead, self._newest(bead, now, resumed)) for bead in map(Bead.from_row, rows)]
+        later than `now`, and reap has not seen yet, counts as now."""
+        rows = self._session.rows(
+            f"SELECT {BEAD}, {last_activity(self._session)} AS last_activity FROM issues i WHERE {_IN_PROGRESS}",
+            {"assignee": assignee},
+        )
+        resumed = self._resumed(rows)
+        found = [(bead, self._newest(bead, now, resumed)) for bead in _with_activity(rows, resumed)]
         return sorted(
             ((replace(bead, last_activity=activity.at), activity) for bead, activity in found),
             key=lambda one: (one[1].at, one[0].id),
         )
 
-    def _with_activity(self, rows: Rows) -> list[Bead]:
-        """The beads with their newest activity, which is not from before the claim, nor from before `resumed_at`."""
-        resumed = self._resumed_at() if rows else None
-        beads = [Bead.from_row(row) for row in rows]
-        return [
-            replace(bead, last_activity=max(filter(None, (bead.last_activity, _claimed_at(bead), resumed))))
-            for bead in beads
-        ]
+    def _resumed(self, rows: Rows) -> datetime | None:
+        """`resumed_at`, where there are beads."""
+        return self._resumed_at() if rows else None
 
     def _newest(self, bead: Bead, now: datetime, resumed: datetime | None) -> Activity:
-        """The newest activity; of several in the same second the one that names somebody."""
+        """The newest activity; of several in the same second the one that names somebody. The words give its own
+        moment where another one counts."""
         claimed = _claimed_at(bead)
         found = [Activity(resumed, "nothing could be seen until then")] if resumed else []
         found += [Activity(claimed, "it was claimed")] if claimed else []
@@ -222,12 +243,22 @@ class ActivityReads:
             found += [Activity(row["at"].replace(tzinfo=UTC), row["what"]) for row in rows]
         newest = max(activity.at for activity in found)
         last = [activity for activity in found if activity.at == newest][-1]
-        return Activity(now, f"{last.what}, dated {newest:%Y-%m-%d %H:%M:%S}Z") if newest > now else last
+        counts = min(bead.last_activity or newest, now)
+        return Activity(counts, f"{last.what}, dated {newest:%Y-%m-%d %H:%M:%S}Z") if newest > counts else last
+
+
+def _with_activity(rows: Rows, resumed: datetime | None) -> list[Bead]:
+    """The beads with their newest activity, which is not from before the claim, nor from before `resumed`."""
+    beads = [Bead.from_row(row) for row in rows]
+    return [
+        replace(bead, last_activity=max(filter(None, (bead.last_activity, _claimed_at(bead), resumed))))
+        for bead in beads
+    ]
 
 
 def _claimed_at(bead: Bead) -> datetime | None:
     """When a bead with a claim of ours was claimed; None also where that is not a moment."""
-    return notes.moment(bead.record.at) if bead.record.claim else None
+    return notes.moment(bead.record.claimed_at) if bead.record.claim else None
 
 
 def _lasts(bead: Bead, lasting: str) -> bool:

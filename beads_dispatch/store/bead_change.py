@@ -1,4 +1,5 @@
-"""One change of a bead in an open transaction: the UPDATE with its note and record, and the audit row."""
+"""One change of a bead in an open transaction: the UPDATE with its note and record, and the audit row. And a mark,
+which is a statement of its own and no change that others see."""
 
 import json
 import secrets
@@ -8,11 +9,12 @@ from typing import Any
 
 from beads_dispatch import notes
 from beads_dispatch.bead import Bead, DispatchRecord
+from beads_dispatch.store.activity import TOKEN
 from beads_dispatch.store.errors import RowChanged
 from beads_dispatch.store.predicate import CHANGES_BY_OTHERS
 from beads_dispatch.store.records import OURS
 from beads_dispatch.store.schema import BdSchema
-from beads_dispatch.store.session import Cursor, Params, Rows, naive
+from beads_dispatch.store.session import Cursor, Params, ReadSession, Rows, naive
 
 _SET_RECORD = (
     "i.metadata = JSON_SET(IF(COALESCE(JSON_TYPE(i.metadata), 'NULL') = 'OBJECT', i.metadata, JSON_OBJECT()),"
@@ -106,3 +108,14 @@ class BeadChange:
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
             row,
         )
+
+
+def mark(session: ReadSession, bead: Bead, **fields: str) -> None:
+    """Write fields of the record on a bead in progress, by plain SQL; nothing where the claim is no longer ours."""
+    values = "".join(f", '$.dispatch.{name}', %({name})s" for name in fields)
+    session.rows(
+        # updated_at stays: the column sets itself otherwise, and reading back would find a change.
+        f"UPDATE issues i SET i.metadata = JSON_SET(i.metadata{values}), i.updated_at = i.updated_at"
+        f" WHERE i.id = %(id)s AND i.status = 'in_progress' AND {TOKEN} = %(token)s",
+        {"id": bead.id, "token": bead.record.claim, **fields},
+    )

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from beads_dispatch import notes
 from beads_dispatch.bead import POSTING, UNKNOWN, Bead, DispatchRecord, Status
-from beads_dispatch.store.activity import TOKEN, foreign, last_activity
-from beads_dispatch.store.bead_change import BeadChange
+from beads_dispatch.store.activity import TOKEN, foreign, last_activity, state
+from beads_dispatch.store.bead_change import BeadChange, mark
 from beads_dispatch.store.eligible import Eligible
 from beads_dispatch.store.errors import ClaimLost, RowChanged
 from beads_dispatch.store.predicate import BEAD, of_the_row, parameters
@@ -78,7 +78,7 @@ class Claims:
         history only where the crash came, in the next commit of whoever makes one.
         """
         with self._session.write_lock():
-            self._mark(bead, "outcome", POSTING)
+            mark(self._session, bead, outcome=POSTING)
 
     def read_back(self, bead_id: str) -> Bead | None:
         """The bead as others see it, on another connection than the claim's; None when it was deleted."""
@@ -101,7 +101,15 @@ class Claims:
         """Write on a bead in progress that its job has ended well: it has a minute to change its status itself. Nothing
         is written where the claim is no longer ours."""
         with self._session.write_lock():
-            self._mark(bead, "ended_at", notes.timestamp(now))
+            mark(self._session, bead, ended_at=notes.timestamp(now))
+
+    def mark_seen(self, bead: Bead, now: datetime) -> None:
+        """Write on a bead in progress that reap sees all of its activity now: see DispatchRecord.seen. What comes
+        before the mark is written, and after the state was read, makes that another state. Otherwise as mark_ended."""
+        found = f"SELECT {state(self._session)} AS state FROM issues i WHERE i.id = %(id)s"
+        for row in self._session.rows(found, {"id": bead.id}):
+            with self._session.write_lock():
+                mark(self._session, bead, seen=row["state"], seen_at=notes.timestamp(now))
 
     def record_unknown(self, bead: Bead, why: str, now: datetime) -> bool:
         """Record that the POST was sent and no usable answer came: the job may run, so nothing is rolled back."""
@@ -219,11 +227,20 @@ class Claims:
         """Block a bead that was read as inactive. False when it changed or had activity since it was read."""
 
         def work(change: BeadChange) -> bool:
+            active = change.rows(
+                f"SELECT 1 FROM (SELECT {last_activity(self._session)} AS last_activity FROM issues i"
+                " WHERE i.id = %(id)s) p WHERE p.last_activity >= %(before)s",
+                {"id": bead.id, "before": naive(before)},
+            )
+            if active:
+                raise RowChanged
+            # What is dated ahead was there before: it does not show that anybody works on the blocked bead.
+            record = replace(bead.record, claim=None, foreign=self._foreign(change, bead, now))
             change.update(
                 bead.id,
                 now,
                 note=note,
-                record=replace(bead.record, claim=None) if bead.record.attempt else None,
+                record=record if bead.record.attempt else None,
                 sets="i.status = 'blocked'",
                 where=(
                     "i.assignee = %(assignee)s AND i.status = 'in_progress' AND i.updated_at = %(seen)s"
@@ -235,13 +252,6 @@ class Claims:
                     "token": bead.record.claim or "",
                 },
             )
-            active = change.rows(
-                f"SELECT 1 FROM (SELECT {last_activity(self._session, updated='%(seen)s')} AS last_activity"
-                " FROM issues i WHERE i.id = %(id)s) p WHERE p.last_activity >= %(before)s",
-                {"id": bead.id, "seen": naive(bead.updated_at), "before": naive(before)},
-            )
-            if active:
-                raise RowChanged
             change.audit(bead.id, note, now, (Status.IN_PROGRESS, Status.BLOCKED))
             return True
 
@@ -249,15 +259,6 @@ class Claims:
             return self._commit(REAPER, f"{REAPER}: block {bead.id}", work)
         except (ClaimLost, RowChanged):
             return False
-
-    def _mark(self, bead: Bead, name: str, value: str) -> None:
-        self._session.rows(
-            # updated_at stays: the column sets itself otherwise, and reading back would find a change.
-            f"UPDATE issues i SET i.metadata = JSON_SET(i.metadata, '$.dispatch.{name}', %(value)s),"
-            " i.updated_at = i.updated_at"
-            f" WHERE i.id = %(id)s AND i.status = 'in_progress' AND {TOKEN} = %(token)s",
-            {"id": bead.id, "token": bead.record.claim, "value": value},
-        )
 
     def _amend(self, bead: Bead, now: datetime, note: str, record: DispatchRecord, verb: str) -> bool:
         """Add to a bead with our claim, whatever its status is by now: a fast agent may have closed it."""

@@ -1,6 +1,7 @@
 """Moments that are wrong: from the future, from before the claim, and from a time in which nobody could write."""
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from beads_dispatch.outcomes import Dispatched
 from beads_dispatch.settings import DispatchLimits
 from beads_dispatch.store.session import naive
 from feeder import ownership
+from feeder.eligibility_check import EligibilityCheck
 from tests.conftest import Beads
 from tests.integration.conftest import Clock, DispatcherFactory
 
@@ -21,11 +23,14 @@ SOURCES = {
     " VALUES ('x-1', 'agent', %s, %s, %s)",
 }
 
+CHANGE = "UPDATE issues SET updated_at = %s WHERE id = 'x-1'"  # as bd does with each update
+ACTIVITY = {**SOURCES, "change": CHANGE}
+
 
 def write(beads: Beads, source: str, moment: datetime) -> None:
     if source == "heartbeat" and not beads.sql("SHOW TABLES LIKE 'leases'"):
         pytest.skip("this bd has no leases")
-    statement = SOURCES[source]
+    statement = ACTIVITY[source]
     beads.sql(statement, *[naive(moment)] * statement.count("%s"))
 
 
@@ -71,7 +76,7 @@ def test_what_came_after_the_claim_is_activity_all_the_same(
 def test_activity_from_the_future_counts_as_now(
     beads: Beads, make_dispatcher: DispatcherFactory, clock: Clock, source: str
 ) -> None:
-    """The agent's clock is ahead: it is active, no moment is later than now, and the words give the date."""
+    """Until reap has seen it: it is active, no moment is later than now, and the words give the date."""
     beads.add("x-1")
     make_dispatcher().run_once()
     write(beads, source, clock() + timedelta(hours=2))
@@ -81,8 +86,174 @@ def test_activity_from_the_future_counts_as_now(
     assert "dated 20" in activity.what
     clock.passed += timedelta(minutes=31)
     assert reap(beads, clock).blocked == []
-    clock.passed += timedelta(minutes=121)
+    clock.passed += timedelta(minutes=31)
     assert reap(beads, clock).blocked == ["x-1"]
+
+
+@pytest.mark.parametrize("source", ACTIVITY)
+@pytest.mark.parametrize("ahead", [timedelta(minutes=20), timedelta(days=36500)])
+def test_activity_from_the_future_counts_as_the_moment_at_which_reap_saw_it(
+    beads: Beads, make_dispatcher: DispatcherFactory, clock: Clock, source: str, ahead: timedelta
+) -> None:
+    """30 minutes after that pass the bead is blocked, and until then every reader has that moment."""
+    clock.stop()
+    beads.add("x-1")
+    make_dispatcher().run_once()
+    write(beads, source, clock() + ahead)
+    clock.passed += timedelta(minutes=5)
+    seen = clock().replace(microsecond=0)
+    assert reap(beads, clock) == reaper.ReapResult()
+    for _ in range(2):
+        clock.passed += timedelta(minutes=12)
+        assert reap(beads, clock) == reaper.ReapResult()
+        ((bead, activity),) = beads.store.activity.in_progress("agent", clock())
+        assert activity.at == bead.last_activity == seen
+        assert "dated 20" in activity.what or "dated 21" in activity.what
+        assert [one.last_activity for one in beads.store.activity.claims("agent")] == [seen]
+        assert reaper.due_at(bead, DispatchLimits()) == seen + timedelta(minutes=30)
+    clock.passed += timedelta(minutes=7)
+    assert [bead.id for bead in reaper.inactive(beads.store, DispatchLimits(), clock())] == ["x-1"]
+    assert reap(beads, clock).blocked == ["x-1"]
+    assert beads.notes("x-1")[-1].startswith("reaper: no progress for 31m")
+
+
+@pytest.mark.parametrize("source", ACTIVITY)
+@pytest.mark.parametrize("ahead", [timedelta(), timedelta(days=30000), timedelta(days=36500, minutes=1)])
+def test_what_is_written_after_it_is_activity(
+    beads: Beads, make_dispatcher: DispatcherFactory, clock: Clock, source: str, ahead: timedelta
+) -> None:
+    """Of a clock that is right, or of one that is wrong in another way: 30 minutes from there."""
+    beads.add("x-1")
+    make_dispatcher().run_once()
+    write(beads, "comment", clock() + timedelta(days=36500))
+    reap(beads, clock)
+    clock.passed += timedelta(minutes=29)
+    write(beads, source, clock() + ahead)
+    clock.passed += timedelta(minutes=5)
+    assert reap(beads, clock).blocked == []
+    clock.passed += timedelta(minutes=24)
+    assert reap(beads, clock).blocked == []
+    clock.passed += timedelta(minutes=7)
+    assert reap(beads, clock).blocked == ["x-1"]
+
+
+@pytest.mark.parametrize("source", ACTIVITY)
+def test_an_agent_whose_clock_is_ahead_lives_as_long_as_it_writes(
+    beads: Beads, make_dispatcher: DispatcherFactory, clock: Clock, source: str
+) -> None:
+    """Ten minutes ahead, two hours long; its last write counts as the pass that saw it."""
+    beads.add("x-1")
+    make_dispatcher().run_once()
+    for minute in range(0, 120, 5):
+        write(beads, source, clock() + timedelta(minutes=10))
+        if minute % 10 == 0:
+            assert reap(beads, clock) == reaper.ReapResult()
+        clock.passed += timedelta(minutes=5)
+    assert reap(beads, clock) == reaper.ReapResult()
+    clock.passed += timedelta(minutes=29)
+    assert reap(beads, clock) == reaper.ReapResult()
+    clock.passed += timedelta(minutes=2)
+    assert reap(beads, clock).blocked == ["x-1"]
+
+
+def test_however_much_is_dated_ahead(beads: Beads, make_dispatcher: DispatcherFactory, clock: Clock) -> None:
+    """An agent in another year wrote for hours: the mark on its bead stays small, so that the bead can be claimed."""
+    beads.add("x-1")
+    make_dispatcher().run_once()
+    for second in range(120):
+        write(beads, "comment", clock() + timedelta(days=365, seconds=second))
+    reap(beads, clock)
+    assert len(str(beads.row("x-1")["metadata"])) < 1000
+    clock.passed += timedelta(minutes=31)
+    assert reap(beads, clock).blocked == ["x-1"]
+    beads.sql("UPDATE issues SET status = 'open' WHERE id = 'x-1'")
+    make_dispatcher().run_once()
+    reap(beads, clock)
+    clock.passed += timedelta(minutes=31)
+    assert reap(beads, clock).blocked == ["x-1"]
+
+
+def test_a_claim_that_is_dated_ahead_is_reaped(beads: Beads, make_dispatcher: DispatcherFactory, clock: Clock) -> None:
+    """The dispatcher's clock was wrong: so are the claim's moment, the bead's and the audit row's."""
+    beads.add("x-1")
+    clock.passed = timedelta(days=3650)
+    make_dispatcher().run_once()
+    clock.passed = timedelta()
+    assert reap(beads, clock) == reaper.ReapResult()
+    clock.passed += timedelta(minutes=29)
+    assert reap(beads, clock) == reaper.ReapResult()
+    clock.passed += timedelta(minutes=2)
+    assert reap(beads, clock).blocked == ["x-1"]
+
+
+def test_an_orphaned_claim_that_is_dated_ahead_is_released(beads: Beads, clock: Clock) -> None:
+    """After the 120 s of any other, from the pass that saw it."""
+    beads.add("x-1")
+    clock.passed = timedelta(days=3650)
+    (queued,) = beads.store.eligible.first("agent", clock(), 1)
+    beads.store.claims.claim(queued, clock())
+    clock.passed = timedelta()
+    assert reap(beads, clock) == reaper.ReapResult()
+    clock.passed += timedelta(seconds=115)
+    assert reap(beads, clock) == reaper.ReapResult()
+    clock.passed += timedelta(seconds=10)
+    assert reap(beads, clock).reopened == ["x-1"]
+
+
+def test_an_unknown_outcome_that_is_dated_ahead_is_asked_for(beads: Beads, clock: Clock) -> None:
+    """A claim whose moment is wrong is old 120 s after reap saw it."""
+    limits = DispatchLimits()
+    beads.add("x-1")
+    clock.passed = timedelta(days=3650)
+    (queued,) = beads.store.eligible.first("agent", clock(), 1)
+    beads.store.claims.record_unknown(beads.store.claims.claim(queued, clock()), "no answer", clock())
+    clock.passed = timedelta()
+    reap(beads, clock)
+    ((bead, _),) = beads.store.activity.in_progress("agent", clock())
+    assert not reaper.is_unresolved(bead, limits, clock())
+    assert reaper.is_unresolved(bead, limits, clock() + timedelta(seconds=125))
+
+
+def test_a_tick_requests_the_pass_that_sees_it(beads: Beads, make_dispatcher: DispatcherFactory, clock: Clock) -> None:
+    """Nothing is inactive yet, and without that pass nothing ever would be."""
+    beads.add("x-1")
+    make_dispatcher().run_once()
+    check = EligibilityCheck(beads.store, DispatchLimits(), None)
+    assert check.count_reapable() == 0
+    write(beads, "comment", clock() + timedelta(days=36500))
+    assert check.count_reapable() == 1
+    reap(beads, clock)
+    assert check.count_reapable() == 0
+
+
+def test_the_mark_is_of_one_claim(beads: Beads, make_dispatcher: DispatcherFactory, clock: Clock) -> None:
+    """Not written where that was released meanwhile, and no change of the bead: a claim is read back unchanged."""
+    beads.add("x-1")
+    make_dispatcher().run_once()
+    write(beads, "comment", clock() + timedelta(days=36500))
+    ((bead, _),) = beads.store.activity.in_progress("agent", clock())
+    before = beads.row("x-1")
+    beads.store.claims.mark_seen(replace(bead, record=replace(bead.record, claim="another")), clock())
+    assert beads.row("x-1") == before
+    beads.store.claims.mark_seen(bead, clock())
+    after = beads.row("x-1")
+    assert after["metadata"] != before["metadata"]
+    assert {**after, "metadata": ""} == {**before, "metadata": ""}
+
+
+def test_what_was_blocked_is_released_in_bulk_all_the_same(beads: Beads, clock: Clock) -> None:
+    """`release --outcome unknown` lists what nobody touched since reap blocked it, whatever is dated ahead there."""
+    beads.add("x-1")
+    (queued,) = beads.store.eligible.first("agent", clock(), 1)
+    begun = clock() - timedelta(minutes=1)
+    beads.store.claims.record_unknown(beads.store.claims.claim(queued, clock()), "no answer", clock())
+    write(beads, "comment", clock() + timedelta(days=36500))
+    reap(beads, clock)
+    clock.passed += timedelta(minutes=31)
+    assert reap(beads, clock).blocked == ["x-1"]
+    assert [bead.id for bead in beads.store.activity.reaped_unresolved("agent", begun)] == ["x-1"]
+    write(beads, "comment", clock() + timedelta(days=36501))
+    assert beads.store.activity.reaped_unresolved("agent", begun) == []
 
 
 def test_an_agent_whose_clock_is_behind_is_not_reaped_at_once(

@@ -273,6 +273,17 @@ def test_reap_looks_in_each(server: Server, store: Databases) -> None:
     assert [server.beads[name].row(f"{name}-1")["status"] for name in NAMES] == ["blocked", "in_progress", "blocked"]
 
 
+def test_reap_marks_what_is_dated_ahead_in_each(server: Server, store: Databases) -> None:
+    """On the bead of that database: 30 minutes later it is blocked."""
+    metadata = '{"dispatch": {"claim": "c", "job": "j", "at": "2026-07-15T09:30:00Z"}}'
+    for name in ("alpha", "beta"):
+        server.beads[name].insert(["x-1"], status="in_progress", metadata=metadata, updated_at=datetime(2100, 1, 1))
+    now = datetime.now(UTC)
+    assert reaper.run_once(store, DispatchLimits(), now).blocked == []
+    assert reaper.dated_ahead(store, DispatchLimits(), now) == []
+    assert reaper.run_once(store, DispatchLimits(), now + timedelta(minutes=31)).blocked == ["x-1", "x-1"]
+
+
 def test_each_user_works_where_users_sql_was_run(server: Server, store: Databases, agent: support.Agent) -> None:
     """Run once for each of two databases, with the same passwords; the third one is left out."""
     text = USERS_SQL.read_text()
