@@ -127,6 +127,7 @@ _OF_AGENT = {
 def _values(
     one: store.AgentOverview, limits: DispatchLimits, running: Collection[tuple[str, str]], now: datetime
 ) -> dict[str, float]:
+    held = one.hold.active_at(now)
     active = min((at for bead, at in one.in_progress.items() if bead not in running), default=now)
     return {
         "beads_waiting": one.eligible,
@@ -135,7 +136,7 @@ def _values(
         "beads_inactive_seconds": (now - active).total_seconds(),
         "beads_reap_after_seconds": limits.reap_after.total_seconds(),
         "beads_hold_failures": one.hold.failures,
-        "beads_hold_seconds": ((one.hold.until or now) - now).total_seconds(),
+        "beads_hold_seconds": ((one.hold.until or now) - now).total_seconds() if held else 0.0,
     }
 
 

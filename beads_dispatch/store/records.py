@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from beads_dispatch.bead import Bead
 from beads_dispatch.suspension import Suspension
@@ -15,6 +15,8 @@ OURS = (DISPATCHER, REAPER)
 # In the reason of a hold.
 REFUSES_ALL = "it refuses every bead"
 FAILS_ALL = "each job fails within a minute"
+
+_HOLD_LONGEST = timedelta(hours=2)  # twice as long as one can be: clocks may differ
 
 # Values of Blocker.how besides the types of dependencies.
 DEFERRED_PARENT = "deferred parent"
@@ -49,8 +51,9 @@ class Hold:
         return FAILS_ALL in self.reason
 
     def active_at(self, moment: datetime) -> bool:
-        """Whether dispatch is held at a moment."""
-        return self.until is not None and self.until > moment
+        """Whether dispatch is held at a moment. One that seems to last for longer than any can was begun by a clock
+        that is ahead, and must not hold dispatch until then."""
+        return self.until is not None and moment < self.until <= moment + _HOLD_LONGEST
 
 
 @dataclass(frozen=True)

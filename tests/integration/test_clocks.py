@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from beads_dispatch import reaper, store
-from beads_dispatch.outcomes import Dispatched
+from beads_dispatch.outcomes import Dispatched, Held
 from beads_dispatch.settings import DispatchLimits
 from beads_dispatch.store.session import naive
 from feeder import ownership
@@ -254,6 +254,19 @@ def test_what_was_blocked_is_released_in_bulk_all_the_same(beads: Beads, clock: 
     assert [bead.id for bead in beads.store.activity.reaped_unresolved("agent", begun)] == ["x-1"]
     write(beads, "comment", clock() + timedelta(days=36501))
     assert beads.store.activity.reaped_unresolved("agent", begun) == []
+
+
+def test_a_hold_that_a_clock_years_ahead_began_holds_nothing(
+    beads: Beads, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """No hold is longer than an hour; one by a clock that is some minutes ahead is obeyed."""
+    beads.add("x-1")
+    hold = store.Hold(2, clock() + timedelta(minutes=65), "it refuses every bead")
+    beads.store.control.set_hold("agent", store.Hold(), hold)
+    assert [type(outcome) for outcome in make_dispatcher().run_once()] == [Held]
+    beads.store.control.set_hold("agent", hold, replace(hold, until=datetime(2100, 1, 1, tzinfo=UTC)))
+    assert isinstance(make_dispatcher().run_once()[0], Dispatched)
+    assert not beads.store.control.hold("agent").failures
 
 
 def test_an_agent_whose_clock_is_behind_is_not_reaped_at_once(
