@@ -36,7 +36,7 @@ class FeedSize:
 
 
 SHORT = FeedSize(kills=6, changes=120, bd_every=20, fault_seconds=1.5, long_seconds=2, slow_faults=False)
-FULL = FeedSize(kills=200, changes=5000, bd_every=15, fault_seconds=30, long_seconds=120, slow_faults=True)
+FULL = FeedSize(kills=120, changes=3000, bd_every=15, fault_seconds=30, long_seconds=120, slow_faults=True)
 
 
 def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:

@@ -33,7 +33,7 @@ class GapSize:
 
 
 SHORT = GapSize(beads=30, changes=40, day=500)
-FULL = GapSize(beads=200, changes=600, day=10_000)
+FULL = GapSize(beads=200, changes=600, day=5_000)
 
 
 def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:

@@ -25,7 +25,7 @@ from tools.world import World
 
 VERSIONS = ("1.3.0", "1.0.2")
 
-_GRAPHS, _ROUND = 100, 20  # for each version of bd; compared after each round
+_GRAPHS, _ROUND = 60, 20  # for each version of bd; compared after each round
 _SHORT = 5
 
 

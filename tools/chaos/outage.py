@@ -39,7 +39,7 @@ def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
     yield away(here, chance, beads, reachable=True)
     for name, answer in EVERYTHING.items():
         for health in (True,) if short else (True, False):
-            yield every(here, name, answer, 25 if short else 200, health=health)
+            yield every(here, name, answer, 25 if short else 100, health=health)
     for name, answer, number in (
         ("500", answers(500), 1),
         ("500", answers(500), 3),
