@@ -48,7 +48,7 @@ chaos: $(VENV)/.ready ## the promises under faults: kills, outages, gaps, races,
 	@$(PY) -m tools.toolchain dolt bd bd@1.0.2
 	$(PY) -m tools.chaos $(CHAOS)
 
-mutation-test: $(VENV)/.ready ## break the product in one place after another: is it noticed? (about 20 minutes)
+mutation-test: $(VENV)/.ready ## break the product in one place after another: is it noticed? (about 40 minutes)
 	@$(PY) -m tools.toolchain dolt bd
 	$(PY) -m tools.chaos.mutation_test
 

@@ -2,12 +2,14 @@
 
 import importlib
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tools import world
-from tools.chaos import mutants, mutation_test
+from tools.chaos import mutants, mutation_test, tested_mutants
 from tools.chaos.__main__ import PARTS
 
 SEED = 7
@@ -50,3 +52,11 @@ def test_each_mutant_has_checks_that_must_notice_it() -> None:
     """By the same names; and those that are tried above are among them."""
     assert {*mutation_test.CHECKS} == {*mutants.MUTANTS, mutation_test.PLAIN_FUNCTION}
     assert {*NOTICED} <= {*mutation_test.CHECKS}
+
+
+def test_each_other_mutant_has_a_test_that_exists() -> None:
+    """A test that was renamed is found here, and not only by `make mutation-test`."""
+    tests = [test for _, test in tested_mutants.TESTED.values()]
+    command = (sys.executable, "-m", "pytest", "--collect-only", "-q", *tests)
+    collected = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert collected.returncode == 0, collected.stdout

@@ -31,12 +31,17 @@ class FeedSize:
     bd_every: int
     fault_seconds: float
     long_seconds: float
+    sink_seconds: float  # before it accepts an event, as a Broker: long enough for a kill meanwhile; then it is dropped
     slow_faults: bool  # Dolt takes 20 s to stop beside a reader of its binlog; a lost connection is noticed after 65
     patience_seconds: float = 120  # a change that is not published by then after an outage is missed
 
 
-SHORT = FeedSize(kills=6, changes=120, bd_every=20, fault_seconds=1.5, long_seconds=2, slow_faults=False)
-FULL = FeedSize(kills=120, changes=3000, bd_every=15, fault_seconds=30, long_seconds=120, slow_faults=True)
+SHORT = FeedSize(
+    kills=6, changes=120, bd_every=20, fault_seconds=1.5, long_seconds=2, sink_seconds=0.1, slow_faults=False
+)
+FULL = FeedSize(
+    kills=120, changes=3000, bd_every=15, fault_seconds=30, long_seconds=120, sink_seconds=0.02, slow_faults=True
+)
 
 
 def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
@@ -50,7 +55,7 @@ def killed(here: World, chance: random.Random, size: FeedSize) -> Check:
     here.empty()
     log, deaths = here.log("feeder-killed"), 0
     with Sink() as sink, Writer(here, chance, 50, bd_every=size.bd_every) as writer:
-        sink.delay_seconds = 0.02  # as a Broker: long enough to be killed while waiting for it
+        sink.delay_seconds = size.sink_seconds
 
         def change() -> None:
             while writer.changes < size.changes:

@@ -93,7 +93,8 @@ CHECKS: Mapping[str, Checks] = {
     "a failing bead is always tried first":
         lambda here, chance: [outage.poison(here, "500", answers(500), 1, 10)],
     "what other beads do to a bead is ignored":
-        lambda here, chance: oracle.run(here, chance, short=True),
+        # One graph in three shows it there; bd 1.3.0 keeps most of it in is_blocked.
+        lambda here, chance: oracle.checks_of("1.0.2", oracle.compared(here, chance, 20, ["1.0.2"])["1.0.2"]),
     "recording a job reopens a closed bead":
         lambda here, chance: concurrent_edits.run(here, chance, short=True, closing=0.9),
     "our note replaces other notes":

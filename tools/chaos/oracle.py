@@ -91,22 +91,27 @@ class Place:
 
 
 def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
-    seed = chance.randrange(2**32)
-    places = [Place(version, here.server.port, here.folder) for version in VERSIONS]
-    number, stop = _SHORT if short else _GRAPHS, threading.Event()
+    reports = compared(here, chance, _SHORT if short else _GRAPHS)
+    for version, report in reports.items():
+        yield from checks_of(version, report)
+    if not short:
+        names = [each.name for each in (*oracle_compare.STRICTER, *oracle_compare.LOOSER)]
+        yield _each("each difference that is meant occurs", names, [report.met for report in reports.values()])
+        alone = [report.alone for report in reports.values()]
+        yield _each("each condition decides alone about some bead", oracle_compare.SHARED, alone)
+
+
+def compared(here: World, chance: random.Random, graphs: int, versions: Sequence[str] = VERSIONS) -> dict[str, Report]:
+    """Make and compare so many graphs with each version of bd, at once."""
+    seed, stop = chance.randrange(2**32), threading.Event()
+    places = [Place(version, here.server.port, here.folder) for version in versions]
     with ThreadPoolExecutor() as pool:
         try:
-            reports = list(pool.map(lambda place: _explore(place, seed, number, stop), places))
+            reports = list(pool.map(lambda place: _explore(place, seed, graphs, stop), places))
         except BaseException:
             stop.set()  # SIGTERM or Ctrl-C: no more graphs
             raise
-    for place, report in zip(places, reports, strict=True):
-        yield from checks_of(place.version, report)
-    if not short:
-        names = [each.name for each in (*oracle_compare.STRICTER, *oracle_compare.LOOSER)]
-        yield _each("each difference that is meant occurs", names, [report.met for report in reports])
-        alone = [report.alone for report in reports]
-        yield _each("each condition decides alone about some bead", oracle_compare.SHARED, alone)
+    return dict(zip(versions, reports, strict=True))
 
 
 def _each(what: str, names: Sequence[str], counts: Sequence[Counter[str]]) -> Check:

@@ -247,7 +247,7 @@ TESTED: Mapping[str, tuple[Patch, str]] = {
     ),
     "what is dated years ahead is activity for years": (
         mock.patch.object(Claims, "mark_seen", lambda *_: None),
-        f"{_CLOCKS}activity_dated_years_ahead_keeps_a_bead_in_progress_for_half_an_hour",
+        f"{_CLOCKS}activity_from_the_future_counts_as_the_moment_at_which_reap_saw_it",
     ),
     "tokens and CAs are read once": (
         mock.patch.object(credentials, "_content", functools.cache(credentials._content)),
