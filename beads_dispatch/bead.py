@@ -65,6 +65,11 @@ class DispatchRecord:
         """When it was claimed, or where that is dated ahead, when reap saw it."""
         return min(filter(None, (self.at, self.seen_at)), default=None)
 
+    @property
+    def tried_at(self) -> str:
+        """When the agent was sent it, refused it or failed with it, whichever was last."""
+        return max(self.at or "", self.refused_at or "", self.failed_at or "")
+
     def to_json(self) -> str:
         """The JSON of `metadata.dispatch`."""
         return json.dumps({name: value for name, value in vars(self).items() if value})

@@ -18,7 +18,6 @@ IN_A_ROW = 3  # different beads, and none that went well in between: then the fa
 NOTED_OUTAGES = 3  # failures of the agent with a bead that are noted on it; an outage may last a weekend
 NOTED_JOBS = 2  # where a job was started: each has a note more
 LASTING = timedelta(seconds=60)  # a job that fails sooner may not have begun with its bead
-_WITHIN = timedelta(days=7)  # "in a row" looks back so far, however slowly beads come
 
 
 @dataclass
@@ -51,7 +50,7 @@ class Breaker:
         the hold is closed."""
         if not self.hold.failing or self.hold.until is None:
             return False
-        if self.store.activity.lasted(self.assignee, self.hold.until, notes.timestamp(self.clock() - LASTING)):
+        if self.store.activity.lasted(self.assignee, self.hold.until, self.clock(), LASTING):
             self.close()
             return False
         begun = notes.timestamp(self.hold.until)
@@ -162,12 +161,11 @@ class Breaker:
         return not bead.record.outages or self.hold.failures > 0
 
     def _refused_in_a_row(self) -> list[Bead]:
-        found = self.store.activity.refused_in_a_row(self.assignee, self.clock() - _WITHIN)
+        found = self.store.activity.refused_in_a_row(self.assignee, self.clock())
         return [bead for bead in found if self._may_be_the_agents(bead)]
 
     def _failed_in_a_row(self) -> list[Bead]:
-        now = self.clock()
-        return self.store.activity.failed_in_a_row(self.assignee, now - _WITHIN, notes.timestamp(now - LASTING))
+        return self.store.activity.failed_in_a_row(self.assignee, self.clock(), LASTING)
 
 
 def _as_outage(note: str, outages: int, last: int) -> tuple[str, bool]:

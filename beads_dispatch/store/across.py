@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from beads_dispatch import suspension
@@ -156,14 +156,14 @@ class ActivityOfAll(ActivityReads):
     def orphaned_claims(self, assignee: str, before: datetime) -> list[Bead]:
         return self._of_running(assignee, lambda store: store.activity.orphaned_claims(assignee, before))
 
-    def refused_in_a_row(self, assignee: str, since: datetime) -> list[Bead]:
-        return self._all.marked(self._all.each(lambda store: store.activity.refused_in_a_row(assignee, since)))
+    def refused_in_a_row(self, assignee: str, now: datetime) -> list[Bead]:
+        return self._all.marked(self._all.each(lambda store: store.activity.refused_in_a_row(assignee, now)))
 
-    def failed_in_a_row(self, assignee: str, since: datetime, lasting: str) -> list[Bead]:
-        return self._all.marked(self._all.each(lambda store: store.activity.failed_in_a_row(assignee, since, lasting)))
+    def failed_in_a_row(self, assignee: str, now: datetime, lasting: timedelta) -> list[Bead]:
+        return self._all.marked(self._all.each(lambda store: store.activity.failed_in_a_row(assignee, now, lasting)))
 
-    def lasted(self, assignee: str, since: datetime, lasting: str) -> bool:
-        return any(self._all.each(lambda store: store.activity.lasted(assignee, since, lasting)).values())
+    def lasted(self, assignee: str, since: datetime, now: datetime, lasting: timedelta) -> bool:
+        return any(self._all.each(lambda store: store.activity.lasted(assignee, since, now, lasting)).values())
 
     def _of_running(self, assignee: str, ask: Callable[["Store"], list[Bead]]) -> list[Bead]:
         return self._all.marked(self._all.each(ask, self._running(assignee, reap=True)))

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from beads_dispatch import notes
 from beads_dispatch.bead import POSTING, UNKNOWN, Bead, Status
 from beads_dispatch.store.predicate import BEAD, REFUSED_AT, of_record
-from beads_dispatch.store.records import OURS, REAPER, Activity
+from beads_dispatch.store.records import AHEAD, OURS, REAPER, Activity
 from beads_dispatch.store.session import ReadSession, Rows, naive
 
 # The fields of metadata.dispatch, as SQL on a row `i`.
@@ -28,6 +28,7 @@ _UNCHANGED = (
 
 _FORMAT = "%%Y-%%m-%%dT%%H:%%i:%%sZ"  # as notes.timestamp writes a moment
 _AFTER_A_REFUSAL = (Status.OPEN, Status.BLOCKED, Status.IN_PROGRESS)
+_WITHIN = timedelta(days=7)  # "in a row" looks back so far, however slowly beads come
 _FOREIGN_LIMIT = 50  # moments: seconds in which somebody wrote to one bead with a clock that is ahead
 
 
@@ -170,10 +171,10 @@ class ActivityReads:
         # A write by anybody else moves updated_at past the claim's moment.
         return [bead for bead in map(Bead.from_row, rows) if notes.timestamp(bead.updated_at) == bead.record.at]
 
-    def refused_in_a_row(self, assignee: str, since: datetime) -> list[Bead]:
-        """The beads that the agent refused after it accepted one last, of those that changed after `since`: open ones,
-        blocked ones, and those that it is sent again now."""
-        beads = self._tried(assignee, since)
+    def refused_in_a_row(self, assignee: str, now: datetime) -> list[Bead]:
+        """The beads that the agent refused after it accepted one last, of those that changed in the last days: open
+        ones, blocked ones, and those that it is sent again now."""
+        beads = self._tried(assignee, now - _WITHIN, now)
         accepted = max((bead.record.at or "" for bead in beads if bead.record.job), default="")
         return [
             bead
@@ -183,31 +184,33 @@ class ActivityReads:
             and (bead.record.refused_at or "") > accepted
         ]
 
-    def failed_in_a_row(self, assignee: str, since: datetime, lasting: str) -> list[Bead]:
+    def failed_in_a_row(self, assignee: str, now: datetime, lasting: timedelta) -> list[Bead]:
         """The open beads whose job failed soon after its start, for the first time, and no job lasted after that; of
-        those that changed after `since`. `lasting`: see lasted."""
-        beads = self._tried(assignee, since)
-        lasted = max((bead.record.at or "" for bead in beads if _lasts(bead, lasting)), default="")
+        those that changed in the last days. `lasting`: see lasted."""
+        beads = self._tried(assignee, now - _WITHIN, now)
+        lasted = max((bead.record.at or "" for bead in beads if _lasts(bead, now - lasting)), default="")
         return [
             bead
             for bead in beads
             if bead.status == Status.OPEN and (bead.record.failed_at or "") > lasted and not bead.record.outages
         ]
 
-    def lasted(self, assignee: str, since: datetime, lasting: str) -> bool:
-        """Whether a job that was started at `since` or later has lasted: its bead is closed, or it was claimed before
-        `lasting` (`2026-07-15T09:30:00Z`) and is in progress."""
-        begun = notes.timestamp(since)
-        return any((bead.record.at or "") >= begun and _lasts(bead, lasting) for bead in self._tried(assignee, since))
+    def lasted(self, assignee: str, since: datetime, now: datetime, lasting: timedelta) -> bool:
+        """Whether a job that was started at `since` or later has lasted: its bead is closed, or was claimed `lasting`
+        ago and is in progress."""
+        begun, beads = notes.timestamp(since), self._tried(assignee, since, now)
+        return any((bead.record.at or "") >= begun and _lasts(bead, now - lasting) for bead in beads)
 
-    def _tried(self, assignee: str, since: datetime) -> list[Bead]:
-        """The agent's beads that it accepted, or failed with, of those that changed after `since`."""
+    def _tried(self, assignee: str, since: datetime, now: datetime) -> list[Bead]:
+        """The agent's beads that it accepted, or failed with, of those that changed after `since`: without those that a
+        clock ahead dated, which would be the last ones until then."""
         rows = self._session.rows(
             f"SELECT {BEAD} FROM issues i WHERE i.assignee = %(assignee)s AND i.updated_at >= %(since)s"
             f" AND ({JOB} IS NOT NULL OR {REFUSED_AT} IS NOT NULL OR {_FAILED_AT} IS NOT NULL)",
             {"assignee": assignee, "since": naive(since)},
         )
-        return [Bead.from_row(row) for row in rows]
+        ahead = notes.timestamp(now + AHEAD)
+        return [bead for bead in map(Bead.from_row, rows) if bead.record.tried_at <= ahead]
 
     def in_progress(self, assignee: str, now: datetime) -> list[tuple[Bead, Activity]]:
         """The beads in progress for the agent, each with its newest activity, the longest inactive first. What is dated
@@ -261,8 +264,10 @@ def _claimed_at(bead: Bead) -> datetime | None:
     return notes.moment(bead.record.claimed_at) if bead.record.claim else None
 
 
-def _lasts(bead: Bead, lasting: str) -> bool:
+def _lasts(bead: Bead, before: datetime) -> bool:
     """Whether the bead's job ran for a while, or to its end."""
     if not bead.record.claim or not bead.record.job:
         return False
-    return bead.status == Status.CLOSED or (bead.status == Status.IN_PROGRESS and (bead.record.at or "") < lasting)
+    return bead.status == Status.CLOSED or (
+        bead.status == Status.IN_PROGRESS and (bead.record.at or "") < notes.timestamp(before)
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from beads_dispatch import notes, settings
 from beads_dispatch.bead import COUNT_DIGITS, RECORD_NUMBERS
-from beads_dispatch.store.records import OURS
+from beads_dispatch.store.records import AHEAD, OURS
 from beads_dispatch.store.schema import BdSchema
 from beads_dispatch.store.session import naive
 
@@ -64,7 +64,7 @@ _CHEAP = ("assignee", "status", BLOCKED)
 
 def of_the_row(schema: BdSchema) -> dict[str, str]:
     """The conditions on the bead's own row, as SQL that is never NULL: those on columns first, then texts and JSON."""
-    retry = f"COALESCE({RETRY_AT}, '') <= %(now_text)s"
+    retry = f"COALESCE({RETRY_AT}, '') <= %(now_text)s OR {RETRY_AT} > %(ahead)s"
     # Somebody changed it since it was refused, or assigned it again: it was fixed. Dolt keeps whole seconds, so a
     # change of the same second shows only in the number of their audit rows.
     retry += f" OR DATE_FORMAT(i.updated_at, '%%Y-%%m-%%dT%%H:%%i:%%sZ') > {REFUSED_AT}"
@@ -107,4 +107,5 @@ def parameters(assignee: str, now: datetime) -> dict[str, Any]:
         "ours": (*OURS, assignee),
         "now": naive(now),
         "now_text": notes.timestamp(now),
+        "ahead": notes.timestamp(now + AHEAD),
     }

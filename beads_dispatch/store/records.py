@@ -16,7 +16,7 @@ OURS = (DISPATCHER, REAPER)
 REFUSES_ALL = "it refuses every bead"
 FAILS_ALL = "each job fails within a minute"
 
-_HOLD_LONGEST = timedelta(hours=2)  # twice as long as one can be: clocks may differ
+AHEAD = timedelta(hours=2)  # no hold lasts so long, no retry delay either: a clock that is ahead wrote what is later
 
 # Values of Blocker.how besides the types of dependencies.
 DEFERRED_PARENT = "deferred parent"
@@ -51,9 +51,8 @@ class Hold:
         return FAILS_ALL in self.reason
 
     def active_at(self, moment: datetime) -> bool:
-        """Whether dispatch is held at a moment. One that seems to last for longer than any can was begun by a clock
-        that is ahead, and must not hold dispatch until then."""
-        return self.until is not None and moment < self.until <= moment + _HOLD_LONGEST
+        """Whether dispatch is held at a moment. One that a clock ahead began must not hold dispatch until then."""
+        return self.until is not None and moment < self.until <= moment + AHEAD
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,20 @@
 """Moments that are wrong: from the future, from before the claim, and from a time in which nobody could write."""
 
+import json
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from beads_dispatch import reaper, store
-from beads_dispatch.outcomes import Dispatched, Held
+from beads_dispatch import notes, reaper, store
+from beads_dispatch.breaker import LASTING
+from beads_dispatch.outcomes import Dispatched, Held, Rejected
 from beads_dispatch.settings import DispatchLimits
 from beads_dispatch.store.session import naive
 from feeder import ownership
 from feeder.eligibility_check import EligibilityCheck
+from tests import support
 from tests.conftest import Beads
 from tests.integration.conftest import Clock, DispatcherFactory
 
@@ -267,6 +270,57 @@ def test_a_hold_that_a_clock_years_ahead_began_holds_nothing(
     beads.store.control.set_hold("agent", hold, replace(hold, until=datetime(2100, 1, 1, tzinfo=UTC)))
     assert isinstance(make_dispatcher().run_once()[0], Dispatched)
     assert not beads.store.control.hold("agent").failures
+
+
+def test_a_retry_delay_that_a_clock_years_ahead_began_is_none(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """No retry delay is longer than half an hour; one by a clock that is some minutes ahead is obeyed."""
+    beads.add("x-1")
+    agent.behaviour = support.answers(400)
+    for ahead, waits in ((timedelta(minutes=20), True), (timedelta(days=36500), False)):
+        beads.sql("UPDATE issues SET metadata = '{}' WHERE id = 'x-1'")
+        clock.passed = ahead
+        assert isinstance(make_dispatcher().run_once()[0], Rejected)
+        clock.passed = timedelta()
+        (found,) = beads.store.eligible.diagnose("agent", clock())
+        assert found.holds(except_for="retry") and found.holds() is not waits
+    agent.behaviour = support.job
+    assert isinstance(make_dispatcher().run_once()[0], Dispatched)
+
+
+def test_what_a_clock_years_ahead_dated_is_not_the_last_that_the_agent_did(
+    beads: Beads, agent: support.Agent, make_dispatcher: DispatcherFactory, clock: Clock
+) -> None:
+    """A bead that it accepted then, and one that it refused: beads in a row are counted without them."""
+    clock.passed = timedelta(days=36500)
+    for bead, answer in (("old-1", support.job), ("old-2", support.answers(400))):
+        agent.behaviour = answer
+        beads.add(bead)
+        make_dispatcher(max_in_flight=100).run_once()
+    beads.sql("UPDATE issues SET status = 'closed' WHERE id = 'old-1'")
+    clock.passed = timedelta()
+    assert beads.store.activity.refused_in_a_row("agent", clock()) == []
+    assert not beads.store.activity.lasted("agent", clock(), clock(), LASTING)
+    beads.sql("UPDATE issues SET status = 'closed' WHERE id = 'old-2'")
+    names = [f"x-{number}" for number in range(8)]
+    beads.insert(names)
+    beads.commit("a queue")
+    make_dispatcher(health=True, max_in_flight=100).run_once()
+    assert agent.posts == ["old-1", "old-2", *names[:3]]
+    assert beads.store.control.hold("agent").refusing
+
+
+def test_a_job_that_a_clock_years_ahead_dated_lasts_no_longer_than_others(beads: Beads, clock: Clock) -> None:
+    """It hides none of those that failed in a row."""
+    for bead, status, at in (("old-1", "closed", clock() + timedelta(days=36500)), ("x-1", "open", clock())):
+        beads.add(bead)
+        (queued,) = beads.store.eligible.first("agent", clock() + timedelta(days=36501), 1)
+        claimed = beads.store.claims.claim(queued, at)
+        record = replace(claimed.record, job="job-1", failed_at=notes.timestamp(at) if status == "open" else None)
+        metadata = json.dumps({"dispatch": json.loads(record.to_json())})
+        beads.sql("UPDATE issues SET status = %s, metadata = %s WHERE id = %s", status, metadata, bead)
+    assert [bead.id for bead in beads.store.activity.failed_in_a_row("agent", clock(), LASTING)] == ["x-1"]
 
 
 def test_an_agent_whose_clock_is_behind_is_not_reaped_at_once(

@@ -249,6 +249,10 @@ TESTED: Mapping[str, tuple[Patch, str]] = {
         mock.patch.object(Claims, "mark_seen", lambda *_: None),
         f"{_CLOCKS}activity_from_the_future_counts_as_the_moment_at_which_reap_saw_it",
     ),
+    "what is dated years ahead is the last that the agent did": (
+        mock.patch.object(activity, "AHEAD", timedelta(days=70000)),
+        f"{_CLOCKS}what_a_clock_years_ahead_dated_is_not_the_last_that_the_agent_did",
+    ),
     "tokens and CAs are read once": (
         mock.patch.object(credentials, "_content", functools.cache(credentials._content)),
         "tests/unit/test_agent_client.py::test_token_and_ca_files_are_read_again_when_they_change",
