@@ -40,7 +40,7 @@ SHORT = FeedSize(
     kills=6, changes=120, bd_every=20, fault_seconds=1.5, long_seconds=2, sink_seconds=0.1, slow_faults=False
 )
 FULL = FeedSize(
-    kills=120, changes=3000, bd_every=15, fault_seconds=30, long_seconds=120, sink_seconds=0.02, slow_faults=True
+    kills=120, changes=3000, bd_every=15, fault_seconds=20, long_seconds=60, sink_seconds=0.02, slow_faults=True
 )
 
 

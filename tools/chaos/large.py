@@ -106,7 +106,7 @@ def in_one_transaction(here: World, prefix: str, number: int, text: str = "", as
 
 
 def one_transaction(here: World, size: LargeSize) -> Check:
-    """An import with long texts, and then a change of a quarter of its beads."""
+    """An import with long texts, and then a change of a tenth of its beads."""
     broken: list[str] = []
     with scene(here) as played:
         before = played.peak()
@@ -117,7 +117,7 @@ def one_transaction(here: World, size: LargeSize) -> Check:
         while len(played.published("import")) < size.beads:
             soon.append(played.assign(60))
             time.sleep(0.2)
-        again = size.beads // 4
+        again = size.beads // 10
         here.sql("UPDATE issues SET assignee = 'carol' WHERE id LIKE 'import-%%' AND id < %s", f"import-{again:06}")
         soon.append(played.assign(60))
         wait_for(lambda: len(played.published("import")) >= size.beads + again, "each change is published", 1200)

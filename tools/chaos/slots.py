@@ -39,7 +39,7 @@ class Size:
 
 
 SHORT = Size(dispatchers=3, beads=30)
-FULL = Size(dispatchers=16, beads=500)
+FULL = Size(dispatchers=16, beads=300)
 
 
 def run(here: World, chance: random.Random, *, short: bool) -> Iterator[Check]:
