@@ -3,10 +3,11 @@
 import json
 import time
 import urllib.request
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from beads_dispatch import events, store, suspension
+from beads_dispatch import events, notes, store, suspension
 from beads_dispatch.bead import DispatchRecord
 from beads_dispatch.store.bead_change import BeadChange
 from tests.acceptance.conftest import Running
@@ -105,7 +106,8 @@ def test_a_tick_with_nothing_to_do_starts_no_pass(running: Running) -> None:
 
 def test_a_tick_finds_a_bead_without_a_change(running: Running) -> None:
     """A retry delay that has elapsed: nothing changed the bead, and the tick's eligibility check finds it."""
-    running.beads.add("x-1", metadata='{"dispatch": {"retry_at": "2100-01-01T00:00:00Z"}}')
+    ends = notes.timestamp(datetime.now(UTC) + timedelta(minutes=30))
+    running.beads.add("x-1", metadata=f'{{"dispatch": {{"retry_at": "{ends}"}}}}')
     wait_for(lambda: [e for e in running.routed if e.subject == "x-1"], "the change event")
     assert tick(running, "dispatch") == 202
     assert running.posts("x-1") == 0

@@ -34,6 +34,9 @@ from tests.conftest import Beads
 from tests.integration.conftest import Clock, DispatcherFactory
 from tools.servers import Behaviour, Handler
 
+# Longer than the tests take, and no longer than the clocks of two hosts may differ.
+DELAYED = f'{{"dispatch": {{"retry_at": "{notes.timestamp(datetime.now(UTC) + timedelta(minutes=90))}"}}}}'
+
 
 def record(beads: Beads, bead: str) -> DispatchRecord:
     return DispatchRecord.from_metadata(json.loads(beads.row(bead)["metadata"] or "{}"))
@@ -105,7 +108,7 @@ def test_each_write_is_one_dolt_commit_with_our_author(beads: Beads, make_dispat
         ("in progress", {"status": "in_progress"}),
         ("metadata is a list", {"metadata": "[1]"}),
         ("metadata is a text", {"metadata": '"mine"'}),
-        ("its retry time is not come", {"metadata": '{"dispatch": {"retry_at": "2100-01-01T00:00:00Z"}}'}),
+        ("its retry time is not come", {"metadata": DELAYED}),
     ],
 )
 def test_what_is_not_eligible_is_not_touched(
