@@ -44,7 +44,7 @@ test-cluster: $(VENV)/.ready ## on the Kubernetes of KUBECONFIG, which has IMAGE
 	@$(PY) -m tools.toolchain dolt bd
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pytest -m cluster tests/cluster $(PYTEST)
 
-chaos: $(VENV)/.ready ## the promises under faults: kills, outages, gaps, races, bad input (50 minutes; CHAOS='feed --seed 1')
+chaos: $(VENV)/.ready ## the promises under faults: kills, outages, gaps, races, bad input (an hour; CHAOS='feed --seed 1')
 	@$(PY) -m tools.toolchain dolt bd bd@1.0.2
 	$(PY) -m tools.chaos $(CHAOS)
 
