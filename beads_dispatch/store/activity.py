@@ -187,8 +187,8 @@ class ActivityReads:
     def failed_in_a_row(self, assignee: str, now: datetime, lasting: timedelta) -> list[Bead]:
         """The open beads whose job failed soon after its start, for the first time, and no job lasted after that; of
         those that changed in the last days. `lasting`: see lasted."""
-        beads = self._tried(assignee, now - _WITHIN, now)
-        lasted = max((bead.record.at or "" for bead in beads if _lasts(bead, now - lasting)), default="")
+        beads, before = self._tried(assignee, now - _WITHIN, now), notes.timestamp(now - lasting)
+        lasted = max((bead.record.at or "" for bead in beads if _lasts(bead, before)), default="")
         return [
             bead
             for bead in beads
@@ -198,8 +198,9 @@ class ActivityReads:
     def lasted(self, assignee: str, since: datetime, now: datetime, lasting: timedelta) -> bool:
         """Whether a job that was started at `since` or later has lasted: its bead is closed, or was claimed `lasting`
         ago and is in progress."""
-        begun, beads = notes.timestamp(since), self._tried(assignee, since, now)
-        return any((bead.record.at or "") >= begun and _lasts(bead, now - lasting) for bead in beads)
+        begun, before = notes.timestamp(since), notes.timestamp(now - lasting)
+        beads = self._tried(assignee, since, now)
+        return any((bead.record.at or "") >= begun and _lasts(bead, before) for bead in beads)
 
     def _tried(self, assignee: str, since: datetime, now: datetime) -> list[Bead]:
         """The agent's beads that it accepted, or failed with, of those that changed after `since`: without those that a
@@ -264,10 +265,8 @@ def _claimed_at(bead: Bead) -> datetime | None:
     return notes.moment(bead.record.claimed_at) if bead.record.claim else None
 
 
-def _lasts(bead: Bead, before: datetime) -> bool:
+def _lasts(bead: Bead, before: str) -> bool:
     """Whether the bead's job ran for a while, or to its end."""
     if not bead.record.claim or not bead.record.job:
         return False
-    return bead.status == Status.CLOSED or (
-        bead.status == Status.IN_PROGRESS and (bead.record.at or "") < notes.timestamp(before)
-    )
+    return bead.status == Status.CLOSED or (bead.status == Status.IN_PROGRESS and (bead.record.at or "") < before)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from beads_dispatch import store
+from beads_dispatch import notes, store
 from beads_dispatch.store import Hold
 from functions.console.site import PAGES
 from local import processes
@@ -79,7 +79,7 @@ def console(beads: Beads, proxy: Proxy, tmp_path: pathlib.Path) -> Iterator[str]
     first, second = reads.eligible.first("agent", now, 2)
     reads.claims.record_dispatched(reads.claims.claim(first, now), HOSTILE, now)
     refused = reads.claims.claim(second, now)
-    record = replace(refused.record, failures=1, retry_at="2099-01-01T00:00:00Z")
+    record = replace(refused.record, failures=1, retry_at=notes.timestamp(now + timedelta(minutes=30)))
     reads.claims.release(refused, f"dispatch failed HTTP 502: {HOSTILE}", record, now, actor=store.DISPATCHER)
     reads.control.set_hold("agent", Hold(), Hold(3, now + timedelta(hours=1), HOSTILE))
     ports = Ports.free()

@@ -339,7 +339,7 @@ def test_a_retry_delay_is_shown_with_its_end(beads: Beads, ask: Command, now: da
 def test_metadata_that_people_wrote_never_breaks_an_answer(beads: Beads, ask: Command) -> None:
     """Whatever they put where our record is."""
     beads.add("x-1", metadata=json.dumps({"dispatch": {"retry_at": "zzz", "claim": 3, "failures": "many"}}))
-    assert "was not written by dispatch: it cannot be used" in ask("explain", "x-1").out
+    assert "its retry delay ends at zzz" in ask("explain", "x-1").out
     beads.add("x-2", title="a\x1b[31m\nforged: line", metadata=json.dumps({"dispatch": "x"}))
     assert "\x1b" not in ask("explain", "x-2").out
     assert "\x1b" not in ask("status").out

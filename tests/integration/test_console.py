@@ -13,7 +13,7 @@ import flask
 import pytest
 from werkzeug.test import TestResponse
 
-from beads_dispatch import settings, store, suspension
+from beads_dispatch import notes, settings, store, suspension
 from beads_dispatch.agents_file import ConfiguredAgent
 from beads_dispatch.cli import main
 from beads_dispatch.store import Hold
@@ -113,7 +113,7 @@ def make_busy(beads: Beads) -> None:
         if bead.id == "x-1":
             reads.claims.record_dispatched(claimed, HOSTILE, now)
         else:
-            refused = replace(claimed.record, failures=1, retry_at="2099-01-01T00:00:00Z")
+            refused = replace(claimed.record, failures=1, retry_at=notes.timestamp(now + timedelta(minutes=30)))
             reads.claims.release(claimed, f"dispatch failed HTTP 502: {HOSTILE}", refused, now, actor=store.DISPATCHER)
     reads.control.set_hold("agent", Hold(), Hold(3, now + timedelta(minutes=5), HOSTILE))
     beads.sql("REPLACE INTO config (`key`, value) VALUES (%s, %s)", suspension.CONFIG_KEY, "dispatch")

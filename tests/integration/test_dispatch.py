@@ -34,7 +34,7 @@ from tests.conftest import Beads
 from tests.integration.conftest import Clock, DispatcherFactory
 from tools.servers import Behaviour, Handler
 
-# Longer than the tests take, and no longer than the clocks of two hosts may differ.
+# Longer than all tests take, and shorter than what a clock that is ahead would write.
 DELAYED = f'{{"dispatch": {{"retry_at": "{notes.timestamp(datetime.now(UTC) + timedelta(minutes=90))}"}}}}'
 
 
@@ -109,6 +109,7 @@ def test_each_write_is_one_dolt_commit_with_our_author(beads: Beads, make_dispat
         ("metadata is a list", {"metadata": "[1]"}),
         ("metadata is a text", {"metadata": '"mine"'}),
         ("its retry time is not come", {"metadata": DELAYED}),
+        ("its retry time is no moment", {"metadata": '{"dispatch": {"retry_at": "3000 or so"}}'}),
     ],
 )
 def test_what_is_not_eligible_is_not_touched(
